@@ -1,0 +1,120 @@
+"""The front door: python -m pipeline [overrides] [point=name], or -m for a sweep; --help lists the choices.
+
+All jobs are checked first, and every mistake in any of them is shown before anything is built. Then Hydra starts
+the jobs, under whatever launcher is chosen; each records its point in params.yaml and has DVC build it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from pipeline import config, errors, layout, points
+from pipeline.errors import Problem, UserError
+
+SWEEP = {"-m", "--multirun"}
+SHOWS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+
+
+def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
+    """The points of all jobs, name -> overrides. Raises one UserError with the problems of all jobs."""
+    planned: dict[str, list[str]] = {}
+    known = points.read()
+    problems: dict[Problem, None] = {}  # a set in order: jobs share most of their mistakes
+    for job in config.expand(overrides) if sweep else [overrides]:
+        try:
+            composed = config.compose(job)
+            own = points.own(job)
+            name = composed.point or points.name_of(own, known, config.CONF)
+            if name in planned and not points.same(planned[name], own):
+                what = f"two jobs would both build the point {name}: {' '.join(planned[name])}, and {' '.join(own)}"
+                raise UserError(Problem(what, "point", "leave point= out of a sweep: each job then gets its own name"))
+            planned[name] = known[name] = own
+        except UserError as error:
+            problems |= dict.fromkeys(error.problems)
+    if problems:
+        raise UserError(problems)
+    return planned
+
+
+def build(name: str) -> None:
+    """Have DVC build a point and wait for it. Raises UserError when a stage fails."""
+    here = Path(sys.executable).parent  # DVC runs the `python` of PATH: it must be the one that runs this
+    environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", f"verify@{name}", f"bench@{name}"]
+    # One build at a time, whatever the launcher: a benchmark beside another build measures noise, and of two
+    # repros that want the same stage DVC lets one fail, --wait-for-lock or not.
+    with points.locked("kvforge.lock"):
+        _unfinished(name).touch()
+        done = subprocess.run(command, env=environment)
+        if done.returncode == 0:
+            _unfinished(name).unlink()
+            return
+    fix = f"mend what DVC names above, then: dvc repro verify@{name} bench@{name}"
+    raise UserError(Problem(f"the point {name} was not built", str(points.ARTIFACTS / name), fix))
+
+
+def job(composed: DictConfig) -> None:
+    """One job of Hydra's: record the point and build it. A failed one must not end its sweep, so it only says so."""
+    own = points.own(HydraConfig.get().overrides.task)
+    name = composed.point or points.name_of(own, points.read(), config.CONF)
+    points.record(name, own)
+    try:
+        build(name)
+    except UserError as error:
+        print(error, file=sys.stderr)
+
+
+def summary(name: str) -> str:
+    """One line on a point, out of its reports."""
+    if _unfinished(name).exists():
+        return f"{name}: FAILED"
+    accuracy = _report(name, layout.ACCURACY)
+    speed = _report(name, layout.BENCH)
+    parts = []
+    if "passed" in accuracy:
+        parts.append("verified" if accuracy["passed"] else "NOT verified")
+    if "decode_tok_s" in speed:
+        parts.append(f"decode {speed['decode_tok_s']:g} tokens/s")
+    if "prefill_s" in speed:
+        parts.append(f"prefill {speed['prefill_s']:g} s")
+    return f"{name}: {', '.join(parts) or 'built'}"
+
+
+def _report(name: str, file: str) -> dict[str, Any]:
+    path = points.ARTIFACTS / name / file
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return report
+
+
+def _unfinished(name: str) -> Path:
+    """A file that is there from a build's start until its success: jobs may run in processes of their own."""
+    return points.SCRATCH / f"{name}.unfinished"
+
+
+def main() -> None:
+    """Check all jobs, have Hydra start them, and sum up; exit code 1 when a point was not built."""
+    flags = {argument.partition("=")[0] for argument in sys.argv[1:] if argument.startswith("-")}
+    launch = hydra.main(version_base="1.3", config_path=str(config.CONF.resolve()), config_name=config.MAIN)(job)
+    if flags & SHOWS:
+        launch()
+        return
+    if flags - SWEEP:
+        fix = "leave it out: a point is made of conf/ and overrides, and -m makes a sweep"
+        raise UserError([Problem(f"{flag} cannot be used here", flag, fix) for flag in sorted(flags - SWEEP)])
+    planned = plan([argument for argument in sys.argv[1:] if not argument.startswith("-")], bool(flags))
+    launch()
+    for name in planned:
+        print(summary(name))
+    if any(_unfinished(name).exists() for name in planned):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,76 @@
+"""Stage bench: how fast the engine is on this machine: prefill and decode, and what it costs to hold.
+
+bench.json: prefill_s (seconds for bench.prompt tokens a row), decode_tok_s (new tokens a second, all rows
+together) and step_ms (one decode step), each the median of its repeats or steps; load_s, peak_mb, model_mb.
+latency.json: every decode step of the last repeat, for `dvc plots`.
+One number of one run on a busy machine says little: to compare systems, use ratios from interleaved runs.
+"""
+
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from pipeline import layout, stage
+from pipeline.files import write_json
+from pipeline.runtime import open_engine
+from pipeline.session import Runtime
+from pipeline.spec import Bench, section
+
+
+@dataclass(frozen=True)
+class Run:
+    """Seconds of one prefill and of each decode step after it."""
+
+    prefill: float
+    steps: list[float]
+
+
+def measure(runtime: Runtime, options: Bench) -> list[Run]:
+    """bench.repeats runs over one session, after a short one to warm up."""
+    session = runtime.session(options.batch)
+    vocab = int(runtime.signature.logits.shape[2])
+    prompts = np.random.default_rng(0).integers(0, vocab, (options.batch, options.prompt)).tolist()
+    runs = []
+    for repeat in range(options.repeats + 1):
+        session.reset()
+        start = time.perf_counter()
+        logits = session.step(prompts)
+        prefill = time.perf_counter() - start
+        steps = []
+        for _ in range(options.new_tokens if repeat else min(options.new_tokens, 4)):
+            start = time.perf_counter()
+            logits = session.step(logits[:, -1:].argmax(-1).tolist())
+            steps.append(time.perf_counter() - start)
+        runs.append(Run(prefill, steps))
+    return runs[1:]
+
+
+def main() -> None:
+    """Run the stage in a point's folder."""
+    options = section(Bench)
+    folder = Path(layout.ENGINE)
+    start = time.perf_counter()
+    runtime = open_engine(folder)
+    load = time.perf_counter() - start
+    runs = measure(runtime, options)
+    step = median(seconds for run in runs for seconds in run.steps)
+    result = {
+        "prefill_s": round(median(run.prefill for run in runs), 4),
+        "decode_tok_s": round(options.batch / step, 2),
+        "step_ms": round(step * 1e3, 3),
+        "load_s": round(load, 2),
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1),
+        "model_mb": round(sum(f.stat().st_size for f in folder.iterdir()) / 2**20, 1),
+    }
+    write_json(Path(layout.BENCH), result)
+    latency = [{"token": i, "ms": round(seconds * 1e3, 3)} for i, seconds in enumerate(runs[-1].steps)]
+    write_json(Path(layout.LATENCY), latency)
+    print(", ".join(f"{name} {value:g}" for name, value in result.items()))
+
+
+if __name__ == "__main__":
+    stage.run("bench", main)

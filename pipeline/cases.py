@@ -1,0 +1,69 @@
+"""What every artifact is run on: cases of a static cache, each a batch of rows and the tokens of each step."""
+
+from dataclasses import dataclass
+
+from pipeline.session import Bounds
+
+
+@dataclass(frozen=True)
+class Case:
+    """past: used slots of each row at the start, filled with the original model's keys and values.
+    steps: per step, the number of new tokens of each row; rows are padded on the right to the longest."""
+
+    name: str
+    past: tuple[int, ...]
+    steps: tuple[tuple[int, ...], ...]
+
+    @property
+    def batch(self) -> int:
+        return len(self.past)
+
+    def sizes(self) -> set[tuple[int, int]]:
+        """The (batch, sequence) of each step."""
+        return {(self.batch, max(step)) for step in self.steps}
+
+    def written(self, row: int) -> int:
+        """One past the last slot that the row's steps write, their padding included."""
+        end, used = 0, self.past[row]
+        for step in self.steps:
+            end, used = max(end, used + max(step)), used + step[row]
+        return end
+
+    def fits(self, bounds: Bounds, cache_size: int) -> bool:
+        """Whether every step lies inside one of the profiles, and every write inside the cache."""
+        inside = all(
+            any(
+                axes["batch"][0] <= batch <= axes["batch"][1] and axes["sequence"][0] <= sequence <= axes["sequence"][1]
+                for axes in bounds.values()
+            )
+            for batch, sequence in self.sizes()
+        )
+        return inside and min(self.past) >= 0 and max(map(self.written, range(self.batch))) <= cache_size
+
+
+def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
+    """All cases that these profiles and this cache allow."""
+    longest = min(max(axes["sequence"][1] for axes in bounds.values()), cache_size)
+    largest = max(axes["batch"][1] for axes in bounds.values())
+
+    def ragged(most: int, *steps: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(min(n, most) for n in step[:largest]) for step in steps)
+
+    (zeros, mixed), ones = ragged(cache_size, (0, 0, 0), (3, 0, 17)), (1,) * min(3, largest)
+    prompts = ragged(longest, (10, 20, 30))[0]
+    cases = [
+        Case("one token", (0,), ((1,),)),
+        Case("prefill", (0,), ((min(10, longest),),)),
+        Case("longest prefill", (0,), ((longest,),)),
+        Case("chunked prefill", (0,), ((min(7, longest),), (min(5, longest),), (min(2, longest),))),
+        Case("decode", (0,), ((min(6, longest),), (1,), (1,), (1,))),
+        Case("non-zero start", (11,), ((min(4, longest),), (1,))),
+        Case("last slot", (cache_size - 2,), ((1,), (1,))),
+        Case("last slots in one chunk", (cache_size - min(3, longest),), ((min(3, longest),),)),
+        Case("ragged prefill", zeros, (prompts,)),
+        Case("ragged decode", zeros, (prompts, ones, ones, ones)),
+        Case("ragged chunks", mixed, ragged(longest, (4, 7, 2), (1, 5, 6))),
+        Case("an idle row", (4, 9), ((min(2, longest), 0), (1, 0))),
+        Case("largest batch", (0,) * largest, ragged(longest, (2, 1) * largest, (1,) * largest)),
+    ]
+    return [case for case in cases if case.fits(bounds, cache_size)]

@@ -1,0 +1,71 @@
+"""Load the original model and its tokenizer from any of the sources, in fp32, as transformers defines them."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from pipeline.errors import Problem, UserError
+from pipeline.spec import Model, Source
+
+
+def load(model: Model, link: Path) -> PreTrainedModel:
+    """The original model in fp32 on the CPU, in eval mode; `link` is the point's `checkpoint`.
+
+    Raises UserError when transformers cannot load it.
+    """
+    if model.trust_remote_code:
+        print(f"warning: model.trust_remote_code: code that came with {_name(model)} is run", file=sys.stderr)
+    if model.source is Source.random:
+        with torch.random.fork_rng():
+            torch.manual_seed(model.seed)
+            config = AutoConfig.for_model(model.architecture, **model.config)
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    where, options = _location(model, link)
+    if model.source is Source.gguf:
+        options["quantization_config"] = GgufConfig(dequantize=True)  # the weights as fp32, on the file's own grid
+    else:
+        options["use_safetensors"] = True
+    try:
+        return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options).eval()
+    except (OSError, ValueError) as error:
+        raise _unloadable(model, "model", error) from error
+
+
+def load_tokenizer(model: Model, link: Path) -> Tokenizer | None:
+    """The model's tokenizer; None for random weights, which have none."""
+    if model.source is Source.random:
+        return None
+    where, options = _location(model, link)
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(where, **options)
+        return tokenizer
+    except (OSError, ValueError) as error:
+        raise _unloadable(model, "tokenizer", error) from error
+
+
+def _location(model: Model, link: Path) -> tuple[str, dict[str, Any]]:
+    trust = {"trust_remote_code": model.trust_remote_code}
+    if model.source is Source.hub:
+        return str(model.id), {"revision": model.revision, **trust}
+    path = link.resolve()
+    if model.source is Source.gguf:
+        return str(path.parent), {"gguf_file": path.name, **trust}
+    return str(path), trust
+
+
+def _name(model: Model) -> str:
+    return str(model.id or model.path or model.architecture)
+
+
+def _unloadable(model: Model, part: str, error: Exception) -> UserError:
+    fix = (
+        "check model.id and model.revision, and the login of the hub"
+        if model.source is Source.hub
+        else ("check that the folder holds a complete checkpoint of a causal LM")
+    )
+    first = str(error).strip().splitlines()[0]
+    return UserError(Problem(f"the {part} of {_name(model)} does not load: {first}", "model", fix))

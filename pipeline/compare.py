@@ -1,0 +1,184 @@
+"""Run cases and prompts on an artifact and measure how far it is from the reference."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.nn.functional import kl_div
+
+from pipeline.cases import Case
+from pipeline.reference import Answer, Reference
+from pipeline.session import Floats, Runtime, Session
+from pipeline.signature import Signature
+from pipeline.spec import Gates
+
+SENTINEL = 100.0  # in every slot that holds nothing: far off any key or value, so that reading one shows
+PAST_TEXT = 64  # tokens
+
+
+@dataclass
+class Result:
+    """One artifact in one case. `failures` name the tensor; the case passed when there are none."""
+
+    failures: list[str] = field(default_factory=list)
+    crashed: bool = False
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def gate(self, name: str, worst: float, limit: float, where: str) -> None:
+        """Record a figure that must not exceed its gate; NaN exceeds every gate."""
+        self.figures[name] = worst
+        if not worst <= limit:
+            self.failures.append(f"{name} is {worst:.3g} in {where}, verify.gates.{name} is {limit:g}")
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON; figures that are no numbers become text."""
+        figures = {k: v if np.isfinite(v) else str(v) for k, v in self.figures.items()}
+        return {"passed": not self.failures, **figures, "failures": self.failures}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a case: its past (as Answer.caches), its tokens, and the original's answer."""
+
+    past: list[Floats]
+    tokens: list[int]
+    answer: Answer
+
+
+class Truth:
+    """The reference's answers, each asked for once and kept for all artifacts."""
+
+    def __init__(self, reference: Reference, signature: Signature, seed: int) -> None:
+        self.reference = reference
+        self.caches = signature.caches
+        self.vocab = int(signature.logits.shape[2])
+        self.every_position = signature.logits.shape[1] != 1
+        self.seed = seed
+        self._rows: dict[tuple[str, int], Row] = {}
+        self._greedy: dict[tuple[int, ...], list[int]] = {}
+
+    def row(self, case: Case, row: int) -> Row:
+        """Past and random tokens of a row, the same in every run, and what the original makes of them."""
+        if (case.name, row) not in self._rows:
+            rng = np.random.default_rng([self.seed, row, *case.name.encode()])
+            counts = [step[row] for step in case.steps]
+            used = case.past[row]
+            past = self._past(used, rng) if used else []
+            tokens = rng.integers(0, self.vocab, sum(counts)).tolist()
+            ends = list(np.cumsum([c for c in counts if c]) - 1)
+            positions = list(range(len(tokens))) if self.every_position else ends
+            idle = Answer(np.empty((0, self.vocab), np.float32), past)
+            answer = self.reference.answer(past, tokens, positions) if tokens else idle
+            self._rows[case.name, row] = Row(past, tokens, answer)
+        return self._rows[case.name, row]
+
+    def _past(self, used: int, rng: np.random.Generator) -> list[Floats]:
+        """Keys and values for `used` slots: the original's own for a short text, repeated to that length.
+
+        Random numbers would be no state that the model can come to, and differences grow in such a one.
+        """
+        text = rng.integers(0, self.vocab, min(used, PAST_TEXT)).tolist()
+        caches = self.reference.answer([], text, [0]).caches
+        repeats = -(-used // len(text))
+        tiled = (np.tile(cache, (1, repeats, 1))[:, :used] for cache in caches)
+        # rounded to the cache's type, and so given to the original in fp32: both start from the same numbers
+        return [t.astype(c.dtype).astype(np.float32) for t, c in zip(tiled, self.caches, strict=True)]
+
+    def greedy(self, prompt: list[int], generated: list[int]) -> list[int]:
+        """The original's greedy choices along prompt + generated."""
+        key = (*prompt, *generated)
+        if key not in self._greedy:
+            choices = self.reference.greedy([*prompt, *generated[:-1]], len(generated))
+            self._greedy[key] = choices.tolist()
+        return self._greedy[key]
+
+
+def run_case(case: Case, runtime: Runtime, truth: Truth, gates: Gates) -> Result:
+    """Run the steps of a case; compare logits at every step, and the whole cache at the end."""
+    session = runtime.session(case.batch)
+    rows = [truth.row(case, r) for r in range(case.batch)]
+    for i, cache in enumerate(session.caches):
+        cache[...] = SENTINEL
+        for r, row in enumerate(rows):
+            if row.past:
+                cache[r, :, : case.past[r]] = row.past[i]
+    session.lengths[:] = case.past
+    result = Result()
+    _compare_logits(case, session, rows, truth.every_position, gates, result)
+    _compare_caches(case, session, rows, gates, result)
+    return result
+
+
+def _compare_logits(
+    case: Case, session: Session, rows: list[Row], every_position: bool, gates: Gates, result: Result
+) -> None:
+    worst: dict[str, tuple[float, str]] = {"logits_max_abs": (0.0, ""), "kl": (0.0, "")}
+    fed = [0] * case.batch  # tokens of each row so far
+    compared = [0] * case.batch  # positions of each row's answer so far
+    for number, step in enumerate(case.steps):
+        logits = session.step([rows[r].tokens[fed[r] : fed[r] + n] for r, n in enumerate(step)])
+        for r, count in enumerate(step):
+            positions = count if every_position else min(count, 1)
+            want = rows[r].answer.logits[compared[r] : compared[r] + positions]
+            got = logits[r, :positions]
+            fed[r], compared[r] = fed[r] + count, compared[r] + positions
+            for name, value in _distance(got, want).items() if count else ():
+                if not value <= worst[name][0]:
+                    worst[name] = value, f"logits, step {number}, row {r}"
+    for name, (value, where) in worst.items():
+        result.gate(name, value, getattr(gates, name), where)
+
+
+def _distance(got: Floats, want: Floats) -> dict[str, float]:
+    """Largest difference of logits; mean over positions of KL(original || artifact) in nats."""
+    p, q = (torch.from_numpy(logits).double().log_softmax(-1) for logits in (want, got))
+    kl = kl_div(q, p, log_target=True, reduction="batchmean")
+    return {"logits_max_abs": float(np.abs(got - want).max()), "kl": float(kl)}
+
+
+def _compare_caches(case: Case, session: Session, rows: list[Row], gates: Gates, result: Result) -> None:
+    worst, where, touched = 0.0, "", []
+    for r, row in enumerate(rows):
+        start, end = case.past[r], case.past[r] + len(row.tokens)
+        for i, (tensor, cache) in enumerate(zip(session.signature.caches, session.caches, strict=True)):
+            difference = np.abs(cache[r, :, start:end].astype(np.float32) - row.answer.caches[i][:, start:])
+            largest = float(difference.max(initial=0.0))
+            name = f"{tensor.name}, row {r}"
+            if not largest <= worst:
+                worst, where = largest, name
+            before = row.past[i] if row.past else cache[r, :, :0]
+            if not np.array_equal(cache[r, :, :start], before.astype(cache.dtype)):
+                touched.append(f"{name}: slots before {start} were changed")
+            if (cache[r, :, case.written(r) :] != SENTINEL).any():
+                touched.append(f"{name}: slots from {case.written(r)} on were changed")
+    result.gate("cache_max_abs", worst, gates.cache_max_abs, where)
+    result.failures += touched[:3] + ([f"and {len(touched) - 3} more caches"] if len(touched) > 3 else [])
+
+
+def run_greedy(prompts: Sequence[list[int]], count: int, runtime: Runtime, truth: Truth, gates: Gates) -> Result:
+    """Generate `count` greedy tokens for a batch of prompts; the share that the original would have chosen too.
+
+    At 1.0 the text equals the original's own greedy text, token for token.
+    """
+    session = runtime.session(len(prompts))
+    generated: list[list[int]] = [[] for _ in prompts]
+    new = list(prompts)
+    for _ in range(count):
+        logits = session.step(new)
+        for row, tokens in enumerate(generated):
+            last = len(new[row]) - 1 if truth.every_position else 0
+            tokens.append(int(logits[row, last].argmax()))
+        new = [tokens[-1:] for tokens in generated]
+    result = Result()
+    choices = [truth.greedy(prompt, tokens) for prompt, tokens in zip(prompts, generated, strict=True)]
+    same = np.array(choices) == np.array(generated)
+    result.figures["greedy_agreement"] = float(same.mean())
+    if same.mean() < gates.greedy_agreement:
+        row, token = np.argwhere(~same)[0]
+        result.failures.append(
+            f"greedy_agreement is {same.mean():.4f}, verify.gates.greedy_agreement is {gates.greedy_agreement:g}; "
+            f"logits, row {row}, first at new token {token}: {generated[row][token]}, "
+            f"the original says {choices[row][token]}"
+        )
+    return result

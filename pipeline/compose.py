@@ -1,0 +1,41 @@
+"""Stage compose: conf/ and a point's overrides -> artifacts/<point>/params.yaml, and the link to its checkpoint.
+
+    python -m pipeline.compose <point>
+
+The file is the resolved configuration; later stages read their sections from it, and DVC compares its values.
+"""
+
+import sys
+
+import yaml
+from omegaconf import OmegaConf
+
+from pipeline import config, errors, points, sources
+from pipeline.errors import Problem, UserError
+from pipeline.files import write_text
+from pipeline.layout import PARAMS
+from pipeline.spec import Config
+
+
+def as_yaml(composed: Config) -> str:
+    """The configuration as plain YAML, without the point's name: points that are equal have equal files."""
+    values = OmegaConf.to_container(OmegaConf.structured(composed), enum_to_str=True)
+    assert isinstance(values, dict)
+    del values["point"]
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+
+
+def main() -> None:
+    """Compose the point named on the command line."""
+    known = points.read()
+    name = " ".join(sys.argv[1:])
+    if name not in known:
+        raise UserError(Problem(f"there is no point {name!r}", str(points.FILE), f"choose one of {', '.join(known)}"))
+    composed = config.compose(known[name])
+    folder = points.ARTIFACTS / name
+    write_text(folder / PARAMS, as_yaml(composed))
+    sources.write_link(composed.model, folder)
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,63 @@
+"""Stage engine: simplified/ -> engine/, a folder that runs on its own.
+
+engine/ holds the model, engine.json (who runs it and how, the contract, the profiles, versions) and what came
+with the model: tokenizer, chat template, generation config.
+For ONNX Runtime the model is the simplified graph, sharing its weights' bytes; ONNX Runtime applies its own
+fusions when it loads it. A lowering of the graph for a runtime, and TensorRT plans, belong into this stage.
+"""
+
+import importlib.metadata
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+from pipeline import layout, stage
+from pipeline.errors import Problem, UserError
+from pipeline.files import link, replacing_folder, write_json
+from pipeline.runtime import open_engine
+from pipeline.signature import Signature
+from pipeline.spec import Engine, Profile, section
+
+NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.SIGNATURE}
+
+
+def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out: Path) -> None:
+    """Write the engine folder `out` and load it once, so that an engine which does not load fails here."""
+    for name in (layout.MODEL, layout.DATA):
+        link(simplified / name, out / name)
+    for file in wrapped.iterdir():
+        if file.name not in NOT_OF_THE_ENGINE:
+            shutil.copy2(file, out / file.name)
+    info = {
+        "kind": engine.kind.value,
+        "provider": engine.provider,
+        "optimization": engine.optimization.value,
+        "threads": engine.threads,
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+        "profiles": asdict(profile),
+        "signature": asdict(Signature.load(wrapped / layout.SIGNATURE)),
+    }
+    write_json(out / layout.ENGINE_INFO, info)
+    try:
+        open_engine(out)
+    except UserError:
+        raise
+    except Exception as error:  # onnxruntime raises classes of its own for every failure
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            Problem(
+                f"{engine.kind.value} does not load the model: {first}",
+                "engine",
+                "choose another precision or engine; the line above names the operator",
+            )
+        ) from error
+
+
+def main() -> None:
+    """Run the stage in a point's folder."""
+    with replacing_folder(Path(layout.ENGINE)) as out:
+        build(Path(layout.WRAPPED), Path(layout.SIMPLIFIED), section(Engine), section(Profile), out)
+
+
+if __name__ == "__main__":
+    stage.run("engine", main)

@@ -1,0 +1,40 @@
+"""What a user can mend: every such mistake is a Problem, and one UserError carries all that were found.
+
+UserError
+  └─ problems: Problem(what, where, fix), ...
+
+Anything else that is raised is a bug of kvforge's own and keeps its traceback.
+"""
+
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: what is wrong, where it stands (config key, file, tensor), and how to mend it."""
+
+    what: str
+    where: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"error: {self.what}\n  where: {self.where}\n  mend:  {self.fix}"
+
+
+class UserError(Exception):
+    """One or more problems that the user can mend."""
+
+    def __init__(self, problems: Problem | Iterable[Problem]) -> None:
+        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command's main; on a user's mistake print the problems and exit with 1, without a traceback."""
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)

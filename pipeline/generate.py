@@ -1,0 +1,186 @@
+"""Generate text with a built point.
+
+    python -m pipeline.generate point=smollm2 prompt="What is a cache?" max_new_tokens=64
+
+The answer alone goes to stdout, as it is made. From Python:
+
+    from pipeline.generate import Generator
+    for piece in Generator.load("smollm2").stream("What is a cache?"):
+        print(piece, end="")
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from pipeline import errors, layout
+from pipeline.errors import Problem, UserError
+from pipeline.runtime import open_engine
+from pipeline.sampling import GREEDY, Sampling, choose
+from pipeline.session import Runtime, Session
+from pipeline.tokens import decode_stream, encode, load_tokenizer, stop_tokens
+
+ARTIFACTS = Path("artifacts")
+
+
+class Generator:
+    """An engine and its tokenizer. Not safe to share between threads."""
+
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer | None, stop: frozenset[int]) -> None:
+        self.runtime = runtime
+        self.tokenizer = tokenizer
+        self.stop = stop
+
+    @classmethod
+    def load(cls, point: str | Path, artifacts: Path = ARTIFACTS) -> "Generator":
+        """From a point's name, or from the folder of an engine. Raises UserError when there is none."""
+        folder = point if isinstance(point, Path) else artifacts / point / layout.ENGINE
+        return cls(open_engine(folder), load_tokenizer(folder), stop_tokens(folder))
+
+    def tokens(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling = GREEDY
+    ) -> Iterator[list[int | None]]:
+        """Continue a batch of tokenized prompts, of any lengths: yields each step's new token of every row.
+
+        A row's stop token ends it and is not yielded; from then on it yields None. Ends when every row has ended
+        or has `max_new_tokens`. Raises UserError before anything runs when a prompt is empty, the batch or a
+        prompt is larger than the engine was built for, or prompt and answer do not fit the cache.
+        """
+        problems = [
+            *sampling.problems(),
+            *(
+                Problem(f"prompt {row} is empty", "prompt", "give it some text")
+                for row, p in enumerate(prompts)
+                if not p
+            ),
+            *self._overflow(prompts, max_new_tokens),
+        ]
+        if problems:
+            raise UserError(problems)
+        session = self.runtime.session(len(prompts))
+        session.check([len(p) for p in prompts])
+        return self._run(session, prompts, max_new_tokens, sampling)
+
+    def _overflow(self, prompts: Sequence[Sequence[int]], new: int) -> Iterator[Problem]:
+        size = self.runtime.signature.cache_size
+        if new < 1:
+            yield Problem(f"max_new_tokens is {new}", "max_new_tokens", "give 1 or more")
+        for row, prompt in enumerate(prompts):
+            if len(prompt) + new - 1 > size:  # the last token is not fed back
+                fix = f"give max_new_tokens={size - len(prompt) + 1} at most" if len(prompt) <= size else "shorten it"
+                yield Problem(
+                    f"prompt {row} of {len(prompt)} tokens and {new} new ones do not fit the cache of {size} slots",
+                    "cache.size",
+                    f"{fix}, or build the point with cache.size={len(prompt) + new - 1} or more",
+                )
+
+    def _run(
+        self, session: Session, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
+    ) -> Iterator[list[int | None]]:
+        rng = np.random.default_rng(sampling.seed)
+        active = [True] * len(prompts)
+        feed = [list(prompt) for prompt in prompts]
+        for _ in range(max_new_tokens):
+            logits = session.step(feed)
+            last = [max(len(row), 1) - 1 for row in feed] if logits.shape[1] > 1 else [0] * len(feed)
+            chosen = choose(logits[np.arange(len(feed)), last], sampling, rng).tolist()
+            active = [on and token not in self.stop for on, token in zip(active, chosen, strict=True)]
+            if not any(active):
+                return
+            yield [token if on else None for on, token in zip(active, chosen, strict=True)]
+            feed = [[token] if on else [] for on, token in zip(active, chosen, strict=True)]
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int | None = None,
+        sampling: Sampling = GREEDY,
+        *,
+        chat: bool | None = None,
+        system: str | None = None,
+    ) -> Iterator[str]:
+        """Answer one prompt, piece by piece. max_new_tokens: None for as many as the cache holds; chat: None to use
+        the chat template if the model has one. Raises UserError as `tokens` does."""
+        if self.tokenizer is None:
+            raise UserError(Problem("the model has no tokenizer", "point", "random weights answer tokens only"))
+        if not prompt:
+            raise UserError(Problem("the prompt is empty", "prompt", "give it some text"))
+        chat = self.tokenizer.chat_template is not None if chat is None else chat
+        ids = encode(self.tokenizer, prompt, chat=chat, system=system)
+        room = max(self.runtime.signature.cache_size - len(ids) + 1, 1)
+        steps = self.tokens([ids], room if max_new_tokens is None else max_new_tokens, sampling)
+        return decode_stream(self.tokenizer, (token for (token,) in steps if token is not None))
+
+
+@dataclass
+class Request:
+    """The command line's keys, and their defaults."""
+
+    point: str = ""
+    prompt: str = ""
+    max_new_tokens: int | None = None
+    chat: bool | None = None
+    system: str | None = None
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def parse(arguments: Sequence[str]) -> Request:
+    """key=value arguments as a Request; a value is taken as it stands, whatever characters it has.
+
+    Raises UserError that lists every unknown key, bad value and missing key.
+    """
+    kinds = {f.name: f.type for f in fields(Request)}
+    values: dict[str, Any] = {}
+    problems = []
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or key not in kinds:
+            problems.append(Problem(f"unknown argument {argument!r}", key, f"give key=value with {', '.join(kinds)}"))
+            continue
+        try:
+            values[key] = _converted(text, kinds[key])
+        except ValueError:
+            problems.append(Problem(f"{key}={text} is no {_typename(kinds[key])}", key, "give a value of that type"))
+    problems += [
+        Problem(f"{key} is missing", key, f'give {key}="..."') for key in ("point", "prompt") if not values.get(key)
+    ]
+    if problems:
+        raise UserError(problems)
+    return Request(**values)
+
+
+def _typename(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else str(kind).removesuffix(" | None")
+
+
+def _converted(text: str, kind: Any) -> Any:
+    if kind in (bool, bool | None):
+        if text.lower() not in ("true", "false"):
+            raise ValueError
+        return text.lower() == "true"
+    return int(text) if kind in (int, int | None) else float(text) if kind is float else text
+
+
+def main() -> None:
+    """Run the command."""
+    request = parse(sys.argv[1:])
+    sampling = Sampling(request.temperature, request.top_k, request.top_p, request.seed)
+    generator = Generator.load(request.point)
+    pieces = generator.stream(
+        request.prompt, request.max_new_tokens, sampling, chat=request.chat, system=request.system
+    )
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    errors.run(main)

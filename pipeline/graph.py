@@ -1,0 +1,84 @@
+"""An ONNX model as onnx_ir: load, save, and the passes that export and simplify share.
+
+A saved model is two files: model.onnx, and model.onnx.data with every weight of 64 KiB and more.
+"""
+
+import ast
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import onnx_ir as ir
+
+from pipeline.layout import DATA, MODEL
+
+INLINE_BELOW = 65536  # bytes; smaller tensors stay in the graph, where constant folding reaches them
+
+
+def save(model: ir.Model, folder: Path) -> None:
+    """Write `folder`/model.onnx and `folder`/model.onnx.data."""
+    ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=INLINE_BELOW)
+
+
+def load(folder: Path) -> ir.Model:
+    """Load `folder`/model.onnx; the weights stay on disk, memory-mapped."""
+    return ir.load(folder / MODEL)
+
+
+def rename_axes(model: ir.Model, names: dict[str, str]) -> None:
+    """Give symbolic dimensions other names, on every value of the graph."""
+    for value in _values(model.graph):
+        if value.shape is not None:
+            value.shape = ir.Shape([_renamed(dim, names) for dim in value.shape])
+
+
+def _renamed(dim: int | ir.SymbolicDim, names: dict[str, str]) -> int | ir.SymbolicDim:
+    if isinstance(dim, int):
+        return dim
+    return ir.SymbolicDim(names.get(str(dim.value)) if dim.value is not None else None)
+
+
+def _values(graph: ir.Graph) -> list[ir.Value]:
+    return [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
+
+
+def fold_weight_transposes(model: ir.Model) -> None:
+    """Store a linear layer's weight as MatMul wants it, [in, out], instead of transposing it at run time.
+
+    A weight with other readers, such as a tied embedding, keeps its bytes and its Transpose.
+    """
+    graph = model.graph
+    for node in [n for n in graph if n.op_type == "Transpose"]:
+        weight = node.inputs[0]
+        if weight is None or weight.const_value is None or len(weight.uses()) != 1 or weight.is_graph_output():
+            continue
+        tensor = weight.const_value
+        perm = node.attributes["perm"].as_ints()
+        transposed = ir.LazyTensor(
+            partial(_transposed, tensor, perm),
+            dtype=tensor.dtype,
+            shape=ir.Shape([tensor.shape.numpy()[i] for i in perm]),
+            name=weight.name,
+        )
+        folded = ir.Value(
+            name=weight.name, shape=transposed.shape, type=ir.TensorType(tensor.dtype), const_value=transposed
+        )
+        node.outputs[0].replace_all_uses_with(folded)
+        graph.remove(node, safe=True)
+        graph.initializers.pop(str(weight.name))
+        graph.register_initializer(folded)
+
+
+def _transposed(tensor: ir.TensorProtocol, perm: Sequence[int]) -> ir.TensorProtocol:
+    return ir.tensor(tensor.numpy().transpose(perm), name=tensor.name)
+
+
+def keep_module_names(model: ir.Model) -> None:
+    """Reduce each node's metadata to the name of the module it came from; the exporter's traces hold paths."""
+    for node in model.graph:
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+        node.metadata_props.clear()
+        if scopes:  # "['', 'model', 'model.model', ..., operator]": the outermost is the wrapper itself
+            node.metadata_props["module"] = ast.literal_eval(scopes)[-2].removeprefix("model.")
+    for value in _values(model.graph):
+        value.metadata_props.clear()

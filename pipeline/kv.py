@@ -1,0 +1,82 @@
+"""The static KV cache as two torch operators, each with an eager implementation and a fake one for tracing.
+
+`kvforge::scatter` writes new keys or values into the cache, `kvforge::attend` attends over the cache. Being
+opaque, they survive torch.export and a .pt2 file as they stand, and pipeline.export turns each into one
+standard ONNX node. Both are functional in PyTorch (the write clones the cache): PyTorch is the proof here,
+not the fast path. In the engine the write is in place.
+"""
+
+import torch
+
+
+@torch.library.custom_op("kvforge::scatter", mutates_args=())
+def scatter(cache: torch.Tensor, update: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """Write `update` into `cache` along the slot axis, each row from its own slot on: ONNX TensorScatter-24.
+
+    cache: [batch, kv_heads, cache_size, head_dim]; update: [batch, kv_heads, sequence, head_dim];
+    position: [batch] int64, slot of each row's first new token. Returns the new cache.
+    A write past the end is the caller's error; it raises IndexError here.
+    """
+    slots = position[:, None] + torch.arange(update.shape[2], device=cache.device)  # [batch, sequence]
+    rows = torch.arange(cache.shape[0], device=cache.device)[:, None]
+    out = cache.clone()
+    out[rows, :, slots] = update.transpose(1, 2)
+    return out
+
+
+@scatter.register_fake
+def _(cache: torch.Tensor, update: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(cache)
+
+
+@torch.library.custom_op("kvforge::attend", mutates_args=())
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    length: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float,
+) -> torch.Tensor:
+    """Grouped-query attention over the whole cache: ONNX Attention-24.
+
+    query: [batch, heads, sequence, head_dim]; key, value: [batch, kv_heads, cache_size, head_dim];
+    length: [batch] int64, used slots of each row, the new ones (padding too) included. Without a mask, new
+    token i of a row sees the slots up to `length - sequence + i`: causal, aligned to the lower right.
+    mask: [batch, 1, sequence, cache_size] bool, True where a slot is seen; replaces that rule altogether.
+    scale: factor on the scores; softcap: scores become softcap * tanh(scores / softcap), 0.0 for none.
+    Returns [batch, heads, sequence, value head_dim].
+    """
+    sequence = query.shape[2]
+    used = int(length.max())  # no slot beyond is seen, so none is read: 3 times faster for a short text
+    key, value = key[:, :, :used], value[:, :, :used]
+    if mask is not None:
+        mask = mask[..., :used]
+    else:
+        slots = torch.arange(used, device=key.device)
+        last_seen = (length - sequence)[:, None] + torch.arange(sequence, device=key.device)
+        mask = (slots <= last_seen[:, :, None])[:, None]
+    groups = query.shape[1] // key.shape[1]
+    if not softcap:
+        out: torch.Tensor = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, scale=scale, enable_gqa=groups > 1
+        )
+        return out.contiguous()
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = query @ key.transpose(2, 3) * scale
+    scores = softcap * torch.tanh(scores / softcap)
+    return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ value
+
+
+@attend.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    length: torch.Tensor,
+    mask: torch.Tensor | None,
+    scale: float,
+    softcap: float,
+) -> torch.Tensor:
+    return query.new_empty(*query.shape[:3], value.shape[3])

@@ -1,0 +1,20 @@
+"""Names of the files in a point's folder, artifacts/<point>/: the interface between stages."""
+
+PARAMS = "params.yaml"
+CHECKPOINT = "checkpoint"
+
+WRAPPED = "wrapped"
+ONNX = "onnx"
+SIMPLIFIED = "simplified"
+ENGINE = "engine"
+
+PROGRAM = "model.pt2"
+SIGNATURE = "signature.json"
+MODEL = "model.onnx"
+DATA = "model.onnx.data"  # every weight of graph.INLINE_BELOW bytes and more
+CHANGES = "simplify.json"
+ENGINE_INFO = "engine.json"
+VERIFY = "verify.json"
+ACCURACY = "accuracy.json"
+BENCH = "bench.json"
+LATENCY = "latency.json"

@@ -1,0 +1,66 @@
+"""What the original model says, in fp32, by transformers' own code: the truth that every artifact is held to.
+
+Each row runs by itself, unpadded, in one forward over a growing cache, so nothing of our cache, masks, padding
+or chunking can be in it.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from pipeline.session import Floats
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One row's truth. logits: [positions, vocab]; caches: key and value of each layer in turn,
+    [kv_heads, past + tokens, head_dim]."""
+
+    logits: Floats
+    caches: list[Floats]
+
+
+class Reference:
+    """The original model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        model.set_attn_implementation("sdpa")
+        self.model = model
+
+    def answer(self, past: list[Floats], tokens: list[int], positions: list[int]) -> Answer:
+        """Run `tokens` after the cached `past` (as Answer.caches); logits only at `positions` (of the new tokens)."""
+        cache = DynamicCache()  # of plain layers: a sliding-window layer's cache would drop what we compare
+        for layer in range(len(past) // 2):
+            key, value = (torch.from_numpy(t)[None] for t in past[2 * layer : 2 * layer + 2])
+            cache.update(key, value, layer)
+        start = past[0].shape[1] if past else 0
+        with torch.inference_mode():
+            logits = self.model(
+                input_ids=torch.tensor([tokens]),
+                position_ids=torch.arange(start, start + len(tokens))[None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=torch.tensor(positions),
+            ).logits[0]
+        caches = [t[0].numpy() for layer in cache.layers for t in (_of(layer.keys), _of(layer.values))]
+        return Answer(logits.float().numpy(), caches)
+
+    def greedy(self, tokens: list[int], count: int) -> npt.NDArray[np.int64]:
+        """The greedy choice after each of the last `count` prefixes of `tokens`, the whole of it included.
+
+        If these equal the tokens that an artifact generated, the original would have generated the same ones:
+        one forward proves what would take `count` steps.
+        """
+        first = len(tokens) - count
+        logits = self.answer([], tokens, list(range(first, len(tokens)))).logits
+        choices: npt.NDArray[np.int64] = logits.argmax(-1)
+        return choices
+
+
+def _of(tensor: Any) -> torch.Tensor:
+    assert isinstance(tensor, torch.Tensor)  # a layer that has been updated holds tensors
+    return tensor

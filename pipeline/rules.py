@@ -1,0 +1,217 @@
+"""What a configuration must obey beyond types: single values in range, and values that fit together.
+
+A rule reads values and yields problems. A value that is missing, or already known to be wrong, is marked as
+missing first: a rule that reads it then says nothing, instead of blaming other keys.
+"""
+
+import contextlib
+import functools
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+from pipeline import sources
+from pipeline.errors import Problem, UserError
+from pipeline.spec import Compute, Config, EngineKind, Model, Range, Shapes, Source
+
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level of params.yaml
+OPSETS = (24, 25)  # 24 is the first with TensorScatter; what speaks against 25 stands in conf/config.yaml
+PROVIDERS = {EngineKind.onnxruntime: ("CPUExecutionProvider",)}
+NO_KERNELS = {("CPUExecutionProvider", Compute.bf16)}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers from least to most; `least` itself only if `closed`. Infinity and NaN are in none."""
+
+    least: float
+    most: float = math.inf
+    closed: bool = True
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.least if self.closed else value > self.least
+        return above and value <= self.most and math.isfinite(value)
+
+    def __str__(self) -> str:
+        if self.most < math.inf:
+            return f"{self.least:g} to {self.most:g}"
+        return f"{self.least:g} or more" if self.closed else f"above {self.least:g}"
+
+
+COUNT, NOT_NEGATIVE, POSITIVE = Interval(1), Interval(0), Interval(0, closed=False)
+SEED = Interval(0, 2**32 - 1)  # what both torch and numpy take
+SIDES = [(step, axis) for step in ("prefill", "decode") for axis in ("batch", "sequence")]
+RANGES = {
+    **dict.fromkeys(("axes.batch", "axes.sequence", "cache.size"), COUNT),
+    **{f"profile.{step}.{axis}.{end}": COUNT for step, axis in SIDES for end in ("min", "opt", "max")},
+    **dict.fromkeys(("verify.greedy_tokens", "bench.batch", "bench.prompt", "bench.new_tokens"), COUNT),
+    "bench.repeats": COUNT,
+    "engine.threads": NOT_NEGATIVE,
+    **dict.fromkeys(("simplify.memory_gb", "simplify.timeout_s"), POSITIVE),
+    **dict.fromkeys((f"verify.gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE),
+    "verify.gates.greedy_agreement": Interval(0, 1),
+    **dict.fromkeys(("model.seed", "verify.seed"), SEED),
+}
+
+# the keys that each source needs, and those that it may have besides
+MODEL_KEYS = {
+    Source.hub: (("id",), ("revision", "trust_remote_code")),
+    Source.local: (("path",), ("package", "trust_remote_code")),
+    Source.gguf: (("path",), ("package",)),
+    Source.random: (("architecture",), ("config", "seed")),
+}
+
+
+def check(config: DictConfig, mistaken: set[str]) -> list[Problem]:
+    """What is wrong with a resolved configuration; `mistaken`: keys whose problems are already known."""
+    problems = [
+        Problem(f"{key} has no value", key, "give it one, or choose an option that does")
+        for key in sorted(OmegaConf.missing_keys(config))
+        if not any(key == known or key.startswith(f"{known}.") for known in mistaken)
+    ]
+    for key in mistaken:
+        OmegaConf.update(config, key, "???")
+    for key, interval in RANGES.items():
+        try:
+            value = functools.reduce(getattr, key.split("."), cast(Any, config))
+        except MissingMandatoryValue:
+            continue
+        if value not in interval:
+            problems.append(Problem(f"{key} is {value}", key, f"give a number, {interval}"))
+            OmegaConf.update(config, key, "???")
+    for rule in RULES:
+        with contextlib.suppress(MissingMandatoryValue):
+            problems += rule(cast(Config, config))  # keeps those before the missing value
+    return problems
+
+
+def _name(config: Config) -> Iterator[Problem]:
+    if config.point is not None and not NAME.fullmatch(config.point):
+        yield Problem(f"a point cannot be called {config.point!r}", "point", "use letters, digits, _ and -")
+
+
+def _model(config: Config) -> Iterator[Problem]:
+    model, source = config.model, config.model.source
+    needed, optional = MODEL_KEYS[source]
+    takes = f"{source.value} takes {', '.join(needed + optional)}"
+    complete = True
+    for field in fields(Model):
+        default = {} if field.default is MISSING else field.default
+        given = field.name != "source" and getattr(model, field.name) != default
+        where = f"model.{field.name}"
+        if field.name in needed and not given:
+            complete = False
+            yield Problem(f"model.source={source.value} needs {where}", where, f"give it; {takes}")
+        elif given and field.name not in needed + optional:
+            fix = f"take it out of the file, or choose another option of model/; {takes}"
+            yield Problem(f"{where} says nothing with model.source={source.value}", where, fix)
+    if complete:
+        try:
+            sources.find(model)
+        except UserError as error:
+            yield from error.problems
+
+
+def _sequence(config: Config) -> Iterator[Problem]:
+    if config.axes.sequence > config.cache.size:
+        yield Problem(
+            f"axes.sequence={config.axes.sequence} tokens do not fit into cache.size={config.cache.size}",
+            "axes.sequence",
+            f"axes.sequence={config.cache.size} at most, or a larger cache",
+        )
+
+
+def _side(config: Config, step: str, axis: str) -> Iterator[Problem]:
+    """One axis of one profile: in order, and inside the declared axis."""
+    where = f"profile.{step}.{axis}"
+    shapes: Shapes = getattr(config.profile, step)
+    ends: Range = getattr(shapes, axis)
+    if not ends.min <= ends.opt <= ends.max:
+        order = f"min {ends.min}, opt {ends.opt}, max {ends.max}"
+        yield Problem(f"{where} is out of order: {order}", where, "make it min <= opt <= max")
+    most = getattr(config.axes, axis)
+    if ends.max > most:
+        yield Problem(
+            f"{where}.max={ends.max} is above axes.{axis}={most}",
+            f"{where}.max",
+            f"{where}.max={most} at most, axes.{axis}={ends.max}, or the option of profile/ that fits the axes",
+        )
+
+
+def _one_token(config: Config, axis: str) -> Iterator[Problem]:
+    """Generating for one row is in no profile but decode: it must be there."""
+    least = getattr(config.profile.decode, axis).min
+    if least > 1:
+        where = f"profile.decode.{axis}.min"
+        yield Problem(f"{where}={least} leaves out the step of one row and one token", where, f"{where}=1")
+
+
+def _precision(config: Config) -> Iterator[Problem]:
+    compute, provider = config.precision.compute, config.engine.provider
+    if (provider, compute) in NO_KERNELS:
+        yield Problem(
+            f"{provider} cannot compute in {compute.value}", "precision.compute", "precision=fp32 or precision=fp16"
+        )
+
+
+def _provider(config: Config) -> Iterator[Problem]:
+    allowed = PROVIDERS[config.engine.kind]
+    if config.engine.provider not in allowed:
+        what = f"{config.engine.kind.value} has no provider {config.engine.provider} here"
+        yield Problem(what, "engine.provider", f"choose {' or '.join(allowed)}")
+
+
+def _opset(config: Config) -> Iterator[Problem]:
+    if config.export.opset not in OPSETS:
+        fix = f"choose {' or '.join(map(str, OPSETS))}; 24 is the first that can write a cache in place"
+        yield Problem(f"export.opset={config.export.opset} is not supported", "export.opset", fix)
+
+
+def _prompts(config: Config) -> Iterator[Problem]:
+    if not config.verify.prompts or not all(text.strip() for text in config.verify.prompts):
+        yield Problem("a prompt is missing or empty", "verify.prompts", "give at least one text: [The capital of]")
+
+
+def _greedy(config: Config) -> Iterator[Problem]:
+    if config.verify.greedy_tokens > config.cache.size:
+        where = "verify.greedy_tokens"
+        what = f"{where}={config.verify.greedy_tokens} do not fit into cache.size={config.cache.size}"
+        yield Problem(what, where, f"{where}={config.cache.size} at most, or a larger cache")
+
+
+def _bench_tokens(config: Config) -> Iterator[Problem]:
+    total = config.bench.prompt + config.bench.new_tokens
+    if total > config.cache.size:
+        what = f"bench.prompt + bench.new_tokens = {total} tokens do not fit into cache.size={config.cache.size}"
+        yield Problem(what, "bench.new_tokens", "measure fewer tokens, or take a larger cache")
+
+
+def _bench_inside(config: Config, step: str, axis: str, key: str) -> Iterator[Problem]:
+    value, ends = getattr(config.bench, key), getattr(getattr(config.profile, step), axis)
+    if not ends.min <= value <= ends.max:
+        what = f"bench.{key}={value} is outside profile.{step}.{axis}, {ends.min} to {ends.max}"
+        yield Problem(what, f"bench.{key}", "choose a size inside the profile, or widen the profile")
+
+
+Rule = Callable[[Config], Iterator[Problem]]
+RULES: tuple[Rule, ...] = (
+    _name,
+    _model,
+    _sequence,
+    *(functools.partial(_side, step=step, axis=axis) for step, axis in SIDES),
+    *(functools.partial(_one_token, axis=axis) for axis in ("batch", "sequence")),
+    _precision,
+    _provider,
+    _opset,
+    _prompts,
+    _greedy,
+    _bench_tokens,
+    functools.partial(_bench_inside, step="prefill", axis="sequence", key="prompt"),
+    functools.partial(_bench_inside, step="prefill", axis="batch", key="batch"),
+    functools.partial(_bench_inside, step="decode", axis="batch", key="batch"),
+)

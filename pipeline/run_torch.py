@@ -1,0 +1,42 @@
+"""Run the wrapped program (.pt2) in PyTorch. For proof, not for speed: each step clones the caches."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline import kv  # noqa: F401  # registers the operators that the file refers to
+from pipeline.session import Array, Bounds, Runtime, Session
+from pipeline.signature import Signature
+
+
+class Torch(Runtime):
+    """An exported program on the CPU."""
+
+    def __init__(self, program: torch.export.ExportedProgram, signature: Signature, bounds: Bounds) -> None:
+        self.signature = signature
+        self.bounds = bounds
+        self.module = program.module()
+
+    @classmethod
+    def load(cls, path: Path, signature: Signature, bounds: Bounds) -> "Torch":
+        """From a .pt2 file."""
+        return cls(torch.export.load(path), signature, bounds)
+
+    def session(self, batch: int) -> "TorchSession":
+        return TorchSession(self, batch)
+
+
+class TorchSession(Session):
+    """See Session."""
+
+    def __init__(self, runtime: Torch, batch: int) -> None:
+        super().__init__(runtime.signature, runtime.bounds, batch)
+        self._module = runtime.module
+
+    def _run(self, feeds: dict[str, Array]) -> Array:
+        with torch.inference_mode():
+            past = [torch.from_numpy(cache) for cache in self.caches]
+            logits, present = self._module(*(torch.from_numpy(value) for value in feeds.values()), past)
+        self.caches = [cache.numpy() for cache in present]
+        result: Array = logits.numpy()
+        return result

@@ -1,0 +1,125 @@
+"""Stage simplify: onnx/ -> simplified/, by onnxsim in a subprocess with a memory and a time limit.
+
+onnxsim sees the graph without its large weights: they go in as inputs and come back as initializers, so their
+bytes are untouched, simplified/ shares the data file of onnx/, and memory does not grow with the model
+(SmolLM2-135M: 0.5 GB, against 2.8 GB with the weights inside).
+When onnxsim crashes or passes a limit, the graph goes on as it is; simplify.json says which, and why.
+"""
+
+import resource
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import onnx
+
+from pipeline import layout, stage
+from pipeline.files import link, replacing_folder, write_json
+from pipeline.spec import Simplify, section
+
+
+def detach_weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Turn every externally stored initializer into a graph input; returns them for `attach_weights`."""
+    weights = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    kept = [t for t in model.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    model.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in weights)
+    return weights
+
+
+def attach_weights(model: onnx.ModelProto, weights: list[onnx.TensorProto]) -> None:
+    """Undo `detach_weights` on a model that came from it."""
+    names = {t.name for t in weights}
+    inputs = [i for i in model.graph.input if i.name not in names]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    used = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.extend(t for t in weights if t.name in used)
+
+
+def onnxsim(source: Path, target: Path, options: Simplify) -> str | None:
+    """Run onnxsim from file to file within the limits; returns why it failed, or None."""
+    limit = int(options.memory_gb * 2**30)
+    command = [sys.executable, "-m", "onnxsim", str(source), str(target)]
+    if options.skip:
+        command += ["--skip-optimization", *options.skip]
+    try:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=options.timeout_s,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+        )
+    except subprocess.TimeoutExpired:
+        return f"onnxsim took longer than simplify.timeout_s={options.timeout_s:g}"
+    if done.returncode or not target.exists():
+        lines = done.stdout.strip().splitlines() or ["no output"]
+        return f"onnxsim ended with {done.returncode} under simplify.memory_gb={options.memory_gb:g}: {lines[-1]}"
+    return None
+
+
+def changed_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
+    """Which input or output onnxsim renamed, retyped or reshaped; None when all are as they were."""
+    old = [*before.graph.input, *before.graph.output]
+    new = [*after.graph.input, *after.graph.output]
+    for was, now in zip(old, new, strict=False):
+        if (was.name, was.type) != (now.name, now.type):
+            return f"onnxsim changed {was.name} from {was.type} to {now.name} {now.type}"
+    return None if len(old) == len(new) else f"onnxsim left {len(new)} of {len(old)} inputs and outputs"
+
+
+def simplify(model: onnx.ModelProto, options: Simplify) -> tuple[onnx.ModelProto, str | None]:
+    """The simplified model and None, or the model as it was and the reason. Weights stay references to the file."""
+    if not options.enabled:
+        return model, "simplify.enabled is false"
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    weights = detach_weights(bare)
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in.onnx", Path(folder) / "out.onnx"
+        onnx.save(bare, source)
+        reason = onnxsim(source, target, options)
+        if reason is None:
+            simplified = onnx.load(target)
+            reason = changed_interface(bare, simplified)
+    if reason is not None:
+        return model, reason
+    attach_weights(simplified, weights)
+    return simplified, None
+
+
+def counts(model: onnx.ModelProto) -> dict[str, int]:
+    """Nodes per operator type, the most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())
+
+
+def main() -> None:
+    """Run the stage in a point's folder."""
+    source = Path(layout.ONNX)
+    model = onnx.load(source / layout.MODEL, load_external_data=False)
+    simplified, reason = simplify(model, section(Simplify))
+    before, after = counts(model), counts(simplified)
+    if reason is not None:
+        print(f"going on with the graph as it is: {reason}", file=sys.stderr)
+    nodes = {"before": sum(before.values()), "after": sum(after.values())}
+    with replacing_folder(Path(layout.SIMPLIFIED)) as out:
+        onnx.save(simplified, out / layout.MODEL)
+        link(source / layout.DATA, out / layout.DATA)
+        changes = {op: after.get(op, 0) - before.get(op, 0) for op in sorted({*before, *after})}
+        report = {
+            "simplified": reason is None,
+            "reason": reason,
+            "nodes": nodes,
+            "change": {op: change for op, change in changes.items() if change},
+        }
+        write_json(out / layout.CHANGES, report)
+    print(f"{nodes['before']} nodes -> {nodes['after']}")
+
+
+if __name__ == "__main__":
+    stage.run("simplify", main)

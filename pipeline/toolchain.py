@@ -1,0 +1,67 @@
+"""Stage toolchain: artifacts/toolchain.json, the versions and the hardware that results depend on.
+
+It runs on every `dvc repro`; a stage declares the keys that concern it and runs again when one of them changes.
+Only metadata is read and nothing imported, which keeps it at a tenth of a second.
+"""
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pipeline.files import write_json
+
+TARGET = Path("artifacts/toolchain.json")
+PACKAGES = {  # key -> the distributions that may provide it, the first one installed counts
+    "torch": ("torch",),
+    "transformers": ("transformers",),
+    "gguf": ("gguf",),
+    "onnx": ("onnx",),
+    "onnxscript": ("onnxscript",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "onnxsim": ("onnxsim",),
+    "tensorrt": ("tensorrt", "tensorrt-rtx"),
+}
+
+
+def installed(distributions: tuple[str, ...]) -> str | None:
+    """The version of the first of these distributions that is there; PYTHONPATH comes before site-packages."""
+    for name in distributions:
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def gpu() -> str | None:
+    """Names and compute capabilities of the NVIDIA GPUs, such as "NVIDIA H200, 9.0"; None without one."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    names = sorted({line.strip() for line in done.stdout.splitlines()})
+    return "; ".join(names) if done.returncode == 0 and names else None
+
+
+def cpu() -> str:
+    """The processor's name and its number of cores, such as "AMD EPYC 7763, 2 cores"."""
+    info = Path("/proc/cpuinfo")
+    name = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
+    return f"{name[1].strip() if name else platform.machine()}, {os.cpu_count()} cores"
+
+
+def main() -> None:
+    """Write the file."""
+    versions = {key: installed(distributions) for key, distributions in PACKAGES.items()}
+    write_json(TARGET, {"python": platform.python_version(), **versions, "gpu": gpu(), "cpu": cpu()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Stage verify: hold every artifact against the original model in fp32; fail when a gate is missed.
+
+verify.json: {"passed", "gates", "artifacts": {artifact: {case: figures and failures}}}.
+accuracy.json: the worst figure of each artifact, for `dvc metrics`.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from tqdm import tqdm
+
+from pipeline import checkpoint, layout, stage
+from pipeline.cases import catalog
+from pipeline.compare import Result, Truth, run_case, run_greedy
+from pipeline.contract import interface_findings, onnx_findings, program_findings, size_findings
+from pipeline.errors import Problem, UserError
+from pipeline.files import write_json
+from pipeline.reference import Reference
+from pipeline.run_onnxruntime import OnnxRuntime
+from pipeline.run_torch import Torch
+from pipeline.runtime import open_engine
+from pipeline.session import Runtime, axes_bounds
+from pipeline.signature import Signature
+from pipeline.spec import Model, Verify, section
+from pipeline.tokens import load_tokenizer
+
+ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE)
+RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
+
+
+def open_artifact(name: str, point: Path, signature: Signature, findings: list[str]) -> Runtime:
+    """Load one artifact of a point, after adding to `findings` what an inspection of its contract finds."""
+    folder = point / name
+    if name == layout.WRAPPED:
+        program = torch.export.load(folder / layout.PROGRAM)
+        findings += program_findings(program, signature)
+        return Torch(program, signature, axes_bounds(signature))
+    graph = onnx.load(folder / layout.MODEL, load_external_data=False)
+    if name == layout.ENGINE:
+        findings += interface_findings(graph, signature)
+        return open_engine(folder)
+    findings += onnx_findings(graph, signature)
+    return OnnxRuntime(folder / layout.MODEL, signature, axes_bounds(signature))
+
+
+def verify_artifact(
+    name: str, point: Path, signature: Signature, truth: Truth, prompts: list[list[int]], options: Verify
+) -> dict[str, Result]:
+    """All cases of one artifact, by name; an artifact that does not even run is a failure too, not an error."""
+    contract = Result()
+    results = {"contract": contract}
+    runtime: Runtime | None = None
+    with _recorded(contract):
+        runtime = open_artifact(name, point, signature, contract.failures)
+    if runtime is None:
+        return results
+    runs: dict[str, Callable[[], Result]] = {}
+    cases = catalog(runtime.bounds, signature.cache_size)
+    for case in cases:
+        runs[case.name] = partial(run_case, case, runtime, truth, options.gates)
+    for label, batch in greedy_batches(prompts, runtime, options.greedy_tokens).items():
+        runs[label] = partial(run_greedy, batch, options.greedy_tokens, runtime, truth, options.gates)
+    for label, run in tqdm(runs.items(), desc=name, unit="case", leave=False):
+        results[label] = Result()
+        with _recorded(results[label]):
+            results[label] = run()
+    ran = {size for case in cases if not results[case.name].crashed for size in case.sizes()}
+    contract.failures += size_findings(
+        {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}}, signature
+    )
+    return results
+
+
+def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> dict[str, list[list[int]]]:
+    """Each prompt by itself, and as many together as a batch takes, cut to what the engine and the cache hold."""
+    longest = max(axes["sequence"][1] for axes in runtime.bounds.values())
+    largest = max(axes["batch"][1] for axes in runtime.bounds.values())
+    fitting = [prompt[: min(longest, runtime.signature.cache_size - count + 1)] for prompt in prompts]
+    return {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)} | {"greedy ragged batch": fitting[:largest]}
+
+
+@contextmanager
+def _recorded(result: Result) -> Iterator[None]:
+    """Whatever a damaged artifact raises belongs into its result."""
+    try:
+        yield
+    except Exception as error:  # any runtime, any damage
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        result.crashed = True
+        result.failures.append(f"does not run: {first}")
+
+
+def tokenized(prompts: list[str], point: Path, signature: Signature, seed: int) -> list[list[int]]:
+    """The prompts as tokens; random tokens for a model that has no tokenizer."""
+    tokenizer = load_tokenizer(point / layout.WRAPPED)
+    if tokenizer is not None:
+        return [tokenizer(text)["input_ids"] for text in prompts]
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, int(signature.logits.shape[2]), n).tolist() for n in RANDOM_PROMPTS]
+
+
+def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Result]]:
+    """Verify every artifact of a point against its original: artifact -> case -> result."""
+    signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
+    reference = Reference(checkpoint.load(model, point / layout.CHECKPOINT))
+    truth = Truth(reference, signature, options.seed)
+    prompts = tokenized(options.prompts, point, signature, options.seed)
+    return {name: verify_artifact(name, point, signature, truth, prompts, options) for name in ARTIFACTS}
+
+
+def worst(results: dict[str, Result]) -> dict[str, float]:
+    """The worst value of each figure over an artifact's cases."""
+    figures: dict[str, float] = {}
+    for result in results.values():
+        for name, value in result.figures.items():
+            pick = min if name == "greedy_agreement" else max
+            figures[name] = pick(figures.get(name, value), value)
+    return figures
+
+
+def problems(results: dict[str, dict[str, Result]]) -> list[Problem]:
+    """One problem for each case that failed, naming artifact, case and tensor."""
+    fix = "the first artifact named is where it went wrong; a wider gate under verify.gates hides it, no more"
+    return [
+        Problem(failure, f"artifact {artifact}, case {case}", fix)
+        for artifact, cases in results.items()
+        for case, result in cases.items()
+        for failure in result.failures
+    ]
+
+
+def main() -> None:
+    """Run the stage in a point's folder."""
+    options = section(Verify)
+    results = verify(Path(), section(Model), options)
+    missed = problems(results)
+    report: dict[str, Any] = {
+        "passed": not missed,
+        "gates": asdict(options.gates),
+        "artifacts": {a: {c: r.as_dict() for c, r in cases.items()} for a, cases in results.items()},
+    }
+    write_json(Path(layout.VERIFY), report)
+    write_json(Path(layout.ACCURACY), {"passed": not missed} | {a: worst(cases) for a, cases in results.items()})
+    if missed:
+        raise UserError(missed)
+    print(f"verified {sum(map(len, results.values()))} cases of {', '.join(results)}")
+
+
+if __name__ == "__main__":
+    stage.run("verify", main)

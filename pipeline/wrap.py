@@ -1,0 +1,72 @@
+"""Stage wrap: checkpoint -> wrapped/, the exported program of the model behind the graph contract.
+
+wrapped/ holds model.pt2 (weights included), signature.json, generation_config.json and the tokenizer's files.
+"""
+
+from pathlib import Path
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from pipeline import checkpoint, decoder, layout, stage
+from pipeline.files import replacing_folder
+from pipeline.signature import DTYPES, Signature, contract
+from pipeline.spec import Axes, Cache, Logits, Model, Precision, Wrap, section
+
+EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees: not 0 or 1, which it would take as fixed
+
+
+def trace(wrapped: decoder.Decoder, signature: Signature) -> ExportedProgram:
+    """Export with batch and sequence symbolic under these names and everything else fixed."""
+    fixed = [torch.zeros(t.sized(**EXAMPLE), dtype=getattr(torch, t.dtype)) for t in signature.inputs]
+    fixed[1].fill_(1)  # attention_mask
+    arguments = (*fixed[:4], fixed[4:])
+    # an axis of one size is still traced as symbolic: the graph stays the same, the runtime holds the limit
+    axes = {name: Dim(name, min=1, max=max(EXAMPLE[name], most)) for name, most in signature.axes.items()}
+    dynamic = [{i: axes[d] for i, d in enumerate(t.shape) if isinstance(d, str)} for t in signature.inputs]
+    with torch.no_grad():
+        program = torch.export.export(wrapped, arguments, dynamic_shapes=(*dynamic[:4], dynamic[4:]), strict=False)
+    decoder.check_attention(wrapped, len(signature.caches) // 2)
+    program.example_inputs = None  # two rows of every cache that the file would carry: 94 MB for SmolLM2-135M
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine: they would make equal programs differ
+    return program
+
+
+def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: Logits, link: Path, out: Path) -> None:
+    """Write the wrapped model to the folder `out`."""
+    original = checkpoint.load(model, link)
+    tokenizer = checkpoint.load_tokenizer(model, link)
+    layers = decoder.cache_shapes(original, cache.size)
+    compute = precision.compute.value
+    signature = contract(
+        layers,
+        original.get_output_embeddings().weight.shape[0],
+        compute,
+        logits.value,
+        {"batch": axes.batch, "sequence": axes.sequence},
+    )
+    original.generation_config.save_pretrained(out)
+    wrapped = decoder.Decoder(original.to(getattr(torch, DTYPES[compute])), logits.value).eval()
+    torch.export.save(trace(wrapped, signature), out / layout.PROGRAM)
+    signature.save(out / layout.SIGNATURE)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(out)
+
+
+def main() -> None:
+    """Run the stage in a point's folder."""
+    with replacing_folder(Path(layout.WRAPPED)) as out:
+        wrap(
+            section(Model),
+            section(Axes),
+            section(Cache),
+            section(Precision),
+            section(Wrap).logits,
+            Path(layout.CHECKPOINT),
+            out,
+        )
+
+
+if __name__ == "__main__":
+    stage.run("wrap", main)

@@ -1,0 +1,175 @@
+"""dvc.yaml against the code: each stage declares the modules, config sections and packages that it really uses.
+
+A stage that declares too little serves stale results; one that declares too much runs for nothing.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import toolchain
+
+ROOT = Path(__file__).parents[1]
+STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+NAMES = ("toolchain", "compose", "wrap", "export", "simplify", "engine", "verify", "bench")
+MODULES = {path.stem for path in (ROOT / "pipeline").glob("*.py")} - {"__init__"}
+
+# files that a stage reads besides code and params.yaml
+INPUTS = {
+    "toolchain": set(),
+    "compose": {"conf"},
+    "wrap": {"checkpoint"},
+    "export": {"wrapped"},
+    "simplify": {"onnx"},
+    "engine": {"wrapped", "simplified"},
+    "verify": {"checkpoint", "wrapped", "onnx", "simplified", "engine"},
+    "bench": {"engine"},
+}
+HARDWARE = {"engine": {"gpu"}, "verify": {"cpu", "gpu"}, "bench": {"cpu", "gpu"}}
+KEYS = {  # imported package -> its key in toolchain.json
+    "torch": "torch",
+    "transformers": "transformers",
+    "onnx": "onnx",
+    "onnx_ir": "onnx",
+    "onnxscript": "onnxscript",
+    "onnxruntime": "onnxruntime",
+    "gguf": "gguf",
+}
+# used without an import: transformers reads GGUF files with gguf, and onnxsim is run as a command
+INDIRECT = {"checkpoint": {"gguf"}, "simplify": {"onnxsim"}}
+# their version does not show in the results
+WITHOUT_KEY = {"hydra", "numpy", "omegaconf", "ruamel", "tokenizers", "tqdm", "yaml"}
+
+
+def tree(module: str) -> ast.Module:
+    """The parsed source of pipeline/<module>.py."""
+    return ast.parse((ROOT / "pipeline" / f"{module}.py").read_text())
+
+
+def imports(module: str) -> Iterator[str]:
+    """Dotted names of all that a module imports, wherever the import stands."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def closure(module: str) -> set[str]:
+    """The modules of pipeline/ that one imports, directly or not, and itself."""
+    found: set[str] = set()
+    waiting = {module}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        parts = [dotted.split(".") for dotted in imports(name)]
+        waiting |= {p[1] for p in parts if p[0] == "pipeline" and len(p) > 1 and p[1] in MODULES} - found
+    return found
+
+
+def sections(module: str) -> set[str]:
+    """Config sections read through `section(X)` in a module's closure."""
+    return {
+        node.args[0].id.lower()
+        for name in closure(module)
+        for node in ast.walk(tree(name))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == "section"
+        and isinstance(node.args[0], ast.Name)
+    }
+
+
+def packages(module: str) -> set[str]:
+    """Third-party packages that a module's closure imports."""
+    tops = {dotted.split(".")[0] for name in closure(module) for dotted in imports(name)}
+    return tops - set(sys.stdlib_module_names) - {"pipeline"}
+
+
+def declared(stage: str) -> dict[str, Any]:
+    """A stage's own description, out of its foreach."""
+    description: dict[str, Any] = STAGES[stage]
+    return description.get("do", description)
+
+
+def params(stage: str, file: str | None) -> set[str]:
+    """Keys that a stage declares of one params file; None for params.yaml."""
+    found: set[str] = set()
+    for entry in declared(stage).get("params", []):
+        if isinstance(entry, str) and file is None:
+            found.add(entry)
+        elif isinstance(entry, dict):
+            found |= set(entry.get(file, []))
+    return found
+
+
+def assert_same(stage: str, what: str, found: set[str], wanted: set[str]) -> None:
+    """Fail with what has to be written."""
+    add, remove = sorted(wanted - found), sorted(found - wanted)
+    assert not add + remove, f"dvc.yaml, stage {stage}, {what}: add {add}, remove {remove}"
+
+
+def test_all_stages_are_there() -> None:
+    """Every stage of the design stands in dvc.yaml, in order."""
+    assert tuple(STAGES) == NAMES
+
+
+@pytest.mark.parametrize("stage", NAMES)
+def test_deps_are_the_import_closure(stage: str) -> None:
+    """A stage depends on exactly its inputs and the modules that it imports."""
+    up = "../../" if "wdir" in declared(stage) else ""
+    wanted = INPUTS[stage] | {f"{up}pipeline/{name}.py" for name in closure(stage) | {"__init__"}}
+    assert_same(stage, "deps", set(declared(stage)["deps"]), wanted)
+
+
+@pytest.mark.parametrize("stage", NAMES[2:])
+def test_params_are_the_sections_read(stage: str) -> None:
+    """A stage declares exactly the sections of params.yaml that it reads."""
+    assert_same(stage, "params", params(stage, None), sections(stage))
+
+
+@pytest.mark.parametrize("stage", NAMES[2:])
+def test_toolchain_keys_are_the_packages_used(stage: str) -> None:
+    """A stage declares the version of every package that it uses, and the hardware that it runs on."""
+    used = packages(stage)
+    unknown = used - KEYS.keys() - WITHOUT_KEY
+    assert not unknown, (
+        f"give {sorted(unknown)} a key in pipeline/toolchain.py, or list it in WITHOUT_KEY with a reason"
+    )
+    indirect = {key for name in closure(stage) for key in INDIRECT.get(name, set())}
+    wanted = {KEYS[name] for name in used & KEYS.keys()} | indirect | HARDWARE.get(stage, set())
+    assert_same(stage, "../toolchain.json", params(stage, "../toolchain.json"), wanted)
+
+
+def test_toolchain_knows_the_keys() -> None:
+    """Every key that a stage declares is one that the toolchain stage writes."""
+    written = {"python", "cpu", "gpu", *toolchain.PACKAGES}
+    assert {key for stage in NAMES[2:] for key in params(stage, "../toolchain.json")} <= written
+
+
+def test_a_stage_imports_no_stage() -> None:
+    """Files are the interface between stages, so that one stage's code does not rerun another."""
+    for stage in NAMES:
+        assert not closure(stage) & set(NAMES) - {stage}, stage
+
+
+@pytest.mark.parametrize("stage", NAMES[2:])
+def test_stages_run_in_the_points_folder(stage: str) -> None:
+    """The run cache is keyed relative to wdir, so equal stages of two points share one run."""
+    assert declared(stage)["wdir"] == "artifacts/${key}"
+    assert declared(stage)["cmd"] == f"PYTHONPATH=../.. python -m pipeline.{stage}"
+
+
+def test_dvc_accepts_it() -> None:
+    """DVC itself reads dvc.yaml and finds a stage for each point."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "stage", "list", "--name-only"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert {"toolchain", "compose@smollm2", "bench@smollm2"} <= set(done.stdout.split())
