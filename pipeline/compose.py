@@ -8,18 +8,18 @@ The file is the resolved configuration; later stages read their sections from it
 import sys
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pipeline import config, errors, points, sources
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_text
 from pipeline.layout import PARAMS
-from pipeline.spec import Config
+from pipeline.spec import Model, section
 
 
-def as_yaml(composed: Config) -> str:
+def as_yaml(composed: DictConfig) -> str:
     """The configuration as plain YAML, without the point's name: points that are equal have equal files."""
-    values = OmegaConf.to_container(OmegaConf.structured(composed), enum_to_str=True)
+    values = OmegaConf.to_container(composed, enum_to_str=True)
     assert isinstance(values, dict)
     del values["point"]
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
@@ -34,7 +34,7 @@ def main() -> None:
     composed = config.compose(known[name])
     folder = points.ARTIFACTS / name
     write_text(folder / PARAMS, as_yaml(composed))
-    sources.write_link(composed.model, folder)
+    sources.write_link(section(Model, folder), folder)
 
 
 if __name__ == "__main__":

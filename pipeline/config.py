@@ -33,8 +33,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-def compose(overrides: Sequence[str], conf: Path = CONF) -> Config:
-    """The configuration that `conf` and these overrides declare, resolved and checked.
+def compose(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
+    """The configuration that `conf` and these overrides declare, resolved and checked; its keys are those of Config.
 
     Raises one UserError with all problems found. A model that can change under its name is warned of on stderr.
     """
@@ -50,11 +50,11 @@ def compose(overrides: Sequence[str], conf: Path = CONF) -> Config:
     problems += _resolve(config, mistaken) + rules.check(config, mistaken)
     if problems:
         raise UserError(problems)
-    result = cast(Config, OmegaConf.to_object(config))
-    if result.model.source is Source.hub and not COMMIT.fullmatch(result.model.revision):
-        what = f"model.revision={result.model.revision} of {result.model.id} can move"
+    model = config.model
+    if model.source is Source.hub and not COMMIT.fullmatch(model.revision):
+        what = f"model.revision={model.revision} of {model.id} can move"
         print(f"warning: {what}; give the hash of a commit to pin it", file=sys.stderr)
-    return result
+    return config
 
 
 def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:

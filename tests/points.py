@@ -1,0 +1,40 @@
+"""Points for tests: composed by the real configuration, built by the real stages, in a folder of the test's own."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from pipeline import engine, export, layout, simplify, wrap
+from pipeline.config import compose
+from pipeline.signature import Signature
+from pipeline.sources import write_link
+from pipeline.spec import Model, section
+
+ROOT = Path(__file__).parent.parent
+STAGES = (wrap, export, simplify, engine)
+
+
+def composed(overrides: list[str]) -> dict[str, Any]:
+    """A point's params, as plain values."""
+    params = OmegaConf.to_container(compose(overrides, ROOT / "conf"), resolve=True, enum_to_str=True)
+    assert isinstance(params, dict)
+    return params
+
+
+def write_point(folder: Path, params: dict[str, Any]) -> None:
+    """What the compose stage leaves in a point's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / layout.PARAMS).write_text(yaml.safe_dump(params))
+    write_link(section(Model, folder), folder)
+
+
+def build(folder: Path, overrides: list[str], **sections: dict[str, Any]) -> Signature:
+    """Build a tiny point in `folder` up to its engine; `sections` replace whole sections of its params."""
+    write_point(folder, composed(["experiment=tiny", *overrides]) | sections)
+    for stage in STAGES:
+        with contextlib.chdir(folder):
+            stage.main()
+    return Signature.load(folder / layout.WRAPPED / layout.SIGNATURE)

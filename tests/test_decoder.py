@@ -1,0 +1,96 @@
+"""The wrapper on many architectures: equal to the original, or refused by name."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline import checkpoint, decoder
+from pipeline.cases import catalog
+from pipeline.compare import Truth, run_case
+from pipeline.errors import UserError
+from pipeline.reference import Reference
+from pipeline.run_torch import Torch
+from pipeline.session import axes_bounds
+from pipeline.signature import contract
+from pipeline.spec import Gates, Model, Source
+from pipeline.wrap import trace
+
+SMALL = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+WINDOW = {"sliding_window": 6}
+LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": SMALL,
+    "mistral": SMALL | WINDOW,
+    "qwen2": SMALL,
+    "qwen3": SMALL,
+    "gemma": SMALL,
+    "gemma2": SMALL | WINDOW | LAYERS | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": SMALL | WINDOW | LAYERS,
+    "phi3": SMALL | {"max_position_embeddings": 256, "original_max_position_embeddings": 256},
+    "granite": SMALL | {"logits_scaling": 4.0, "attention_multiplier": 0.2, "residual_multiplier": 0.7},
+    "olmo2": SMALL,
+    "stablelm": SMALL,
+    "starcoder2": SMALL | WINDOW,
+    "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "initializer_range": 0.3},
+    "gpt_neox": SMALL,
+    "opt": SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
+}
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "mamba": ({"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2}, "cache"),
+    "bloom": ({"vocab_size": 128, "hidden_size": 32, "n_layer": 2, "n_head": 4}, "AttentionInterface"),
+    "gpt_oss": (SMALL | LAYERS | {"num_local_experts": 4}, "s_aux"),
+}
+GATES = Gates(logits_max_abs=2e-4, kl=1e-7, cache_max_abs=2e-4, greedy_agreement=1.0)
+AXES = {"batch": 4, "sequence": 32}
+CACHE = 64
+
+
+@pytest.mark.parametrize("logits", ["last", "all"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_traced_wrapper_equals_the_original(architecture: str, logits: str) -> None:
+    """Every case of verify on the exported program, sliding windows and soft-capping included."""
+    model = Model(source=Source.random, architecture=architecture, config=ARCHITECTURES[architecture])
+    original, other = (checkpoint.load(model, None) for _ in range(2))
+    layers = decoder.cache_shapes(original, CACHE)
+    signature = contract(layers, 128, "fp32", logits, AXES)
+    program = trace(decoder.Decoder(other, logits).eval(), signature)
+    runtime = Torch(program, signature, axes_bounds(signature))
+    truth = Truth(Reference(original), signature, seed=0)
+    cases = catalog(runtime.bounds, CACHE)
+    assert len(cases) == 13
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
+    assert not failures
+
+
+@pytest.mark.parametrize("architecture", REFUSED)
+def test_unfit_architectures_are_refused(architecture: str) -> None:
+    """A model without a static cache of keys and values is an error that says what is missing."""
+    config, why = REFUSED[architecture]
+    original = checkpoint.load(Model(source=Source.random, architecture=architecture, config=config), None)
+    with pytest.raises(UserError, match=why):
+        layers = decoder.cache_shapes(original, CACHE)
+        trace(decoder.Decoder(original, "last"), contract(layers, 128, "fp32", "last", AXES))
+
+
+def test_logits_at_padding_are_zero() -> None:
+    """With logits "all", what stands at padded positions is exactly 0."""
+    model = checkpoint.load(Model(source=Source.random, architecture="llama", config=SMALL), None)
+    past = [torch.zeros(2, *shape) for layer in decoder.cache_shapes(model, CACHE) for shape in layer]
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    with torch.no_grad():
+        wrapped = decoder.Decoder(model, "all")
+        ids = torch.ones(2, 3, dtype=torch.int64)
+        logits, _ = wrapped(ids, mask, torch.arange(3).expand(2, 3), torch.zeros(2, dtype=torch.int64), past)
+    assert (logits[1, 1:] == 0).all()
+    assert (logits[1, 0] != 0).any()

@@ -1,0 +1,119 @@
+"""Generation on the tiny engine, which has no tokenizer; text is tested on the real model in test_smollm2.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import checkpoint, layout
+from pipeline.errors import UserError
+from pipeline.generate import Generator, Request, parse
+from pipeline.reference import Reference
+from pipeline.sampling import Sampling
+from pipeline.signature import Signature
+from pipeline.spec import Model, section
+from tests.points import ROOT
+
+PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
+
+
+@pytest.fixture(scope="module")
+def generator(tiny: tuple[Path, Signature]) -> Generator:
+    """The tiny engine."""
+    return Generator.load(tiny[0] / layout.ENGINE)
+
+
+def rows(generator: Generator, prompts: list[list[int]], new: int, sampling: Sampling | None = None) -> list[list[int]]:
+    """The new tokens of each row."""
+    steps = list(generator.tokens(prompts, new, sampling or Sampling()))
+    return [[t for t in row if t is not None] for row in zip(*steps, strict=True)]
+
+
+def test_greedy_equals_the_original_in_a_ragged_batch(generator: Generator, tiny: tuple[Path, Signature]) -> None:
+    """20 tokens for prompts of 10, 2 and 4: what the original model says, and what each row says by itself."""
+    original = Reference(checkpoint.load(section(Model, tiny[0]), None))
+    generator.stop = frozenset()
+    together = rows(generator, PROMPTS, 20)
+    for prompt, new in zip(PROMPTS, together, strict=True):
+        assert original.greedy([*prompt, *new[:-1]], 20).tolist() == new
+        assert rows(generator, [prompt], 20) == [new]
+
+
+def test_a_stop_token_ends_its_row_alone(generator: Generator) -> None:
+    """The row that meets it first yields None from then on; the others go on unchanged."""
+    generator.stop = frozenset()
+    free = rows(generator, PROMPTS, 12)
+    generator.stop = frozenset({free[0][3]})
+    stopped = rows(generator, PROMPTS, 12)
+    for before, after in zip(free, stopped, strict=True):
+        end = before.index(free[0][3]) if free[0][3] in before else len(before)
+        assert after == before[:end]
+
+
+def test_sampling_is_repeatable_by_its_seed(generator: Generator) -> None:
+    """The same seed gives the same text, another one another."""
+    generator.stop = frozenset()
+    first, again, other = (rows(generator, PROMPTS, 16, Sampling(2.0, seed=s)) for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_the_cache_can_be_filled_to_its_last_slot(generator: Generator) -> None:
+    """A prompt of 30 and 35 new tokens use all 64 slots: the last token is not fed back."""
+    generator.stop = frozenset()
+    assert len(rows(generator, [list(range(30))], 35)[0]) == 35
+
+
+@pytest.mark.parametrize(
+    ("prompts", "new", "where", "message"),
+    [
+        ([[]], 5, "prompt", "prompt 0 is empty"),
+        ([list(range(33))], 5, "profile", "was not built for batch 1 x sequence 33"),
+        ([[1]] * 5, 5, "profile", "was not built for batch 5"),
+        ([list(range(30))], 36, "cache.size", "prompt 0 of 30 tokens and 36 new ones do not fit the cache of 64"),
+        ([[1]], 0, "max_new_tokens", "max_new_tokens is 0"),
+    ],
+)
+def test_impossible_requests_are_refused_before_anything_runs(
+    generator: Generator, prompts: list[list[int]], new: int, where: str, message: str
+) -> None:
+    """Already when asked, not at the first token."""
+    with pytest.raises(UserError, match=message) as caught:
+        generator.tokens(prompts, new)
+    assert where in caught.value.problems[0].where
+
+
+def test_arguments_are_taken_as_they_stand() -> None:
+    """Quotes, colons, commas and braces in a prompt mean nothing to the parser."""
+    request = parse(["point=p", "prompt=What: {is, this}='x'?", "max_new_tokens=3", "chat=false", "top_p=0.5"])
+    assert request == Request("p", "What: {is, this}='x'?", 3, chat=False, top_p=0.5)
+
+
+def test_all_wrong_arguments_are_named_at_once() -> None:
+    """Unknown, ill-typed and missing ones."""
+    with pytest.raises(UserError) as caught:
+        parse(["colour=red", "top_k=many", "prompt"])
+    assert [p.where for p in caught.value.problems] == ["colour", "top_k", "prompt", "point", "prompt"]
+
+
+def test_a_missing_engine_says_how_to_get_one(tmp_path: Path) -> None:
+    """As a command: exit code 1, the problem on stderr, no traceback, nothing on stdout."""
+    command = [sys.executable, "-m", "pipeline.generate", "point=nothing", "prompt=hello"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "dvc checkout" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_random_weights_answer_tokens_only(generator: Generator) -> None:
+    """Text of a model without a tokenizer is refused."""
+    with pytest.raises(UserError, match="no tokenizer"):
+        generator.stream("hello")
+
+
+def test_tokens_are_within_the_vocabulary(generator: Generator) -> None:
+    """Sampled at a high temperature, every token is one of the 256."""
+    generator.stop = frozenset()
+    new = rows(generator, PROMPTS, 20, Sampling(50.0))
+    assert (np.array(new) < 256).all()

@@ -1,0 +1,44 @@
+"""The cache is written in place: one buffer on both sides, and nothing that ONNX Runtime would copy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline import layout
+from pipeline.run_onnxruntime import OnnxRuntime
+from pipeline.session import axes_bounds
+from pipeline.signature import Signature
+
+
+def test_past_and_present_are_one_buffer(tiny: tuple[Path, Signature], capfd: pytest.CaptureFixture[str]) -> None:
+    """KV bytes copied per step: 0. The outputs are the session's own arrays, and ONNX Runtime's log is silent
+    (it warns of each TensorScatter whose past and present lie apart, as the last lines show)."""
+    folder, signature = tiny
+    runtime = OnnxRuntime(folder / layout.SIMPLIFIED / layout.MODEL, signature, axes_bounds(signature))
+    session = runtime.session(2)
+    addresses = [cache.ctypes.data for cache in session.caches]
+    for tokens in ([[1, 2, 3], [4]], [[5], [6]], [[7, 8], [9, 10]]):
+        session.step(tokens)
+    assert [cache.ctypes.data for cache in session.caches] == addresses
+    outputs = dict(zip([o.name for o in runtime.inference.get_outputs()], session._binding.get_outputs(), strict=True))
+    assert [outputs[name].data_ptr() for name in signature.aliases] == addresses
+    assert all((cache[0, :, :6] != 0).any() and (cache[:, :, 6:] == 0).all() for cache in session.caches)
+    assert capfd.readouterr().err == ""
+    feeds = {t.name: np.ones(t.sized(batch=2, sequence=1), t.dtype) for t in signature.inputs}
+    runtime.inference.run(None, feeds)
+    assert "TensorScatter" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("optimization", ["none", "basic", "extended"])
+def test_every_optimization_level_gives_the_same(tiny: tuple[Path, Signature], optimization: str) -> None:
+    """ONNX Runtime's fusions change the speed, not the answer."""
+    folder, signature = tiny
+    model = folder / layout.SIMPLIFIED / layout.MODEL
+    steps = ([[1, 2, 3], [4, 5]], [[6], [7]])
+    results = []
+    for level in (optimization, "all"):
+        runtime = OnnxRuntime(model, signature, axes_bounds(signature), optimization=level, threads=1)
+        session = runtime.session(2)
+        results.append([session.step(tokens) for tokens in steps])
+    np.testing.assert_allclose(results[0], results[1], atol=1e-5)
