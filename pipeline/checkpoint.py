@@ -23,7 +23,7 @@ def load(model: Model, link: Path) -> PreTrainedModel:
         with torch.random.fork_rng():
             torch.manual_seed(model.seed)
             config = AutoConfig.for_model(model.architecture, **model.config)
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+            return _all_random(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
     where, options = _location(model, link)
     if model.source is Source.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)  # the weights as fp32, on the file's own grid
@@ -33,6 +33,16 @@ def load(model: Model, link: Path) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options).eval()
     except (OSError, ValueError) as error:
         raise _unloadable(model, "model", error) from error
+
+
+def _all_random(model: PreTrainedModel) -> PreTrainedModel:
+    """Make initial ones and zeros (norms, biases) random too: graph passes fold them away, and what is planned or
+    tested would not be the graph of a trained model."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if (parameter == parameter.flatten()[0]).all():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
 
 
 def load_tokenizer(model: Model, link: Path) -> Tokenizer | None:

@@ -65,7 +65,7 @@ def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
         for text in overrides:
             choices.append([text])
             try:
-                override = parser.parse_override(text)
+                (override,) = parser.parse_overrides([text])  # this one gives glob(...) the groups to look into
             except HydraException:
                 continue
             if override.is_discrete_sweep():

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline import layout, stage
 from pipeline.errors import Problem, UserError
-from pipeline.files import link, replacing_folder, write_json
+from pipeline.files import replacing_folder, write_json
 from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile, section
@@ -24,7 +24,7 @@ NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.SIGNATURE}
 def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out: Path) -> None:
     """Write the engine folder `out` and load it once, so that an engine which does not load fails here."""
     for name in (layout.MODEL, layout.DATA):
-        link(simplified / name, out / name)
+        shutil.copyfile(simplified / name, out / name)
     for file in wrapped.iterdir():
         if file.name not in NOT_OF_THE_ENGINE:
             shutil.copy2(file, out / file.name)

@@ -1,7 +1,6 @@
 """Outputs are written aside and renamed, so that a killed run never leaves half of one under its own name."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,14 +55,3 @@ def write_text(target: Path, text: str) -> None:
 def write_json(target: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; refuses NaN and infinity, which are not JSON."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def link(source: Path, target: Path) -> None:
-    """Give `source`'s bytes a second name: a hard link where the file system can, else a copy.
-
-    Safe because no stage writes into a finished file.
-    """
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

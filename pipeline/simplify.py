@@ -6,7 +6,9 @@ bytes are untouched, simplified/ shares the data file of onnx/, and memory does 
 When onnxsim crashes or passes a limit, the graph goes on as it is; simplify.json says which, and why.
 """
 
+import difflib
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,7 +18,8 @@ from pathlib import Path
 import onnx
 
 from pipeline import layout, stage
-from pipeline.files import link, replacing_folder, write_json
+from pipeline.errors import Problem, UserError
+from pipeline.files import replacing_folder, write_json
 from pipeline.spec import Simplify, section
 
 
@@ -38,6 +41,19 @@ def attach_weights(model: onnx.ModelProto, weights: list[onnx.TensorProto]) -> N
     model.graph.input.extend(inputs)
     used = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(t for t in weights if t.name in used)
+
+
+def check_passes(names: list[str]) -> None:
+    """Raise UserError for names that are no pass of onnxsim, which would take them without a word."""
+    if not names:
+        return
+    command = [sys.executable, "-m", "onnxsim", "--list-default-optimizers"]
+    passes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    unknown = [name for name in names if name not in passes]
+    if unknown:
+        near = {match for name in unknown for match in difflib.get_close_matches(name, passes)}
+        fix = f"choose from: {', '.join(sorted(near or passes))}"
+        raise UserError(Problem(f"onnxsim has no pass {', '.join(unknown)}", "simplify.skip", fix))
 
 
 def onnxsim(source: Path, target: Path, options: Simplify) -> str | None:
@@ -77,6 +93,7 @@ def simplify(model: onnx.ModelProto, options: Simplify) -> tuple[onnx.ModelProto
     """The simplified model and None, or the model as it was and the reason. Weights stay references to the file."""
     if not options.enabled:
         return model, "simplify.enabled is false"
+    check_passes(options.skip)
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     weights = detach_weights(bare)
@@ -109,7 +126,7 @@ def main() -> None:
     nodes = {"before": sum(before.values()), "after": sum(after.values())}
     with replacing_folder(Path(layout.SIMPLIFIED)) as out:
         onnx.save(simplified, out / layout.MODEL)
-        link(source / layout.DATA, out / layout.DATA)
+        shutil.copyfile(source / layout.DATA, out / layout.DATA)  # onnx refuses to load data by a hard link
         changes = {op: after.get(op, 0) - before.get(op, 0) for op in sorted({*before, *after})}
         report = {
             "simplified": reason is None,

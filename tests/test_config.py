@@ -237,10 +237,10 @@ def test_mistakes_in_a_users_file_name_file_and_key(repository: Path) -> None:
     [
         ("batch: [1\n", "conf/axes/mine.yaml:2", "not YAML"),
         ("batch: 1\nbatch: 2\n", "conf/axes/mine.yaml:2", "not YAML"),
-        ("batch: 1\n", "axes.sequence", "no value"),
+        ("batch: 8\n", "axes.sequence", "no value"),
         ("defaults: [nope]\nbatch: 1\nsequence: 1\n", "conf/axes/mine.yaml", "axes/nope"),
-        ("batch: ${nope}\nsequence: 16\n", "axes.batch", "'nope' not found"),
-        ("just a text\n", "conf", "mine.yaml"),
+        ("batch: ${nope}\nsequence: 512\n", "axes.batch", "'nope' not found"),
+        ("- batch\n", "conf/axes/mine.yaml: axes", "batch, sequence"),
     ],
 )
 def test_a_users_file_of_another_form(repository: Path, text: str, where: str, says: str) -> None:
@@ -324,7 +324,12 @@ def test_a_sweep_expands_to_its_jobs() -> None:
         ["precision=fp16", "cache.size=1", "a b"],
         ["precision=fp16", "cache.size=2", "a b"],
     ]
-    assert [job[0] for job in config.expand(["cache=glob(?k)"], CONF)] == ["cache=1k", "cache=2k", "cache=4k", "cache=8k"]
+    assert [job[0] for job in config.expand(["cache=glob(?k)"], CONF)] == [
+        "cache=1k",
+        "cache=2k",
+        "cache=4k",
+        "cache=8k",
+    ]
 
 
 def test_composing_imports_nothing_heavy() -> None:

@@ -113,7 +113,7 @@ def test_random_weights_answer_tokens_only(generator: Generator) -> None:
 
 
 def test_tokens_are_within_the_vocabulary(generator: Generator) -> None:
-    """Sampled at a high temperature, every token is one of the 256."""
+    """Sampled at a high temperature, every token is one of the 512."""
     generator.stop = frozenset()
     new = rows(generator, PROMPTS, 20, Sampling(50.0))
-    assert (np.array(new) < 256).all()
+    assert (np.array(new) < 512).all()

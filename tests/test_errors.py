@@ -1,0 +1,46 @@
+"""pipeline.errors: what a user sees of a mistake."""
+
+import subprocess
+import sys
+
+import pytest
+
+from pipeline import errors
+from pipeline.errors import Problem, UserError
+from tests.repository import ROOT
+
+ONE = Problem("it is wrong", "some.key", "put it right")
+TWO = Problem("so is this", "other.key", "and this")
+
+
+def test_a_problem_says_what_where_and_how() -> None:
+    """Three lines, the same for every problem."""
+    assert str(ONE) == "error: it is wrong\n  where: some.key\n  mend:  put it right"
+
+
+def test_an_error_carries_all_problems() -> None:
+    """One problem or many, in order."""
+    assert UserError(ONE).problems == (ONE,)
+    assert UserError(problem for problem in (ONE, TWO)).problems == (ONE, TWO)
+    assert str(UserError([ONE, TWO])) == f"{ONE}\n{TWO}"
+
+
+def test_run_prints_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """A user's mistake goes to stderr, and the exit code is 1."""
+
+    def main() -> None:
+        raise UserError([ONE, TWO])
+
+    with pytest.raises(SystemExit) as end:
+        errors.run(main)
+    assert end.value.code == 1
+    assert capsys.readouterr() == ("", f"{ONE}\n{TWO}\n")
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    """What is no user's mistake must not look like one."""
+    code = "from pipeline import errors; errors.run(lambda: 1 / 0)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ZeroDivisionError" in done.stderr

@@ -1,0 +1,62 @@
+"""The portable graph itself: standard operators, the contract's interface, and equal to PyTorch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from pipeline import layout
+from pipeline.contract import onnx_findings
+from pipeline.run_torch import Torch
+from pipeline.session import axes_bounds
+from pipeline.signature import Signature
+
+GRAPHS = [layout.ONNX, layout.SIMPLIFIED]
+
+
+@pytest.mark.parametrize("artifact", GRAPHS)
+def test_graph_keeps_the_contract(tiny: tuple[Path, Signature], artifact: str) -> None:
+    """No finding of ours, none of onnx's full check, opset 24, no domain but the standard one."""
+    folder, signature = tiny
+    path = folder / artifact / layout.MODEL
+    model = onnx.load(path)
+    onnx.checker.check_model(path, full_check=True)
+    assert onnx_findings(model, signature) == []
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 24)]
+    assert sorted(p.name for p in path.parent.iterdir() if p.suffix != ".json") == [layout.MODEL, layout.DATA]
+
+
+@pytest.mark.parametrize("artifact", GRAPHS)
+def test_reference_evaluator_agrees_with_pytorch(tiny: tuple[Path, Signature], artifact: str) -> None:
+    """onnx's own evaluator, on a ragged prefill and a chunk after it, gives the wrapped program's logits and cache."""
+    folder, signature = tiny
+    evaluator = ReferenceEvaluator(onnx.load(folder / artifact / layout.MODEL))
+    runtime = Torch.load(folder / layout.WRAPPED / layout.PROGRAM, signature, axes_bounds(signature))
+    session = runtime.session(2)
+    caches = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in signature.caches}
+    used = np.zeros(2, np.int64)
+    for tokens in ([[1, 2, 3, 4], [5, 6]], [[7, 8], [9, 10]]):
+        want = session.step(tokens)
+        ids, mask = np.zeros((2, len(tokens[0])), np.int64), np.zeros((2, len(tokens[0])), np.int64)
+        for row, new in enumerate(tokens):
+            ids[row, : len(new)], mask[row, : len(new)] = new, 1
+        positions = used[:, None] + np.arange(ids.shape[1])
+        feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "cache_position": used, **caches}
+        names = [t.name for t in signature.outputs]
+        results = dict(zip(names, evaluator.run(names, feeds), strict=True))
+        np.testing.assert_allclose(results["logits"], want, atol=1e-4)
+        caches = {past: results[new] for new, past in signature.aliases.items()}
+        for got, cache in zip(caches.values(), session.caches, strict=True):
+            np.testing.assert_allclose(got, cache, atol=1e-5)
+        used = used + mask.sum(1)
+
+
+def test_nodes_know_their_module_and_no_path(tiny: tuple[Path, Signature]) -> None:
+    """Metadata names the module that a node came from; no trace of the machine that exported it is left."""
+    path = tiny[0] / layout.ONNX / layout.MODEL
+    modules = {p.value for n in onnx.load(path).graph.node for p in n.metadata_props if p.key == "module"}
+    assert "model.layers.1.self_attn" in modules
+    assert str(Path.home()).encode() not in path.read_bytes()
+    assert b".py" not in path.read_bytes()

@@ -1,0 +1,160 @@
+"""The front door, as a process of its own: python -m pipeline. DVC's part is cut short by a dvc.yaml of the test."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline import points
+from tests.repository import PARAMS, ROOT, make
+
+# Stages of the same names that are done at once.
+DVC_YAML = """\
+stages:
+  verify:
+    foreach: ${points}
+    do:
+      cmd: python stage.py ${key} accuracy.json
+      outs:
+        - artifacts/${key}/accuracy.json:
+            cache: false
+  bench:
+    foreach: ${points}
+    do:
+      cmd: python stage.py ${key} bench.json
+      deps:
+        - artifacts/${key}/accuracy.json
+      outs:
+        - artifacts/${key}/bench.json:
+            cache: false
+"""
+# What they run: it writes the report, and which python ran it; the point called bad fails.
+STAGE = """\
+import json, pathlib, sys
+point, file = sys.argv[1:]
+folder = pathlib.Path("artifacts", point)
+folder.mkdir(parents=True, exist_ok=True)
+if point == "bad":
+    sys.exit(1)
+(folder / "python").write_text(sys.executable)
+(folder / file).write_text(json.dumps({"accuracy.json": {"passed": True}, "bench.json": {"decode_tok_s": 12.5}}[file]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with those stages, as the working folder."""
+    make(tmp_path)
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    (tmp_path / "stage.py").write_text(STAGE)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the front door in the working folder, with a PATH that has no python of ours first."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-m", "pipeline", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+def files() -> set[str]:
+    """All files in the working folder outside .dvc."""
+    return {str(path) for path in Path().rglob("*") if path.is_file() and path.parts[0] not in (".dvc", "conf")}
+
+
+def test_mistakes_end_it_with_1_before_anything_happens() -> None:
+    """Every mistake is shown, without a traceback, and no file is written."""
+    before = files()
+    done = run("model=nope", "cache.size=0", "point=a.b")
+    assert done.returncode == 1
+    assert done.stderr.count("error: ") == 3
+    assert done.stdout == ""
+    assert files() == before
+    assert points.FILE.read_text() == PARAMS
+
+
+def test_a_sweep_is_checked_before_its_first_job() -> None:
+    """The mistakes of all jobs come together, and one that all jobs share comes once."""
+    done = run("-m", "experiment=tiny", "cache.size=0,64,32,nope", "export.opset=3", "bench.repeats=1")
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == [
+        "error: cache.size is 0",
+        "error: export.opset=3 is not supported",
+        "error: cache.size cannot be 'nope'",
+    ]
+    assert points.FILE.read_text() == PARAMS
+
+
+def test_two_jobs_with_one_name_are_refused() -> None:
+    """A name given to a sweep would make its jobs overwrite each other."""
+    done = run("-m", "experiment=tiny", "cache.size=64,128", "point=same")
+    assert done.returncode == 1
+    assert "two jobs would both build the point same" in done.stderr
+
+
+def test_a_taken_name_is_refused() -> None:
+    """A derived name that stands for something else is no silent redefinition."""
+    points.record("tiny", ["model=tiny_llama"])
+    done = run("experiment=tiny")
+    assert done.returncode == 1
+    assert "the point tiny exists, with other overrides: model=tiny_llama" in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["-cd", "--config-name=x", "--nope"])
+def test_flags_that_lead_past_conf_are_refused(flag: str) -> None:
+    """DVC composes from conf/ again, so Hydra's flags for other folders would not last."""
+    done = run(flag, "experiment=tiny")
+    assert done.returncode == 1
+    assert "cannot be used here" in done.stderr
+
+
+def test_help_and_cfg_show_and_build_nothing() -> None:
+    """--help lists the groups, --cfg the configuration; neither builds."""
+    before = files()
+    done = run("--help")
+    assert done.returncode == 0
+    assert "precision: bf16, fp16, fp32" in done.stdout
+    assert "initializer_range: 0.2" in run("--cfg", "job", "experiment=tiny").stdout
+    assert files() == before
+
+
+def test_a_job_records_its_point_and_builds_it() -> None:
+    """One run adds the point, builds it with this very interpreter, and sums up; nothing else is left behind."""
+    before = files()
+    done = run("experiment=tiny")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "tiny: verified, decode 12.5 tokens/s"
+    assert points.read()["tiny"] == ["experiment=tiny"]
+    made = {f"artifacts/tiny/{name}" for name in ("python", "accuracy.json", "bench.json")}
+    assert files() - before == made | {"dvc.lock"}
+    assert Path("artifacts/tiny/python").read_text() == sys.executable
+
+
+def test_a_failed_job_does_not_end_its_sweep() -> None:
+    """The other jobs are built, the failed one is named, and the exit code is 1."""
+    points.record("bad", ["experiment=tiny", "precision=fp32"])
+    done = run("-m", "experiment=tiny", "precision=fp32,fp16")
+    assert done.returncode == 1
+    assert "error: the point bad was not built" in done.stderr
+    assert done.stdout.splitlines()[-2:] == ["bad: FAILED", "tiny-fp16: verified, decode 12.5 tokens/s"]
+
+
+def test_parallel_launchers_take_turns() -> None:
+    """While another holds the build lock, a job waits."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with points.locked("kvforge.lock"):
+        job = subprocess.Popen([sys.executable, "-m", "pipeline", "experiment=tiny"], env=environment)
+        deadline = time.monotonic() + 60
+        while "tiny" not in points.read() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        assert job.poll() is None
+        assert not Path("artifacts").exists()
+    assert job.wait(60) == 0

@@ -1,0 +1,65 @@
+"""onnxsim's failures are survived and told; its success keeps interface and weights."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from pipeline import layout
+from pipeline.errors import UserError
+from pipeline.signature import Signature
+from pipeline.simplify import attach_weights, counts, detach_weights, simplify
+from pipeline.spec import Simplify
+
+LIMITS = {"memory_gb": 8.0, "timeout_s": 300.0}
+
+
+@pytest.fixture
+def model(tiny: tuple[Path, Signature]) -> onnx.ModelProto:
+    """The exported graph, its weights left in their file."""
+    return onnx.load(tiny[0] / layout.ONNX / layout.MODEL, load_external_data=False)
+
+
+def test_patterns_become_single_nodes(model: onnx.ModelProto) -> None:
+    """RMS normalization (2 a layer and 1) and rotary embedding (2 a layer) are recognised, weights stay references."""
+    simplified, reason = simplify(model, Simplify(enabled=True, **LIMITS))
+    after = counts(simplified)
+    assert reason is None
+    assert (after["RMSNormalization"], after["RotaryEmbedding"]) == (5, 4)
+    assert (after["Attention"], after["TensorScatter"]) == (2, 4)
+    weights = [t for t in simplified.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
+    assert {t.name for t in weights} == {t.name for t in detach_weights(model)}
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (Simplify(enabled=False, **LIMITS), "simplify.enabled is false"),
+        (Simplify(enabled=True, memory_gb=0.2, timeout_s=300.0), "simplify.memory_gb=0.2"),
+        (Simplify(enabled=True, memory_gb=8.0, timeout_s=0.05), "simplify.timeout_s=0.05"),
+    ],
+)
+def test_a_failure_leaves_the_graph_as_it_is(model: onnx.ModelProto, options: Simplify, why: str) -> None:
+    """A real crash, a passed memory limit, a passed time limit: the reason is kept, the graph goes on."""
+    before = model.SerializeToString(deterministic=True)
+    simplified, reason = simplify(model, options)
+    assert reason is not None
+    assert why in reason
+    assert simplified.SerializeToString(deterministic=True) == before
+
+
+def test_an_unknown_pass_is_named(model: onnx.ModelProto) -> None:
+    """onnxsim itself would ignore it."""
+    with pytest.raises(UserError, match=r"no pass fuse_bn_into_cow(.|\n)*fuse_bn_into_conv"):
+        simplify(model, Simplify(enabled=True, skip=["fuse_bn_into_cow"], **LIMITS))
+
+
+def test_weights_come_back_as_they_were(model: onnx.ModelProto) -> None:
+    """Detaching and attaching again restores inputs and initializers."""
+    inputs, initializers = [i.name for i in model.graph.input], {t.name for t in model.graph.initializer}
+    weights = detach_weights(model)
+    assert weights
+    assert not {t.name for t in weights} & {t.name for t in model.graph.initializer}
+    attach_weights(model, weights)
+    assert [i.name for i in model.graph.input] == inputs
+    assert {t.name for t in model.graph.initializer} == initializers

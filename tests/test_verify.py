@@ -1,0 +1,169 @@
+"""The proof must be able to fail: real damage in each artifact is caught, and named."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from pipeline import checkpoint, decoder, layout
+from pipeline.compare import Result, Truth
+from pipeline.reference import Reference
+from pipeline.signature import Signature
+from pipeline.spec import Cache, Model, Verify, section
+from pipeline.verify import ARTIFACTS, open_artifact, problems, tokenized, verify_artifact, worst
+from tests.points import ROOT
+
+
+@pytest.fixture(scope="module")
+def truth(tiny: tuple[Path, Signature]) -> Truth:
+    """The original's answers, shared by all tests here."""
+    folder, signature = tiny
+    return Truth(Reference(checkpoint.load(section(Model, folder), folder)), signature, seed=0)
+
+
+def run(name: str, folder: Path, truth: Truth) -> dict[str, Result]:
+    """One artifact's results."""
+    signature, options = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE), section(Verify, folder)
+    return verify_artifact(name, folder, signature, truth, tokenized(options.prompts, folder, signature, 0), options)
+
+
+@pytest.mark.parametrize("artifact", ARTIFACTS)
+def test_sound_artifacts_pass(tiny: tuple[Path, Signature], truth: Truth, artifact: str) -> None:
+    """Contract, 13 cases and 4 greedy batches, and the figures are those of rounding."""
+    results = run(artifact, tiny[0], truth)
+    assert problems({artifact: results}) == []
+    assert len(results) == 18
+    figures = worst(results)
+    assert 0 < figures["logits_max_abs"] < 1e-4
+    assert 0 < figures["cache_max_abs"] < 1e-4
+    assert figures["kl"] < 1e-8
+    assert figures["greedy_agreement"] == 1
+
+
+def frozen_batch_axis(model: onnx.ModelProto) -> None:
+    """The batch of every input and output becomes the number 1."""
+    for value in [*model.graph.input, *model.graph.output]:
+        value.type.tensor_type.shape.dim[0].Clear()
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def off_by_one_cache_position(model: onnx.ModelProto) -> None:
+    """Everything is written one slot too far."""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.int64), "one"))
+    for node in model.graph.node:
+        if node.op_type == "TensorScatter":
+            node.input[2] = "moved"
+    model.graph.node.insert(0, onnx.helper.make_node("Add", ["cache_position", "one"], ["moved"]))
+
+
+def dropped_causal_offset(model: onnx.ModelProto) -> None:
+    """Attention loses its lengths, as in TensorRT's parser: new token i sees the first i + 1 slots."""
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            del node.input[3:]
+
+
+def changed_weight(model: onnx.ModelProto) -> None:
+    """One value of one matrix in the last layer, by 0.05."""
+    matrices = [t for t in model.graph.initializer if "layers.1.mlp.down_proj" in t.name]
+    values = onnx.numpy_helper.to_array(matrices[0]).copy()
+    values[3, 5] += 0.05
+    matrices[0].CopyFrom(onnx.numpy_helper.from_array(values, matrices[0].name))
+
+
+def swapped_key_and_value(model: onnx.ModelProto) -> None:
+    """The last layer's present key comes out under the value's name, and the other way round."""
+    swap = {"present.1.key": "present.1.value", "present.1.value": "present.1.key"}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [swap.get(name, name) for name in names]
+
+
+DAMAGES: dict[Callable[[onnx.ModelProto], None], tuple[set[str], str]] = {
+    # damage -> the cases that must fail at least, and what their failures must name
+    frozen_batch_axis: ({"contract", "ragged prefill", "largest batch"}, "input_ids is [1, sequence]"),
+    off_by_one_cache_position: ({"one token", "decode", "last slot", "non-zero start"}, "past_key_values.0.key, row 0"),
+    dropped_causal_offset: ({"decode", "chunked prefill", "non-zero start", "ragged chunks"}, "logits, step 1, row 0"),
+    changed_weight: ({"prefill", "decode", "last slot", "ragged chunks"}, "logits, step 0, row 0"),
+    swapped_key_and_value: ({"prefill", "decode", "last slot"}, "past_key_values.1."),
+}
+
+
+@pytest.mark.parametrize("artifact", [layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_damage_is_caught_and_named(
+    tiny_copy: Callable[[], Path], truth: Truth, artifact: str, damage: Callable[[onnx.ModelProto], None]
+) -> None:
+    """The damaged artifact fails in the cases that the damage touches, with the tensor's name in the failure."""
+    folder = tiny_copy()
+    path = folder / artifact / layout.MODEL
+    model = onnx.load(path)
+    damage(model)
+    onnx.save(model, path)
+    failed = {case: result.failures for case, result in run(artifact, folder, truth).items() if result.failures}
+    cases, named = DAMAGES[damage]
+    assert cases <= failed.keys()
+    assert any(named in failure for failures in failed.values() for failure in failures)
+
+
+def test_structure_alone_tells_a_lost_offset_and_a_lost_alias(tiny_copy: Callable[[], Path]) -> None:
+    """What the numbers show, the contract's inspection of a portable graph names by node and by output."""
+    folder = tiny_copy()
+    signature = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE)
+    path = folder / layout.ONNX / layout.MODEL
+    model = onnx.load(path)
+    dropped_causal_offset(model)
+    swapped_key_and_value(model)
+    onnx.save(model, path)
+    findings: list[str] = []
+    open_artifact(layout.ONNX, folder, signature, findings)
+    assert sum("is_causal=1, lengths=False, mask=False" in finding for finding in findings) == 2
+    assert sum("not a TensorScatter into past_key_values.1" in finding for finding in findings) == 2
+
+
+def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+    """The wrapped artifact too: its batch frozen at 2 and one weight changed."""
+    folder = tiny_copy()
+    signature = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE)
+    model = checkpoint.load(section(Model, folder), folder)
+    decoder.cache_shapes(model, section(Cache, folder).size)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[3, 5] += 0.05
+    tokens = {t.name: torch.ones(t.sized(batch=2, sequence=3), dtype=getattr(torch, t.dtype)) for t in signature.inputs}
+    first, past = list(tokens.values())[:4], list(tokens.values())[4:]
+    sequence = torch.export.Dim("sequence", min=1, max=32)
+    shapes = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
+    program = torch.export.export(
+        decoder.Decoder(model, "last"), (*first, past), dynamic_shapes=shapes, strict=False
+    )
+    torch.export.save(program, folder / layout.WRAPPED / layout.PROGRAM)
+    failed = {c: r.failures for c, r in run(layout.WRAPPED, folder, truth).items() if r.failures}
+    assert any("input_ids is [2, sequence], declared is [batch, sequence]" in f for f in failed["contract"])
+    assert any("logits" in f for f in failed["an idle row"])
+
+
+def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:
+    """As a command: exit code 1, a report with passed false, artifact, case and tensor named, no traceback; and a
+    file that is no model at all is a failure of its artifact, not a crash."""
+    folder = tiny_copy()
+    path = folder / layout.SIMPLIFIED / layout.MODEL
+    model = onnx.load(path)
+    changed_weight(model)
+    onnx.save(model, path)
+    (folder / layout.ONNX / layout.MODEL).write_bytes(b"no model")
+    command = [sys.executable, "-m", "pipeline.verify"]
+    done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "where: artifact simplified, case prefill" in done.stderr
+    report = json.loads((folder / layout.VERIFY).read_text())
+    assert not report["passed"]
+    passed = {name: all(c["passed"] for c in cases.values()) for name, cases in report["artifacts"].items()}
+    assert passed == {"wrapped": True, "onnx": False, "simplified": False, "engine": True}
+    assert json.loads((folder / layout.ACCURACY).read_text())["engine"]["greedy_agreement"] == 1
