@@ -1,0 +1,36 @@
+"""The catalog covers what the proof promises, whatever the sizes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.cases import Case, catalog
+
+DEFAULT = {"prefill": {"batch": (1, 8), "sequence": (1, 512)}, "decode": {"batch": (1, 8), "sequence": (1, 1)}}
+
+
+def test_default_profiles_run_every_kind_of_case() -> None:
+    """13 cases; sizes of batch and sequence from 1 to the largest; the last slot of the cache is written."""
+    cases = catalog(DEFAULT, 1024)
+    sizes = {size for case in cases for size in case.sizes()}
+    assert len(cases) == 13
+    assert {batch for batch, _ in sizes} == {1, 2, 3, 8}
+    assert {1, 2, 5, 10, 30, 512} <= {sequence for _, sequence in sizes}
+    assert max(case.written(0) for case in cases) == 1024
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(2, 64))
+def test_every_case_fits(batch: int, sequence: int, cache_size: int) -> None:
+    """No case leaves the profiles or the cache, and one token is always among them."""
+    bounds = {"prefill": {"batch": (1, batch), "sequence": (1, sequence)}}
+    cases = catalog(bounds, cache_size)
+    assert "one token" in {case.name for case in cases}
+    for case in cases:
+        for rows, tokens in case.sizes():
+            assert rows <= batch
+            assert tokens <= sequence
+        assert all(case.written(row) <= cache_size for row in range(case.batch))
+
+
+def test_written_counts_padding() -> None:
+    """Row 0 has 2 tokens padded to 5, then 1: slots up to 3 + 5 may hold padding."""
+    assert Case("", (3, 0), ((2, 5), (1, 1))).written(0) == 8
