@@ -14,6 +14,9 @@ from pipeline.signature import DTYPES, Signature, contract
 from pipeline.spec import Axes, Cache, Logits, Model, Precision, Wrap, section
 
 EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees: not 0 or 1, which it would take as fixed
+# Even an axis of one size is traced as symbolic, so the graph stays the same; the runtime holds the limit. In a range
+# of 1 to 2 the tracer gives every input a symbol of its own.
+LEAST_RANGE = 64
 
 
 def trace(wrapped: decoder.Decoder, signature: Signature) -> ExportedProgram:
@@ -21,8 +24,7 @@ def trace(wrapped: decoder.Decoder, signature: Signature) -> ExportedProgram:
     fixed = [torch.zeros(t.sized(**EXAMPLE), dtype=getattr(torch, t.dtype)) for t in signature.inputs]
     fixed[1].fill_(1)  # attention_mask
     arguments = (*fixed[:4], fixed[4:])
-    # an axis of one size is still traced as symbolic: the graph stays the same, the runtime holds the limit
-    axes = {name: Dim(name, min=1, max=max(EXAMPLE[name], most)) for name, most in signature.axes.items()}
+    axes = {name: Dim(name, min=1, max=max(LEAST_RANGE, most)) for name, most in signature.axes.items()}
     dynamic = [{i: axes[d] for i, d in enumerate(t.shape) if isinstance(d, str)} for t in signature.inputs]
     with torch.no_grad():
         program = torch.export.export(wrapped, arguments, dynamic_shapes=(*dynamic[:4], dynamic[4:]), strict=False)
