@@ -5,11 +5,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.errors import Problem, UserError
 from pipeline.spec import Model, Source
+
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
+FIXES = {
+    Source.hub: "check model.id and model.revision, and the login of the hub",
+    Source.local: "check that the folder holds a complete checkpoint of a causal LM",
+    Source.gguf: "check that transformers can read this architecture from GGUF files",
+    Source.random: "check model.architecture (transformers' model_type of a causal LM) and model.config",
+}
 
 
 def load(model: Model, link: Path) -> PreTrainedModel:
@@ -22,8 +31,11 @@ def load(model: Model, link: Path) -> PreTrainedModel:
     if model.source is Source.random:
         with torch.random.fork_rng():
             torch.manual_seed(model.seed)
-            config = AutoConfig.for_model(model.architecture, **model.config)
-            return _all_random(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
+            try:
+                config = AutoConfig.for_model(model.architecture, **model.config)
+                return _all_random(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
+            except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+                raise _unloadable(model, "configuration", error) from error
     where, options = _location(model, link)
     if model.source is Source.gguf:
         options["quantization_config"] = GgufConfig(dequantize=True)  # the weights as fp32, on the file's own grid
@@ -46,8 +58,11 @@ def _all_random(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def load_tokenizer(model: Model, link: Path) -> Tokenizer | None:
-    """The model's tokenizer; None for random weights, which have none."""
+    """The model's tokenizer; None for random weights and for a local folder without one: they answer tokens only."""
     if model.source is Source.random:
+        return None
+    if model.source is Source.local and not any(list(link.resolve().glob(name)) for name in TOKENIZER_FILES):
+        print(f"warning: {_name(model)} has no tokenizer: the engine will answer tokens only", file=sys.stderr)
         return None
     where, options = _location(model, link)
     try:
@@ -72,10 +87,5 @@ def _name(model: Model) -> str:
 
 
 def _unloadable(model: Model, part: str, error: Exception) -> UserError:
-    fix = (
-        "check model.id and model.revision, and the login of the hub"
-        if model.source is Source.hub
-        else ("check that the folder holds a complete checkpoint of a causal LM")
-    )
-    first = str(error).strip().splitlines()[0]
-    return UserError(Problem(f"the {part} of {_name(model)} does not load: {first}", "model", fix))
+    said = " ".join(str(error).split())[:300]
+    return UserError(Problem(f"the {part} of {_name(model)} does not load: {said}", "model", FIXES[model.source]))

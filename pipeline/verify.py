@@ -32,6 +32,7 @@ from pipeline.spec import Model, Verify, section
 from pipeline.tokens import load_tokenizer
 
 ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE)
+SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
 
 
@@ -126,14 +127,15 @@ def worst(results: dict[str, Result]) -> dict[str, float]:
 
 
 def problems(results: dict[str, dict[str, Result]]) -> list[Problem]:
-    """One problem for each case that failed, naming artifact, case and tensor."""
-    fix = "the first artifact named is where it went wrong; a wider gate under verify.gates hides it, no more"
-    return [
-        Problem(failure, f"artifact {artifact}, case {case}", fix)
-        for artifact, cases in results.items()
-        for case, result in cases.items()
-        for failure in result.failures
-    ]
+    """For each artifact the first cases that failed, naming artifact, case and tensor; all are in the report."""
+    fix = f"the first artifact named is where it went wrong; all cases are in {layout.VERIFY}"
+    found = []
+    for artifact, cases in results.items():
+        failed = {case: result.failures[0] for case, result in cases.items() if result.failures}
+        found += [Problem(text, f"artifact {artifact}, case {case}", fix) for case, text in failed.items()][:SHOWN]
+        if len(failed) > SHOWN:
+            found.append(Problem(f"{len(failed) - SHOWN} more cases failed", f"artifact {artifact}", fix))
+    return found
 
 
 def main() -> None:

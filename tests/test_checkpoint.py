@@ -13,7 +13,13 @@ from pipeline.sources import write_link
 from pipeline.spec import Model, Source
 from tests.points import ROOT
 
-CONFIG = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "vocab_size": 40}
+CONFIG = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 40,
+}
 RANDOM = Model(source=Source.random, architecture="llama", config=CONFIG, seed=3)
 
 
@@ -59,6 +65,27 @@ def test_a_folder_that_is_no_causal_lm_is_the_users_mistake(saved: Path, tmp_pat
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(UserError, match=r"does not load(.|\n)*complete checkpoint"):
         checkpoint.load(Model(source=Source.local, path=str(tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize("model", [
+    Model(source=Source.random, architecture="no_such_thing"),
+    Model(source=Source.random, architecture="vit"),
+    Model(source=Source.random, architecture="llama", config={"hidden_size": 10, "num_attention_heads": 3}),
+])  # fmt: skip
+def test_impossible_random_models_are_the_users_mistake(model: Model, tmp_path: Path) -> None:
+    """An unknown architecture, one that is no causal LM, sizes that do not go together."""
+    with pytest.raises(UserError, match=r"does not load(.|\n)*model.architecture"):
+        checkpoint.load(model, tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_gives_none(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It can still be built; a warning says what that means."""
+    model = Model(source=Source.local, path=str(saved))
+    write_link(model, tmp_path)
+    assert checkpoint.load_tokenizer(model, tmp_path / layout.CHECKPOINT) is None
+    assert "answer tokens only" in capsys.readouterr().err
 
 
 HUB = """

@@ -78,9 +78,13 @@ def test_unfit_architectures_are_refused(architecture: str) -> None:
     """A model without a static cache of keys and values is an error that says what is missing."""
     config, why = REFUSED[architecture]
     original = checkpoint.load(Model(source=Source.random, architecture=architecture, config=config), None)
-    with pytest.raises(UserError, match=why):
+
+    def refuse() -> None:
         layers = decoder.cache_shapes(original, CACHE)
         trace(decoder.Decoder(original, "last"), contract(layers, 128, "fp32", "last", AXES))
+
+    with pytest.raises(UserError, match=why):
+        refuse()
 
 
 def test_logits_at_padding_are_zero() -> None:

@@ -139,9 +139,7 @@ def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], truth: Truth
     first, past = list(tokens.values())[:4], list(tokens.values())[4:]
     sequence = torch.export.Dim("sequence", min=1, max=32)
     shapes = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
-    program = torch.export.export(
-        decoder.Decoder(model, "last"), (*first, past), dynamic_shapes=shapes, strict=False
-    )
+    program = torch.export.export(decoder.Decoder(model, "last"), (*first, past), dynamic_shapes=shapes, strict=False)
     torch.export.save(program, folder / layout.WRAPPED / layout.PROGRAM)
     failed = {c: r.failures for c, r in run(layout.WRAPPED, folder, truth).items() if r.failures}
     assert any("input_ids is [2, sequence], declared is [batch, sequence]" in f for f in failed["contract"])

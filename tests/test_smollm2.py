@@ -1,0 +1,129 @@
+"""The whole pipeline on a real model, SmolLM2-135M-Instruct, by a real `dvc repro`: about 4 minutes on 2 cores."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from pipeline import checkpoint, layout
+from pipeline.contract import onnx_findings
+from pipeline.generate import Generator
+from pipeline.sampling import Sampling
+from pipeline.signature import Signature
+from pipeline.spec import Model, Verify, section
+from pipeline.tokens import decode_stream, encode
+from tests import repository
+
+pytestmark = pytest.mark.slow
+
+QUESTION = "What is the capital of France? Explain its history in a paragraph."
+NEW = 128
+
+
+@pytest.fixture(scope="module")
+def point(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The default point, built, verified and measured in a repository of its own."""
+    folder = repository.clone(tmp_path_factory.mktemp("smollm2"))
+    repository.dvc(folder, "repro", "verify@smollm2", "bench@smollm2")
+    return folder / "artifacts" / "smollm2"
+
+
+@pytest.fixture(scope="module")
+def generator(point: Path) -> Generator:
+    """The engine and its tokenizer."""
+    return Generator.load(point / layout.ENGINE)
+
+
+@pytest.fixture(scope="module")
+def prompts(point: Path, generator: Generator) -> list[list[int]]:
+    """The texts of verify.prompts, as tokens: about 10, 20 and 30."""
+    tokens = [encode(generator.tokenizer, text, chat=False, system=None) for text in section(Verify, point).prompts]
+    assert [round(len(prompt), -1) for prompt in tokens] == [10, 20, 30]
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def original_texts(point: Path, prompts: list[list[int]]) -> list[list[int]]:
+    """What the original model's own generate() continues each prompt with, greedily, 128 tokens, fp32."""
+    model = checkpoint.load(section(Model, point), point / layout.CHECKPOINT)
+    options: dict[str, Any] = {"do_sample": False, "min_new_tokens": NEW, "max_new_tokens": NEW, "pad_token_id": 0}
+    texts = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=None, **options)
+        texts.append(out[0, len(prompt) :].tolist())
+    return texts
+
+
+def test_every_artifact_is_proven(point: Path) -> None:
+    """verify.json: passed; 13 cases, the contract, 3 prompts and their ragged batch for each of the 4 artifacts."""
+    report = json.loads((point / layout.VERIFY).read_text())
+    assert report["passed"]
+    assert list(report["artifacts"]) == [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE]
+    for cases in report["artifacts"].values():
+        assert len(cases) == 18
+        greedy = [case["greedy_agreement"] for name, case in cases.items() if name.startswith("greedy")]
+        assert greedy == [1.0] * 4
+
+
+def test_greedy_text_is_the_originals(
+    generator: Generator, prompts: list[list[int]], original_texts: list[list[int]]
+) -> None:
+    """128 tokens of 3 prompts, each alone and all in one ragged batch, equal transformers' own generate()."""
+    generator.stop = frozenset()
+    for batch, want in [([p], [t]) for p, t in zip(prompts, original_texts, strict=True)] + [(prompts, original_texts)]:
+        steps = list(generator.tokens(batch, NEW))
+        assert [list(row) for row in zip(*steps, strict=True)] == want
+
+
+def test_graph_is_small_and_standard(point: Path) -> None:
+    """No finding; the patterns of 30 layers are single nodes; weights, the tied embedding too, are stored once."""
+    signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
+    model = onnx.load(point / layout.SIMPLIFIED / layout.MODEL, load_external_data=False)
+    kinds = [node.op_type for node in model.graph.node]
+    assert onnx_findings(model, signature) == []
+    assert [kinds.count(k) for k in ("Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding")] == [
+        30, 60, 61, 60
+    ]  # fmt: skip
+    assert len(kinds) <= 830
+    assert (point / layout.SIMPLIFIED / layout.DATA).stat().st_size <= 134_515_008 * 4  # its parameters, fp32
+
+
+def test_command_prints_the_answer_alone(point: Path) -> None:
+    """`python -m pipeline.generate`: the answer on stdout as it is made, and nothing on stderr."""
+    command = [sys.executable, "-m", "pipeline.generate", "point=smollm2", f"prompt={QUESTION}", "max_new_tokens=24"]
+    done = subprocess.run(command, cwd=point.parent.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("The capital of France is Paris.")
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
+
+
+def test_chat_ends_at_the_stop_token(generator: Generator, point: Path) -> None:
+    """An answer of one word ends by itself; without the template the text is merely continued."""
+    fresh = Generator.load(point / layout.ENGINE)
+    answer = "".join(fresh.stream("Say hello.", 200))
+    assert 0 < len(answer) < 200
+    assert "<|im_end|>" not in answer
+    continued = "".join(fresh.stream("The capital of France is", 8, chat=False))
+    assert "Paris" in continued
+
+
+def test_sampled_text_varies_with_its_seed_only(generator: Generator) -> None:
+    """Temperature 0.8, top-k 50, top-p 0.9: the same seed the same text, another seed another text."""
+    texts = ["".join(generator.stream(QUESTION, 24, Sampling(0.8, 50, 0.9, seed))) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_streamed_pieces_are_whole_characters(generator: Generator) -> None:
+    """A text with characters of several tokens comes in pieces that join to it, none of them broken."""
+    text = "naïve café, 東京, 🙂"
+    ids = encode(generator.tokenizer, text, chat=False, system=None)
+    pieces = list(decode_stream(generator.tokenizer, iter(ids)))
+    assert "".join(pieces) == text
+    assert "\ufffd" not in "".join(pieces)
+    assert len(pieces) > 5
