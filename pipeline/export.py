@@ -7,6 +7,7 @@ torch.onnx translates the program operator by operator; the two kvforge operator
 import logging
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,29 +37,43 @@ def _attend(query: Any, key: Any, value: Any, length: Any, mask: Any, scale: flo
     return op.Attention(query, key, value, mask, scale=scale, softcap=softcap)[0]
 
 
+def _cast(value: Any, dtype: int, *_: Any, **__: Any) -> Any:
+    return op.Cast(value, to=dtype)
+
+
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.kvforge.scatter.default: _scatter,
     torch.ops.kvforge.attend.default: _attend,
+    torch.ops.aten.to.dtype: _cast,
 }
 
 
 def translate(program: torch.export.ExportedProgram, signature: Signature, opset: int) -> ir.Model:
     """The program as an ONNX graph with the contract's names for inputs, outputs and axes."""
+    export = partial(
+        torch.onnx.export,
+        program,
+        dynamo=True,
+        opset_version=opset,
+        optimize=False,
+        verbose=False,
+        input_names=[t.name for t in signature.inputs],
+        output_names=[t.name for t in signature.outputs],
+        custom_translation_table=TRANSLATIONS,
+    )
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is not installed
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "`isinstance.treespec, LeafSpec.` is deprecated", FutureWarning
-        )  # torch's own
-        exported = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=opset,
-            optimize=False,
-            verbose=False,
-            input_names=[t.name for t in signature.inputs],
-            output_names=[t.name for t in signature.outputs],
-            custom_translation_table=TRANSLATIONS,
-        )
+        theirs = "`isinstance.treespec, LeafSpec.` is deprecated"
+        warnings.filterwarnings("ignore", theirs, FutureWarning)
+        # torch.onnx would first decompose the program, which traces all of it again: 25 s of 30 for SmolLM2-135M, and
+        # the same graph when every operator has a translation. So that is done only when one has none.
+        decompose = program.run_decompositions
+        program.run_decompositions = lambda _: program
+        try:
+            exported = export()
+        except torch.onnx.OnnxExporterError:
+            program.run_decompositions = decompose
+            exported = export()
     assert exported is not None
     model = exported.model
     tokens = model.graph.inputs[0].shape

@@ -19,6 +19,9 @@ EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees: not 0 or 1,
 LEAST_RANGE = 64
 
 
+CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
+
+
 def trace(wrapped: decoder.Decoder, signature: Signature) -> ExportedProgram:
     """Export with batch and sequence symbolic under these names and everything else fixed."""
     fixed = [torch.zeros(t.sized(**EXAMPLE), dtype=getattr(torch, t.dtype)) for t in signature.inputs]
@@ -32,7 +35,19 @@ def trace(wrapped: decoder.Decoder, signature: Signature) -> ExportedProgram:
     program.example_inputs = None  # two rows of every cache that the file would carry: 94 MB for SmolLM2-135M
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine: they would make equal programs differ
+    _drop_no_ops(program.graph_module)
     return program
+
+
+def _drop_no_ops(module: torch.fx.GraphModule) -> None:
+    """Remove casts to the type that a tensor has already, and the tracer's assertions: 251 of SmolLM2's 2,020 nodes."""
+    for node in module.graph.nodes:
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            module.graph.erase_node(node)
+        elif node.target in CASTS and node.meta["val"].dtype == node.args[0].meta["val"].dtype:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
 
 
 def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: Logits, link: Path, out: Path) -> None:

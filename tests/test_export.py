@@ -1,5 +1,6 @@
 """The portable graph itself: standard operators, the contract's interface, and equal to PyTorch."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,20 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from pipeline import layout
+from pipeline import checkpoint, layout
+from pipeline.cases import catalog
+from pipeline.compare import Truth, run_case
 from pipeline.contract import onnx_findings
+from pipeline.reference import Reference
 from pipeline.run_torch import Torch
+from pipeline.runtime import open_engine
 from pipeline.session import axes_bounds
 from pipeline.signature import Signature
+from pipeline.spec import Gates, Model, section
+from tests.architectures import ARCHITECTURES
+from tests.points import build
 
+GATES = Gates(logits_max_abs=2e-4, kl=1e-7, cache_max_abs=2e-4, greedy_agreement=1.0)
 GRAPHS = [layout.ONNX, layout.SIMPLIFIED]
 
 
@@ -60,3 +69,19 @@ def test_nodes_know_their_module_and_no_path(tiny: tuple[Path, Signature]) -> No
     assert "model.layers.1.self_attn" in modules
     assert str(Path.home()).encode() not in path.read_bytes()
     assert b".py" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) -> None:
+    """Sliding windows, soft-capping, partial rotary, learned positions, biases: every case of verify, on the engine
+    that is made of the simplified graph; and the graph keeps the contract."""
+    config = ARCHITECTURES[architecture]
+    signature = build(tmp_path, [], model={"source": "random", "architecture": architecture, "config": config})
+    assert onnx_findings(onnx.load(tmp_path / layout.SIMPLIFIED / layout.MODEL), signature) == []
+    assert json.loads((tmp_path / layout.SIMPLIFIED / layout.CHANGES).read_text())["simplified"]
+    runtime = open_engine(tmp_path / layout.ENGINE)
+    truth = Truth(Reference(checkpoint.load(section(Model, tmp_path), tmp_path)), signature, seed=0)
+    cases = catalog(runtime.bounds, signature.cache_size)
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
+    assert not failures
+    assert len(cases) == 13

@@ -1,0 +1,34 @@
+"""Small configurations of many architectures: every kind of mask, norm, position and head that the wrapper knows."""
+
+from typing import Any
+
+SMALL = {
+    "vocab_size": 128,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+WINDOW = {"sliding_window": 6}
+LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": SMALL,
+    "mistral": SMALL | WINDOW,
+    "qwen2": SMALL,
+    "qwen3": SMALL,
+    "gemma": SMALL,
+    "gemma2": SMALL | WINDOW | LAYERS | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": SMALL | WINDOW | LAYERS,
+    "phi3": SMALL | {"max_position_embeddings": 256, "original_max_position_embeddings": 256},
+    "granite": SMALL | {"logits_scaling": 4.0, "attention_multiplier": 0.2, "residual_multiplier": 0.7},
+    "olmo2": SMALL,
+    "stablelm": SMALL,
+    "starcoder2": SMALL | WINDOW,
+    "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "initializer_range": 0.3},
+    "gpt_neox": SMALL,
+    "opt": SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 128},
+}
