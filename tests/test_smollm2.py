@@ -1,8 +1,7 @@
 """The whole pipeline on a real model, SmolLM2-135M-Instruct, by a real `dvc repro`: about 4 minutes on 2 cores."""
 
 import json
-import subprocess
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,10 @@ NEW = 128
 @pytest.fixture(scope="module")
 def point(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default point, built, verified and measured in a repository of its own."""
-    folder = repository.clone(tmp_path_factory.mktemp("smollm2"))
-    repository.dvc(folder, "repro", "verify@smollm2", "bench@smollm2")
+    folder = repository.make_whole(tmp_path_factory.mktemp("smollm2") / "repository", repository.PARAMS)
+    done = repository.run(folder, "dvc", "repro", "verify@smollm2", "bench@smollm2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(*re.findall(r"(?m)^\w+: .* peak memory .*$", done.stdout), sep="\n")  # what each stage cost
     return folder / "artifacts" / "smollm2"
 
 
@@ -96,8 +97,9 @@ def test_graph_is_small_and_standard(point: Path) -> None:
 
 def test_command_prints_the_answer_alone(point: Path) -> None:
     """`python -m pipeline.generate`: the answer on stdout as it is made, and nothing on stderr."""
-    command = [sys.executable, "-m", "pipeline.generate", "point=smollm2", f"prompt={QUESTION}", "max_new_tokens=24"]
-    done = subprocess.run(command, cwd=point.parent.parent, capture_output=True, text=True, check=True)
+    arguments = ("point=smollm2", f"prompt={QUESTION}", "max_new_tokens=24")
+    done = repository.run(point.parent.parent, "python", "-m", "pipeline.generate", *arguments)
+    assert done.returncode == 0
     assert done.stdout.startswith("The capital of France is Paris.")
     assert done.stdout.count("\n") == 1
     assert done.stderr == ""

@@ -1,0 +1,136 @@
+"""DVC for real, on the tiny point: which stages a change runs, and what comes back from the cache when it is undone.
+
+`pytest -s tests/test_dvc.py` prints the table as it was measured.
+"""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.points import composed
+from tests.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro
+from tests.test_dvc_yaml import params
+from tests.test_toolchain import fake_distribution
+
+# A change: an override, or one of EDITS, or ONNXRUNTIME -> the stages that run, and those that run when it is undone.
+# The others of the first come back from the cache then. toolchain is left out: it always runs.
+ONNXRUNTIME = "another onnxruntime"
+ALL = "compose wrap export simplify engine verify bench"
+TABLE = {
+    "nothing": ("", ""),
+    "a comment in conf/": ("compose", "compose"),
+    "model.seed=1": (ALL, "compose"),
+    # the graph stays the same, as both axes are symbolic; only the contract around it says how far they go
+    "axes.batch=5": ("compose wrap export engine verify bench", "compose"),
+    "cache.size=128": (ALL, "compose"),
+    "precision=fp16": (ALL, "compose"),
+    "export.opset=25": ("compose export simplify engine verify bench", "compose"),
+    "simplify.enabled=false": ("compose simplify engine verify bench", "compose"),
+    # another limit, the same result: nothing follows
+    "simplify.timeout_s=500": ("compose simplify", "compose"),
+    "a comment in simplify.py": ("simplify", ""),
+    "profile.prefill.sequence.opt=8": ("compose engine verify bench", "compose"),
+    "engine.threads=1": ("compose engine verify bench", "compose"),
+    ONNXRUNTIME: ("engine verify bench", ""),
+    "another gate in conf/": ("compose verify", "compose"),
+    "bench.repeats=3": ("compose bench", "compose"),
+}
+EDITS = {  # file, old text, new text
+    "nothing": ("conf/config.yaml", "", ""),  # written again as it is
+    "a comment in conf/": ("conf/precision/fp32.yaml", "compute: fp32", "compute: fp32  # a comment"),
+    "a comment in simplify.py": ("pipeline/simplify.py", "import difflib", "import difflib  # a comment"),
+    "another gate in conf/": ("conf/config.yaml", "kl: 1e-6", "kl: 1e-5"),
+}
+OVERLOOKED = {"size", "nfiles"}  # keys within a section that DVC's run cache takes for a file's size, and ignores
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a change did, and undoing it."""
+
+    changed: Build
+    undone: Build
+    before: dict[str, Any]  # dvc.lock
+    after: dict[str, Any]
+
+
+def measure(change: str, folder: Path) -> Row:
+    """Make a change in a built repository, build, undo it, build."""
+    before = locked(folder)
+    variables = {}
+    if change == ONNXRUNTIME:
+        packages = folder.parent / "packages"
+        fake_distribution(packages, "onnxruntime", "9.9.9")
+        variables["PYTHONPATH"] = str(packages)
+    elif change in EDITS:
+        edit(folder, *EDITS[change])
+    else:
+        override(folder, change)
+    changed = repro(folder, **variables)
+    if change in EDITS:
+        file, old, new = EDITS[change]
+        edit(folder, file, new, old)
+    elif change != ONNXRUNTIME:
+        override(folder)
+    return Row(changed, repro(folder), before, locked(folder))
+
+
+@pytest.fixture(scope="module")
+def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Row]]]:
+    """The rows that are asked for, measured side by side, each in its own copy of a built repository."""
+    start = built(tmp_path_factory.getbasetemp())
+    tests = [item for item in request.session.items if item.nodeid.startswith(request.node.nodeid)]
+    changes = [item.callspec.params["change"] for item in tests if hasattr(item, "callspec")]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+        futures = {
+            change: pool.submit(measure, change, start.copy(tmp_path_factory.mktemp("row") / "repository"))
+            for change in changes
+        }
+        yield futures
+        pool.shutdown(cancel_futures=True)
+    print(f"\n{'change':32}{'runs':58}{'undone, runs':15}restored")
+    for change, future in futures.items():
+        if not future.cancelled() and not future.exception():
+            row = future.result()
+            kinds = (row.changed.ran, row.undone.ran, row.undone.restored)
+            ran, again, restored = (" ".join(of_tiny(stages)).removeprefix("toolchain") for stages in kinds)
+            print(f"{change:32}{ran.strip():58}{again.strip():15}{restored}")
+
+
+@pytest.mark.parametrize("change", TABLE)
+def test_a_change_runs_what_depends_on_it(change: str, rows: dict[str, Future[Row]]) -> None:
+    """A change runs exactly the stages that it can affect; undoing it restores them, and the state is the old one."""
+    row = rows[change].result()
+    ran, again = (["toolchain", *stages.split()] for stages in TABLE[change])
+    assert of_tiny(row.changed.ran) == ran
+    assert row.changed.restored == []
+    assert of_tiny(row.undone.ran) == again
+    assert of_tiny(row.undone.restored) == [stage for stage in ran if stage not in again]
+    assert row.after == row.before
+
+
+def test_a_stage_can_be_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`dvc repro engine@tiny` in a new repository builds up to the engine, and a later `dvc repro` only the rest."""
+    start = built(tmp_path_factory.getbasetemp())
+    assert of_tiny(start.engine.ran) == list(STAGES[: STAGES.index("engine") + 1])
+    assert of_tiny(start.rest.ran) == ["toolchain", "verify", "bench"]
+    assert start.rest.restored == []
+
+
+def test_no_section_hides_a_key_from_the_run_cache() -> None:
+    """A key that DVC's run cache overlooks within a section is declared by itself too: else old results come back."""
+
+    def hidden(value: Any, path: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                yield from [f"{path}.{key}"] if key in OVERLOOKED else hidden(inner, f"{path}.{key}")
+
+    config = composed(["experiment=tiny"])
+    for stage in STAGES[2:]:
+        for section in params(stage, None):
+            assert set(hidden(config[section], section)) <= params(stage, "params.yaml"), stage

@@ -1,0 +1,92 @@
+"""A sweep through the front door, for real: points share the stages that are equal, and nothing is built twice."""
+
+import json
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.repository import Build, make_whole, run
+
+SWEEP = ("-m", "pipeline", "-m", "experiment=tiny", "model.seed=0,1", "engine.threads=1,2")
+OVERRIDES = [["experiment=tiny", f"model.seed={seed}", f"engine.threads={n}"] for seed in (0, 1) for n in (1, 2)]
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A repository without points, after the sweep."""
+
+    folder: Path
+    output: str
+    build: Build
+
+    @property
+    def points(self) -> dict[str, list[str]]:
+        """The points in its params.yaml."""
+        points: dict[str, list[str]] = yaml.safe_load((self.folder / "params.yaml").read_text())["points"]
+        return points
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """Sweep over two models and two options of the engine."""
+    folder = make_whole(tmp_path_factory.mktemp("sweep") / "repository", "points: {}\n")
+    done = run(folder, sys.executable, *SWEEP)
+    return Swept(folder, done.stdout, Build.of(done))
+
+
+def count(stages: list[str]) -> dict[str, int]:
+    """How often each stage is in a list of `stage@point`."""
+    return Counter(stage.partition("@")[0] for stage in stages)
+
+
+def test_equal_stages_run_once(swept: Swept) -> None:
+    """Two models are wrapped, exported and simplified once each; only engines are built for each of the four points."""
+    shared = dict.fromkeys(("wrap", "export", "simplify"), 2)
+    each = dict.fromkeys(("toolchain", "compose", "engine", "verify", "bench"), 4)
+    assert count(swept.build.ran) == shared | each
+    assert count(swept.build.restored) == shared
+
+
+def test_every_job_is_a_point_that_was_verified(swept: Swept) -> None:
+    """params.yaml names the four points, and the last lines of the output sum them up."""
+    assert sorted(swept.points.values()) == sorted(OVERRIDES)
+    for point, line in zip(swept.points, swept.output.splitlines()[-4:], strict=True):
+        assert line.startswith(f"{point}: verified, decode "), line
+        assert json.loads((swept.folder / "artifacts" / point / "verify.json").read_text())["passed"]
+
+
+def test_points_differ_in_what_was_swept(swept: Swept) -> None:
+    """An engine has its own point's option, and each model its own weights, the same in both of its points."""
+    artifacts = [swept.folder / "artifacts" / point for point in swept.points]
+    assert [json.loads((a / "engine/engine.json").read_text())["threads"] for a in artifacts] == [1, 2, 1, 2]
+    one, same, other, _ = [(a / "engine/model.onnx.data").read_bytes() for a in artifacts]
+    assert one == same
+    assert one != other
+
+
+def test_metrics_and_plots_show_all_points(swept: Swept) -> None:
+    """`dvc metrics show` and `dvc plots show` work on the whole sweep."""
+    metrics = run(swept.folder, "dvc", "metrics", "show")
+    assert metrics.returncode == 0, metrics.stderr
+    plots = run(swept.folder, "dvc", "plots", "show")
+    assert plots.returncode == 0, plots.stderr
+    page = (swept.folder / "dvc_plots/index.html").read_text()
+    for point in swept.points:
+        (speed,) = [line for line in metrics.stdout.splitlines() if line.startswith(f"artifacts/{point}/bench.json ")]
+        measured = json.loads((swept.folder / "artifacts" / point / "bench.json").read_text())
+        assert str(measured["decode_tok_s"]) in speed
+        assert f"artifacts/{point}/latency.json" in page
+    assert "decode_tok_s" in metrics.stdout.splitlines()[0]
+
+
+def test_the_same_sweep_again_builds_nothing(swept: Swept) -> None:
+    """Running it a second time builds nothing and leaves params.yaml as it is."""
+    before = (swept.folder / "params.yaml").read_text()
+    again = Build.of(run(swept.folder, sys.executable, *SWEEP))
+    assert again.ran == ["toolchain"] * 4
+    assert again.restored == []
+    assert (swept.folder / "params.yaml").read_text() == before
