@@ -6,10 +6,11 @@ For ONNX Runtime the model is the simplified graph, sharing its weights' bytes; 
 fusions when it loads it. A lowering of the graph for a runtime, and TensorRT plans, belong into this stage.
 """
 
-import importlib.metadata
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+
+import onnxruntime
 
 from pipeline import layout, stage
 from pipeline.errors import Problem, UserError
@@ -33,7 +34,7 @@ def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out
         "provider": engine.provider,
         "optimization": engine.optimization.value,
         "threads": engine.threads,
-        "onnxruntime": importlib.metadata.version("onnxruntime"),
+        "onnxruntime": onnxruntime.__version__,
         "profiles": asdict(profile),
         "signature": asdict(Signature.load(wrapped / layout.SIGNATURE)),
     }
