@@ -51,7 +51,7 @@ RANGES = {
     **{f"profile.{step}.{axis}.{end}": COUNT for step, axis in SIDES for end in ("min", "opt", "max")},
     **dict.fromkeys(("verify.greedy_tokens", "bench.batch", "bench.prompt", "bench.new_tokens"), COUNT),
     "bench.repeats": COUNT,
-    "engine.threads": NOT_NEGATIVE,
+    "engine.threads": Interval(0, 1024),  # ONNX Runtime starts them all, and a million takes minutes to fail
     **dict.fromkeys(("simplify.memory_gb", "simplify.timeout_s"), POSITIVE),
     **dict.fromkeys((f"verify.gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE),
     "verify.gates.greedy_agreement": Interval(0, 1),
