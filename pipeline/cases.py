@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.session import Bounds
+from pipeline.session import Bounds, largest
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Case:
 
 def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
     """All cases that these profiles and this cache allow."""
-    longest = min(max(axes["sequence"][1] for axes in bounds.values()), cache_size)
-    largest = max(axes["batch"][1] for axes in bounds.values())
+    most = largest(bounds)
+    longest, widest = min(most["sequence"], cache_size), most["batch"]
 
     def ragged(most: int, *steps: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        return tuple(tuple(min(n, most) for n in step[:largest]) for step in steps)
+        return tuple(tuple(min(n, most) for n in step[:widest]) for step in steps)
 
-    (zeros, mixed), ones = ragged(cache_size, (0, 0, 0), (3, 0, 17)), (1,) * min(3, largest)
+    (zeros, mixed), ones = ragged(cache_size, (0, 0, 0), (3, 0, 17)), (1,) * min(3, widest)
     prompts = ragged(longest, (10, 20, 30))[0]
     cases = [
         Case("one token", (0,), ((1,),)),
@@ -64,6 +64,6 @@ def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
         Case("ragged decode", zeros, (prompts, ones, ones, ones)),
         Case("ragged chunks", mixed, ragged(longest, (4, 7, 2), (1, 5, 6))),
         Case("an idle row", (4, 9), ((min(2, longest), 0), (1, 0))),
-        Case("largest batch", (0,) * largest, ragged(longest, (2, 1) * largest, (1,) * largest)),
+        Case("largest batch", (0,) * widest, ragged(longest, (2, 1) * widest, (1,) * widest)),
     ]
     return [case for case in cases if case.fits(bounds, cache_size)]

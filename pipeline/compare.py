@@ -17,6 +17,11 @@ SENTINEL = 100.0  # in every slot that holds nothing: far off any key or value, 
 PAST_TEXT = 64  # tokens
 
 
+def for_json(figure: float) -> float | str:
+    """The figure, or its name when it is no number: JSON knows no NaN."""
+    return figure if np.isfinite(figure) else str(figure)
+
+
 @dataclass
 class Result:
     """One artifact in one case. `failures` name the tensor; the case passed when there are none."""
@@ -32,8 +37,8 @@ class Result:
             self.failures.append(f"{name} is {worst:.3g} in {where}, verify.gates.{name} is {limit:g}")
 
     def as_dict(self) -> dict[str, object]:
-        """For JSON; figures that are no numbers become text."""
-        figures = {k: v if np.isfinite(v) else str(v) for k, v in self.figures.items()}
+        """For JSON."""
+        figures = {name: for_json(value) for name, value in self.figures.items()}
         return {"passed": not self.failures, **figures, "failures": self.failures}
 
 

@@ -114,10 +114,10 @@ def _differences(found: Tensor, want: Tensor) -> list[str]:
     return findings
 
 
-def size_findings(sizes: dict[str, set[int]], signature: Signature) -> list[str]:
+def size_findings(sizes: dict[str, set[int]], largest: dict[str, int]) -> list[str]:
     """Findings about which sizes of each axis were run: more than two where the axis has them, 1 among them."""
     findings = []
-    for axis, most in signature.axes.items():
+    for axis, most in largest.items():
         ran = sizes.get(axis, set())
         if 1 not in ran or len(ran) < min(3, most):
             findings.append(f"axis {axis} was run at sizes {sorted(ran)} only")

@@ -24,6 +24,11 @@ def axes_bounds(signature: Signature) -> Bounds:
     return {"axes": {name: (1, most) for name, most in signature.axes.items()}}
 
 
+def largest(bounds: Bounds) -> dict[str, int]:
+    """The largest size of each axis in any profile."""
+    return {axis: max(axes[axis][1] for axes in bounds.values()) for axis in ("batch", "sequence")}
+
+
 class Session(ABC):
     """A static cache of `batch` rows and the model over it.
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from pipeline import checkpoint, layout, stage
 from pipeline.cases import catalog
-from pipeline.compare import Result, Truth, run_case, run_greedy
+from pipeline.compare import Result, Truth, for_json, run_case, run_greedy
 from pipeline.contract import interface_findings, onnx_findings, program_findings, size_findings
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_json
@@ -26,7 +26,7 @@ from pipeline.reference import Reference
 from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
-from pipeline.session import Runtime, axes_bounds
+from pipeline.session import Runtime, axes_bounds, largest
 from pipeline.signature import Signature
 from pipeline.spec import Model, Verify, section
 from pipeline.tokens import load_tokenizer
@@ -74,17 +74,18 @@ def verify_artifact(
             results[label] = run()
     ran = {size for case in cases if not results[case.name].crashed for size in case.sizes()}
     contract.failures += size_findings(
-        {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}}, signature
+        {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}}, largest(runtime.bounds)
     )
     return results
 
 
 def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> dict[str, list[list[int]]]:
     """Each prompt by itself, and as many together as a batch takes, cut to what the engine and the cache hold."""
-    longest = max(axes["sequence"][1] for axes in runtime.bounds.values())
-    largest = max(axes["batch"][1] for axes in runtime.bounds.values())
-    fitting = [prompt[: min(longest, runtime.signature.cache_size - count + 1)] for prompt in prompts]
-    return {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)} | {"greedy ragged batch": fitting[:largest]}
+    most = largest(runtime.bounds)
+    longest = min(most["sequence"], runtime.signature.cache_size - count + 1)
+    fitting = [prompt[:longest] for prompt in prompts]
+    alone = {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)}
+    return alone | {"greedy ragged batch": fitting[: most["batch"]]}
 
 
 @contextmanager
@@ -116,14 +117,14 @@ def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Re
     return {name: verify_artifact(name, point, signature, truth, prompts, options) for name in ARTIFACTS}
 
 
-def worst(results: dict[str, Result]) -> dict[str, float]:
-    """The worst value of each figure over an artifact's cases."""
-    figures: dict[str, float] = {}
+def worst(results: dict[str, Result]) -> dict[str, float | str]:
+    """The worst value of each figure over an artifact's cases; NaN is worse than any."""
+    values: dict[str, list[float]] = {}
     for result in results.values():
         for name, value in result.figures.items():
-            pick = min if name == "greedy_agreement" else max
-            figures[name] = pick(figures.get(name, value), value)
-    return figures
+            values.setdefault(name, []).append(value)
+    pick = {"greedy_agreement": np.min}
+    return {name: for_json(float(pick.get(name, np.max)(found))) for name, found in values.items()}
 
 
 def problems(results: dict[str, dict[str, Result]]) -> list[Problem]:

@@ -17,7 +17,7 @@ from pipeline.reference import Reference
 from pipeline.signature import Signature
 from pipeline.spec import Cache, Model, Verify, section
 from pipeline.verify import ARTIFACTS, open_artifact, problems, tokenized, verify_artifact, worst
-from tests.points import ROOT
+from tests.points import ROOT, build
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,9 @@ def test_sound_artifacts_pass(tiny: tuple[Path, Signature], truth: Truth, artifa
     assert problems({artifact: results}) == []
     assert len(results) == 18
     figures = worst(results)
-    assert 0 < figures["logits_max_abs"] < 1e-4
-    assert 0 < figures["cache_max_abs"] < 1e-4
-    assert figures["kl"] < 1e-8
+    assert 0 < float(figures["logits_max_abs"]) < 1e-4
+    assert 0 < float(figures["cache_max_abs"]) < 1e-4
+    assert float(figures["kl"]) < 1e-8
     assert figures["greedy_agreement"] == 1
 
 
@@ -144,6 +144,23 @@ def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], truth: Truth
     failed = {c: r.failures for c, r in run(layout.WRAPPED, folder, truth).items() if r.failures}
     assert any("input_ids is [2, sequence], declared is [batch, sequence]" in f for f in failed["contract"])
     assert any("logits" in f for f in failed["an idle row"])
+
+
+def test_nan_is_the_worst_figure_and_fails_its_gate() -> None:
+    """It exceeds every gate, stays the worst whatever comes before or after it, and can be written as JSON."""
+    results = {name: Result() for name in "abc"}
+    for result, value in zip(results.values(), (0.5, float("nan"), 2.0), strict=True):
+        result.gate("kl", value, 1.0, "logits")
+    assert [bool(result.failures) for result in results.values()] == [False, True, True]
+    assert json.loads(json.dumps(worst(results), allow_nan=False)) == {"kl": "nan"}
+
+
+def test_an_engine_may_be_built_for_less_than_the_axes(tmp_path: Path) -> None:
+    """Profiles of batch 1 on axes of batch 4: the engine is proven at the sizes that it takes."""
+    build(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
+    signature = Signature.load(tmp_path / layout.WRAPPED / layout.SIGNATURE)
+    truth = Truth(Reference(checkpoint.load(section(Model, tmp_path), tmp_path)), signature, seed=0)
+    assert problems({layout.ENGINE: run(layout.ENGINE, tmp_path, truth)}) == []
 
 
 def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:
