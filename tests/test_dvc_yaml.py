@@ -44,7 +44,7 @@ KEYS = {  # imported package -> its key in toolchain.json
 # used without an import: transformers reads GGUF files with gguf, and onnxsim is run as a command
 INDIRECT = {"checkpoint": {"gguf"}, "simplify": {"onnxsim"}}
 # their version does not show in the results
-WITHOUT_KEY = {"hydra", "numpy", "omegaconf", "ruamel", "tokenizers", "tqdm", "yaml"}
+WITHOUT_KEY = {"huggingface_hub", "hydra", "numpy", "omegaconf", "ruamel", "tokenizers", "tqdm", "yaml"}
 
 
 def tree(module: str) -> ast.Module:
