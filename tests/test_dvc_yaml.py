@@ -41,8 +41,8 @@ KEYS = {  # imported package -> its key in toolchain.json
     "onnxruntime": "onnxruntime",
     "gguf": "gguf",
 }
-# used without an import: transformers reads GGUF files with gguf, and onnxsim is run as a command
-INDIRECT = {"checkpoint": {"gguf"}, "simplify": {"onnxsim"}}
+# used without an import: onnxsim is run as a command
+INDIRECT = {"simplify": {"onnxsim"}}
 # their version does not show in the results
 WITHOUT_KEY = {"huggingface_hub", "hydra", "numpy", "omegaconf", "ruamel", "tokenizers", "tqdm", "yaml"}
 
