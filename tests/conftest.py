@@ -5,9 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from pipeline.signature import Signature
 from tests.points import build
+
+# how long an example takes is the machine's affair; the rest is hypothesis' default, on CI its own for CI
+settings.register_profile("kvforge", settings.default, deadline=None)
+settings.load_profile("kvforge")
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,7 @@ def test_a_comment_stands_above_every_key(file: Path) -> None:
 def test_precision_brings_its_gates_and_an_override_wins() -> None:
     """fp16 has wider gates than fp32, and a single gate can still be set."""
     gates = config.compose(["precision=fp16", "verify.gates.kl=0.5"], CONF).verify.gates
-    assert (gates.logits_max_abs, gates.kl, gates.cache_max_abs, gates.greedy_agreement) == (0.1, 0.5, 0.05, 0.97)
+    assert (gates.logits_max_abs, gates.kl, gates.cache_max_abs, gates.greedy_agreement) == (0.75, 0.5, 1.0, 0.97)
 
 
 def test_an_experiment_gives_way_to_the_command_line() -> None:
