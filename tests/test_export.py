@@ -22,7 +22,6 @@ from tests.architectures import ARCHITECTURES
 from tests.points import build
 
 GATES = Gates(logits_max_abs=2e-4, kl=1e-7, cache_max_abs=2e-4, greedy_agreement=1.0)
-LIKE_ANOTHER = {"mistral", "qwen2", "gemma", "olmo2"}  # no operator that the others have not; test_decoder.py has all
 GRAPHS = [layout.ONNX, layout.SIMPLIFIED]
 
 
@@ -72,7 +71,7 @@ def test_nodes_know_their_module_and_no_path(tiny: tuple[Path, Signature]) -> No
     assert b".py" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES.keys() - LIKE_ANOTHER))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) -> None:
     """Sliding windows, soft-capping, partial rotary, learned positions, biases: every case of verify, on the engine
     that is made of the simplified graph; and the graph keeps the contract."""

@@ -13,7 +13,8 @@ from pipeline.wrap import trace
 from tests.points import build
 
 
-@pytest.mark.parametrize(("batch", "sequence"), [(1, 1), (1, 32), (2, 2), (2, 1), (3, 4)])
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("sequence", [1, 2, 4, 32])
 def test_axes_stay_symbolic_at_every_size(tiny: tuple[Path, Signature], batch: int, sequence: int) -> None:
     """Also an axis of a single size: no finding, which means one symbol for each axis on all inputs and outputs."""
     model = checkpoint.load(section(Model, tiny[0]), tiny[0])
