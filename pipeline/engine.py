@@ -2,19 +2,21 @@
 
 engine/ holds the model, engine.json (who runs it and how, the contract, the profiles, versions) and what came
 with the model: tokenizer, chat template, generation config.
-For ONNX Runtime the model is the simplified graph, sharing its weights' bytes; ONNX Runtime applies its own
-fusions when it loads it. A lowering of the graph for a runtime, and TensorRT plans, belong into this stage.
+For ONNX Runtime the model is the portable graph lowered to ONNX Runtime's own operators (pipeline.lower), with the
+same file of weights; only quantized weights are packed anew. TensorRT plans belong into this stage.
 """
 
 import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import onnx_ir as ir
 import onnxruntime
 
-from pipeline import layout, stage
+from pipeline import graph, layout, stage
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing_folder, write_json
+from pipeline.lower import lower
 from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile, section
@@ -24,8 +26,14 @@ NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.SIGNATURE}
 
 def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out: Path) -> None:
     """Write the engine folder `out` and load it once, so that an engine which does not load fails here."""
-    for name in (layout.MODEL, layout.DATA):
-        shutil.copyfile(simplified / name, out / name)
+    model = graph.load(simplified)
+    if engine.lower:
+        lower(model, int8_activations=engine.int8_activations)
+    if any(node.op_type == "MatMulNBits" for node in model.graph):
+        graph.save(model, out)
+    else:  # the same bytes as before, which DVC's cache then stores once
+        ir.save(model, out / layout.MODEL)
+        shutil.copyfile(simplified / layout.DATA, out / layout.DATA)
     for file in wrapped.iterdir():
         if file.name not in NOT_OF_THE_ENGINE:
             shutil.copy2(file, out / file.name)
@@ -34,6 +42,8 @@ def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out
         "provider": engine.provider,
         "optimization": engine.optimization.value,
         "threads": engine.threads,
+        "lower": engine.lower,
+        "int8_activations": engine.int8_activations,
         "onnxruntime": onnxruntime.__version__,
         "profiles": asdict(profile),
         "signature": asdict(Signature.load(wrapped / layout.SIGNATURE)),

@@ -124,6 +124,8 @@ class Engine:
 
     kind: EngineKind = REQUIRED
     provider: str = REQUIRED
+    lower: bool = REQUIRED
+    int8_activations: bool = REQUIRED
     optimization: Optimization = REQUIRED
     threads: int = REQUIRED
 

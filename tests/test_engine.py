@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 
 from pipeline import engine, layout
@@ -44,6 +45,8 @@ def test_a_model_that_does_not_load_is_refused(tiny: tuple[Path, Signature], tmp
     """An engine is loaded before the stage succeeds; what ONNX Runtime says is in the message."""
     folder, _ = tiny
     broken = Path(shutil.copytree(folder / layout.SIMPLIFIED, tmp_path / "simplified"))
-    (broken / layout.MODEL).write_bytes(b"no model")
+    model = onnx.load(broken / layout.MODEL, load_external_data=False)
+    model.graph.node[-1].op_type = "NoSuchOperator"
+    onnx.save(model, broken / layout.MODEL)
     with pytest.raises(UserError, match="onnxruntime does not load the model"):
         engine.build(folder / layout.WRAPPED, broken, section(Engine, folder), section(Profile, folder), tmp_path)

@@ -1,0 +1,82 @@
+"""Lower quantized products for ONNX Runtime: DequantizeLinear and MatMul become one MatMulNBits.
+
+The standard form keeps a weight as [K, N]; MatMulNBits wants each output's values together, in blocks along K, as
+unsigned numbers around the middle of their range. Nothing is rounded: scales and values stay as they are.
+"""
+
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from pipeline.editor import Editor, attribute, made_by
+from pipeline.lower_attention import DOMAIN
+
+BITS = {ir.DataType.INT8: 8, ir.DataType.INT4: 4}
+ROW_BLOCK = 64  # for one scale per row: every size gives the same weights; 64 divides most models' widths
+INT8_ACTIVATIONS, FULL_ACTIVATIONS = 4, 0  # MatMulNBits' accuracy_level
+
+
+def lower_linear(editor: Editor, node: ir.Node, *, int8_activations: bool) -> None:
+    """Rewrite one MatMul whose weight is dequantized, [K, N] or a transposed [N, K]; any other is left as it is."""
+    transpose = made_by(node.inputs[1], "Transpose")
+    dequantize = made_by(transpose.inputs[0] if transpose is not None else node.inputs[1], "DequantizeLinear")
+    if dequantize is None or len(dequantize.inputs) != 2:
+        return
+    weight, scale = dequantize.inputs
+    if weight is None or scale is None or weight.const_value is None or scale.const_value is None:
+        return
+    bits = BITS.get(weight.const_value.dtype)
+    rows = transpose is not None  # an output's values lie in a row
+    outputs, width = (int(n) for n in (weight.shape if rows else reversed(weight.shape)))  # type: ignore[arg-type, union-attr]
+    block = attribute(dequantize, "block_size", 0)
+    along = attribute(dequantize, "axis", 1) == (1 if rows else 0)
+    if bits is None or along != bool(block):
+        return
+    # a scale for a whole row is repeated for blocks of it
+    block, repeats = (block, 1) if 0 < block < width else (ROW_BLOCK, -(-width // ROW_BLOCK))
+    blocks = -(-width // block)
+    editor_name = str(weight.name)
+    packed = ir.LazyTensor(
+        partial(_packed, weight.const_value, rows, block, bits, editor_name),
+        dtype=ir.DataType.UINT8,
+        shape=ir.Shape([outputs, blocks, block * bits // 8]),
+        name=f"{editor_name}.packed",
+    )
+    factors = scale.const_value.numpy()
+    factors = np.repeat((factors if rows else factors.T).reshape(outputs, -1), repeats, axis=1)
+    scales = editor.constant(f"{scale.name}.packed", np.ascontiguousarray(factors))
+    fused = editor.insert(
+        node,
+        "MatMulNBits",
+        [node.inputs[0], _shared(editor, packed), scales],
+        domain=DOMAIN,
+        like=node.outputs,
+        K=width,
+        N=outputs,
+        bits=bits,
+        block_size=block,
+        accuracy_level=INT8_ACTIVATIONS if int8_activations else FULL_ACTIVATIONS,
+    )
+    editor.replace(node.outputs[0], fused.outputs[0])
+
+
+def _shared(editor: Editor, tensor: ir.TensorProtocol) -> ir.Value:
+    return editor.graph.initializers.get(str(tensor.name)) or editor.add(tensor)
+
+
+def _packed(weight: ir.TensorProtocol, rows: bool, block: int, bits: int, name: str) -> ir.TensorProtocol:
+    return ir.tensor(pack(weight.numpy() if rows else weight.numpy().T, block, bits), name=f"{name}.packed")
+
+
+def pack(values: npt.NDArray[np.generic], block: int, bits: int) -> npt.NDArray[np.uint8]:
+    """Signed integers [N, K] as MatMulNBits' B, [N, ceil(K / block), block * bits / 8]; two of 4 bits share a byte,
+    the earlier one in the low half. The last block is filled up with zeros."""
+    middle = 1 << (bits - 1)
+    unsigned = (values.astype(np.int16) + middle).astype(np.uint8)
+    outputs, width = unsigned.shape
+    filled = np.pad(unsigned, ((0, 0), (0, -width % block)), constant_values=middle).reshape(outputs, -1, block)
+    if bits == 8:
+        return filled
+    return np.bitwise_or(filled[..., 0::2], np.left_shift(filled[..., 1::2], 4), dtype=np.uint8)

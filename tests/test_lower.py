@@ -1,0 +1,153 @@
+"""The lowered graph: ONNX Runtime's own operators, the same numbers, and only the used part of the cache read."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import graph, layout
+from pipeline.editor import Editor
+from pipeline.lower import lower
+from pipeline.lower_linear import lower_linear, pack
+from pipeline.run_onnxruntime import OnnxRuntime
+from pipeline.runtime import open_engine
+from pipeline.session import axes_bounds
+from pipeline.signature import Signature
+from tests.architectures import ARCHITECTURES
+from tests.points import build
+
+
+def operators(folder: Path) -> Counter[str]:
+    """Nodes per operator type."""
+    return Counter(n.op_type for n in onnx.load(folder / layout.MODEL, load_external_data=False).graph.node)
+
+
+def test_a_layer_becomes_ten_nodes(tiny: tuple[Path, Signature]) -> None:
+    """Nothing is left of rotary embeddings, writes and transposes; the portable graph is as it was."""
+    folder, signature = tiny
+    layers = len(signature.caches) // 2
+    lowered, portable = (operators(folder / artifact) for artifact in (layout.ENGINE, layout.SIMPLIFIED))
+    assert lowered["GroupQueryAttention"] == lowered["QuickGelu"] == layers
+    assert lowered["SkipSimplifiedLayerNormalization"] == 2 * layers
+    assert not {"Attention", "TensorScatter", "RotaryEmbedding", "Transpose", "Reshape", "Sigmoid"} & set(lowered)
+    assert sum(lowered.values()) <= 12 * layers + 20
+    assert portable["Attention"] == layers
+
+
+def test_lowering_changes_no_answer(tiny: tuple[Path, Signature]) -> None:
+    """Ragged prefill, a ragged chunk after it and decode; an engine without the lowering gives the same."""
+    folder, signature = tiny
+    steps = ([[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10]], [[11], [12]], [[], [13]])
+    plain = OnnxRuntime(folder / layout.SIMPLIFIED / layout.MODEL, signature, axes_bounds(signature))
+    sessions = [runtime.session(2) for runtime in (plain, open_engine(folder / layout.ENGINE))]
+    for tokens in steps:
+        want, got = (session.step(tokens) for session in sessions)
+        active = [row for row, new in enumerate(tokens) if new]
+        np.testing.assert_allclose(got[active], want[active], atol=1e-5)
+
+
+def test_slots_beyond_the_used_ones_are_not_read(tiny: tuple[Path, Signature]) -> None:
+    """NaN in every unused slot changes no logit: what is not read cannot cost time either."""
+    folder, _ = tiny
+    answers = []
+    for filling in (0.0, np.nan):
+        session = open_engine(folder / layout.ENGINE).session(2)
+        for cache in session.caches:
+            cache[...] = filling
+        answers.append([session.step(tokens) for tokens in ([[1, 2, 3], [4]], [[5], [6]], [[7], [8, 9]])])
+    np.testing.assert_array_equal(answers[0], answers[1])
+
+
+def test_head_sizes_without_a_kernel_stay_standard(tmp_path: Path) -> None:
+    """GroupQueryAttention takes multiples of 16; GPT-2's tiny heads of 8 keep the standard Attention."""
+    build(tmp_path, [], model={"source": "random", "architecture": "gpt2", "config": ARCHITECTURES["gpt2"]})
+    assert operators(tmp_path / layout.ENGINE)["Attention"] == 3
+
+
+def test_lowering_can_be_switched_off(tmp_path: Path) -> None:
+    """engine.lower=false leaves the portable graph as it is."""
+    build(tmp_path, ["engine.lower=false"])
+    assert operators(tmp_path / layout.ENGINE) == operators(tmp_path / layout.SIMPLIFIED)
+
+
+@given(st.integers(1, 5), st.integers(1, 70), st.sampled_from([16, 32]), st.sampled_from([4, 8]), st.integers(0, 99))
+def test_packing_keeps_every_value(outputs: int, width: int, block: int, bits: int, seed: int) -> None:
+    """Unpacked by the definition of MatMulNBits, the integers are those that went in; the rest of a block is zero."""
+    middle = 1 << (bits - 1)
+    values = np.random.default_rng(seed).integers(-middle, middle, (outputs, width)).astype(np.int8)
+    packed = pack(values, block, bits)
+    assert packed.shape == (outputs, -(-width // block), block * bits // 8)
+    rows = packed.reshape(outputs, -1)
+    unsigned = rows if bits == 8 else np.stack([rows & 15, rows >> 4], -1).reshape(outputs, -1)
+    signed = unsigned.astype(np.int16) - middle
+    np.testing.assert_array_equal(signed[:, :width], values)
+    assert not signed[:, width:].any()
+
+
+@pytest.mark.parametrize("form", ["int8 per channel", "int8 blocks", "int4 blocks", "int8 rows", "int8 blocks of rows"])
+def test_quantized_products_are_lowered_exactly(form: str) -> None:
+    """MatMulNBits without rounded activations gives what DequantizeLinear and MatMul give, for each standard form."""
+    bits = 4 if "int4" in form else 8
+    rows = "rows" in form
+    width, outputs, block = 96, 40, 32 if "blocks" in form else 96
+    rng = np.random.default_rng(0)
+    values = rng.integers(-(1 << (bits - 1)), 1 << (bits - 1), (outputs, width)).astype(np.int8)
+    scale = rng.uniform(0.01, 0.02, (outputs, width // block)).astype(np.float32)
+    x = rng.standard_normal((2, 3, width)).astype(np.float32)
+    want = x @ (values * scale.repeat(block, 1)).T
+    model = _product(values, scale, bits, rows, block)
+    (plain,) = _run(model, x)
+    np.testing.assert_allclose(plain, want, atol=1e-4)
+    lowered = ir.from_proto(model)
+    editor = Editor(lowered)
+    for node in editor.nodes("MatMul"):
+        lower_linear(editor, node, int8_activations=False)
+    lowered.opset_imports["com.microsoft"] = 1
+    editor.finish()
+    assert [node.op_type for node in lowered.graph] == ["MatMulNBits"]
+    (got,) = _run(ir.to_proto(lowered), x)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def _product(values: np.ndarray, scale: np.ndarray, bits: int, rows: bool, block: int) -> onnx.ModelProto:
+    """x @ W.T with the weight as the portable graph holds it: [K, N], or rows of an embedding and a Transpose."""
+    helper, kind = onnx.helper, onnx.TensorProto.INT4 if bits == 4 else onnx.TensorProto.INT8
+    stored, factors = (values, scale) if rows else (values.T, scale.T)
+    per_channel = not rows and scale.shape[1] == 1
+    where = {"axis": 1} if per_channel else {"axis": 1 if rows else 0, "block_size": block}
+    weights = [
+        helper.make_tensor("w", kind, stored.shape, stored.flatten()),
+        onnx.numpy_helper.from_array(np.ascontiguousarray(factors[0] if per_channel else factors), "s"),
+    ]
+    nodes = [helper.make_node("DequantizeLinear", ["w", "s"], ["d"], **where)]
+    nodes += [helper.make_node("Transpose", ["d"], ["t"], perm=[1, 0])] * rows
+    nodes.append(helper.make_node("MatMul", ["x", "t" if rows else "d"], ["y"]))
+    ends = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", "sequence", size])
+        for name, size in (("x", values.shape[1]), ("y", values.shape[0]))
+    ]
+    body = helper.make_graph(nodes, "product", ends[:1], ends[1:], weights)
+    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+
+
+def _run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # its fusion rounds inputs
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, {"x": x}))
+
+
+def test_lowering_does_not_touch_weights(tiny: tuple[Path, Signature]) -> None:
+    """Every weight that is stored in the file is still the same part of the same file."""
+    model = graph.load(tiny[0] / layout.SIMPLIFIED)
+    before = {v.name: v.const_value for v in model.graph.initializers.values()}
+    lower(model, int8_activations=True)
+    for name, value in model.graph.initializers.items():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            assert value.const_value is before[name]
