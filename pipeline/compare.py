@@ -8,13 +8,15 @@ import torch
 from torch.nn.functional import kl_div
 
 from pipeline.cases import Case
+from pipeline.loops import repetition
 from pipeline.reference import Answer, Reference
 from pipeline.session import Floats, Runtime, Session
 from pipeline.signature import Signature
-from pipeline.spec import Gates
+from pipeline.spec import Gates, Verify
 
 SENTINEL = 100.0  # in every slot that holds nothing: far off any key or value, so that reading one shows
 PAST_TEXT = 64  # tokens
+GATES = "verify.gates"
 
 
 def for_json(figure: float) -> float | str:
@@ -30,11 +32,17 @@ class Result:
     crashed: bool = False
     figures: dict[str, float] = field(default_factory=dict)
 
-    def gate(self, name: str, worst: float, limit: float, where: str) -> None:
-        """Record a figure that must not exceed its gate; NaN exceeds every gate."""
+    def gate(self, name: str, worst: float, limit: float, where: str, key: str) -> None:
+        """Record a figure that must not exceed its gate, which stands under the config key `key`; NaN exceeds all."""
         self.figures[name] = worst
         if not worst <= limit:
-            self.failures.append(f"{name} is {worst:.3g} in {where}, verify.gates.{name} is {limit:g}")
+            self.failures.append(f"{name} is {worst:.3g} in {where}, {key} is {limit:g}")
+
+    def share(self, name: str, least: float, limit: float, where: str, key: str) -> None:
+        """The same for a figure that must not be below its gate."""
+        self.figures[name] = least
+        if not least >= limit:
+            self.failures.append(f"{name} is {least:.4f}, {key} is {limit:g}; {where}")
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
@@ -99,8 +107,11 @@ class Truth:
         return self._greedy[key]
 
 
-def run_case(case: Case, runtime: Runtime, truth: Truth, gates: Gates) -> Result:
-    """Run the steps of a case; compare logits at every step, and the whole cache at the end."""
+def run_case(case: Case, runtime: Runtime, truth: Truth, gates: Gates, group: str = GATES) -> Result:
+    """Run the steps of a case; compare logits at every step, and the whole cache at the end.
+
+    group: the config section that the gates stand in, for messages.
+    """
     session = runtime.session(case.batch)
     rows = [truth.row(case, r) for r in range(case.batch)]
     for i, cache in enumerate(session.caches):
@@ -110,13 +121,13 @@ def run_case(case: Case, runtime: Runtime, truth: Truth, gates: Gates) -> Result
                 cache[r, :, : case.past[r]] = row.past[i]
     session.lengths[:] = case.past
     result = Result()
-    _compare_logits(case, session, rows, truth.every_position, gates, result)
-    _compare_caches(case, session, rows, gates, result)
+    _compare_logits(case, session, rows, truth.every_position, gates, group, result)
+    _compare_caches(case, session, rows, gates, group, result)
     return result
 
 
 def _compare_logits(
-    case: Case, session: Session, rows: list[Row], every_position: bool, gates: Gates, result: Result
+    case: Case, session: Session, rows: list[Row], every_position: bool, gates: Gates, group: str, result: Result
 ) -> None:
     worst: dict[str, tuple[float, str]] = {"logits_max_abs": (0.0, ""), "kl": (0.0, "")}
     fed = [0] * case.batch  # tokens of each row so far
@@ -132,7 +143,7 @@ def _compare_logits(
                 if not value <= worst[name][0]:
                     worst[name] = value, f"logits, step {number}, row {r}"
     for name, (value, where) in worst.items():
-        result.gate(name, value, getattr(gates, name), where)
+        result.gate(name, value, getattr(gates, name), where, f"{group}.{name}")
 
 
 def _distance(got: Floats, want: Floats) -> dict[str, float]:
@@ -142,7 +153,7 @@ def _distance(got: Floats, want: Floats) -> dict[str, float]:
     return {"logits_max_abs": float(np.abs(got - want).max()), "kl": float(kl)}
 
 
-def _compare_caches(case: Case, session: Session, rows: list[Row], gates: Gates, result: Result) -> None:
+def _compare_caches(case: Case, session: Session, rows: list[Row], gates: Gates, group: str, result: Result) -> None:
     worst, where, touched = 0.0, "", []
     for r, row in enumerate(rows):
         start, end = case.past[r], case.past[r] + len(row.tokens)
@@ -157,19 +168,25 @@ def _compare_caches(case: Case, session: Session, rows: list[Row], gates: Gates,
                 touched.append(f"{name}: slots before {start} were changed")
             if (cache[r, :, case.written(r) :] != SENTINEL).any():
                 touched.append(f"{name}: slots from {case.written(r)} on were changed")
-    result.gate("cache_max_abs", worst, gates.cache_max_abs, where)
+    result.gate("cache_max_abs", worst, gates.cache_max_abs, where, f"{group}.cache_max_abs")
     result.failures += touched[:3] + ([f"and {len(touched) - 3} more caches"] if len(touched) > 3 else [])
 
 
-def run_greedy(prompts: Sequence[list[int]], count: int, runtime: Runtime, truth: Truth, gates: Gates) -> Result:
-    """Generate `count` greedy tokens for a batch of prompts; the share that the original would have chosen too.
-
-    At 1.0 the text equals the original's own greedy text, token for token.
+def run_greedy(
+    prompts: Sequence[list[int]],
+    options: Verify,
+    runtime: Runtime,
+    truth: Truth,
+    gates: Gates,
+    group: str = GATES,
+) -> Result:
+    """Generate greedy tokens for a batch of prompts; the share that the original would have chosen too, and how much
+    the worst row repeats itself. At a share of 1.0 the text equals the original's own greedy text, token for token.
     """
     session = runtime.session(len(prompts))
     generated: list[list[int]] = [[] for _ in prompts]
     new = list(prompts)
-    for _ in range(count):
+    for _ in range(options.greedy_tokens):
         logits = session.step(new)
         for row, tokens in enumerate(generated):
             last = len(new[row]) - 1 if truth.every_position else 0
@@ -178,12 +195,13 @@ def run_greedy(prompts: Sequence[list[int]], count: int, runtime: Runtime, truth
     result = Result()
     choices = [truth.greedy(prompt, tokens) for prompt, tokens in zip(prompts, generated, strict=True)]
     same = np.array(choices) == np.array(generated)
-    result.figures["greedy_agreement"] = float(same.mean())
-    if same.mean() < gates.greedy_agreement:
+    where = "logits"
+    if not same.all():
         row, token = np.argwhere(~same)[0]
-        result.failures.append(
-            f"greedy_agreement is {same.mean():.4f}, verify.gates.greedy_agreement is {gates.greedy_agreement:g}; "
-            f"logits, row {row}, first at new token {token}: {generated[row][token]}, "
-            f"the original says {choices[row][token]}"
-        )
+        where += f", row {row}, first at new token {token}: {generated[row][token]}"
+        where += f", the original says {choices[row][token]}"
+    result.share("greedy_agreement", float(same.mean()), gates.greedy_agreement, where, f"{group}.greedy_agreement")
+    repeated = [repetition(tokens) for tokens in generated]
+    where = f"the text of row {int(np.argmax(repeated))}"
+    result.gate("repetition", max(repeated), options.quality.repetition, where, "verify.quality.repetition")
     return result

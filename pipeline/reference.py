@@ -1,7 +1,7 @@
 """What the original model says, in fp32, by transformers' own code: the truth that every artifact is held to.
 
 Each row runs by itself, unpadded, in one forward over a growing cache, so nothing of our cache, masks, padding
-or chunking can be in it.
+or chunking can be in it. Only a long text (`Reading`) is read several rows and a chunk at a time.
 """
 
 from dataclasses import dataclass
@@ -59,6 +59,29 @@ class Reference:
         logits = self.answer([], tokens, list(range(first, len(tokens)))).logits
         choices: npt.NDArray[np.int64] = logits.argmax(-1)
         return choices
+
+    def reading(self) -> "Reading":
+        """Begin to read texts, a row each."""
+        return Reading(self.model)
+
+
+class Reading:
+    """The original at work on several rows at once, of which each has the same number of tokens."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache = DynamicCache()
+        self._used = 0
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits, fp32 [rows, n, vocab], at each of the next n tokens of each row; tokens: int64 [rows, n]."""
+        positions = torch.arange(self._used, self._used + tokens.shape[1]).expand(tokens.shape)
+        with torch.inference_mode():
+            logits: torch.Tensor = self._model(
+                input_ids=tokens, position_ids=positions, past_key_values=self._cache, use_cache=True
+            ).logits
+        self._used += tokens.shape[1]
+        return logits.float()
 
 
 def _of(tensor: Any) -> torch.Tensor:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from pipeline import checkpoint, decoder, layout
+from pipeline import checkpoint, decoder, layout, quality
 from pipeline.compare import Result, Truth
 from pipeline.reference import Reference
 from pipeline.signature import Signature
@@ -30,15 +30,17 @@ def truth(tiny: tuple[Path, Signature]) -> Truth:
 def run(name: str, folder: Path, truth: Truth) -> dict[str, Result]:
     """One artifact's results."""
     signature, options = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE), section(Verify, folder)
-    return verify_artifact(name, folder, signature, truth, tokenized(options.prompts, folder, signature, 0), options)
+    prompts = tokenized(options.prompts, folder, signature, 0)
+    windows = quality.windows(folder, options.quality, truth.vocab, 0)
+    return verify_artifact(name, folder, signature, truth, prompts, windows, options)
 
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 def test_sound_artifacts_pass(tiny: tuple[Path, Signature], truth: Truth, artifact: str) -> None:
-    """Contract, 13 cases and 4 greedy batches, and the figures are those of rounding."""
+    """Contract, 13 cases, 4 greedy batches, an engine's quality, and the figures are those of rounding."""
     results = run(artifact, tiny[0], truth)
     assert problems({artifact: results}) == []
-    assert len(results) == 18
+    assert len(results) == 18 + (artifact == layout.ENGINE)
     figures = worst(results)
     assert 0 < float(figures["logits_max_abs"]) < 1e-4
     assert 0 < float(figures["cache_max_abs"]) < 1e-4
@@ -150,7 +152,7 @@ def test_nan_is_the_worst_figure_and_fails_its_gate() -> None:
     """It exceeds every gate, stays the worst whatever comes before or after it, and can be written as JSON."""
     results = {name: Result() for name in "abc"}
     for result, value in zip(results.values(), (0.5, float("nan"), 2.0), strict=True):
-        result.gate("kl", value, 1.0, "logits")
+        result.gate("kl", value, 1.0, "logits", "verify.gates.kl")
     assert [bool(result.failures) for result in results.values()] == [False, True, True]
     assert json.loads(json.dumps(worst(results), allow_nan=False)) == {"kl": "nan"}
 
