@@ -17,8 +17,8 @@ from pipeline.session import Floats
 
 @dataclass(frozen=True)
 class Answer:
-    """One row's truth. logits: [positions, vocab]; caches: key and value of each layer in turn,
-    [kv_heads, past + tokens, head_dim]."""
+    """One row's truth. logits: [positions, vocab]; caches: key and value of each layer in turn, of the new tokens,
+    [kv_heads, tokens, head_dim]."""
 
     logits: Floats
     caches: list[Floats]
@@ -32,7 +32,8 @@ class Reference:
         self.model = model
 
     def answer(self, past: list[Floats], tokens: list[int], positions: list[int]) -> Answer:
-        """Run `tokens` after the cached `past` (as Answer.caches); logits only at `positions` (of the new tokens)."""
+        """Run `tokens` after the cached `past` (Answer.caches of what is there); logits only at `positions` (of the new
+        tokens)."""
         cache = DynamicCache()  # of plain layers: a sliding-window layer's cache would drop what we compare
         for layer in range(len(past) // 2):
             key, value = (torch.from_numpy(t)[None] for t in past[2 * layer : 2 * layer + 2])
@@ -46,7 +47,8 @@ class Reference:
                 use_cache=True,
                 logits_to_keep=torch.tensor(positions),
             ).logits[0]
-        caches = [t[0].numpy() for layer in cache.layers for t in (_of(layer.keys), _of(layer.values))]
+        tensors = (t for layer in cache.layers for t in (_of(layer.keys), _of(layer.values)))
+        caches = [t[0, :, start:].numpy().copy() for t in tensors]  # else the past stays in memory with them
         return Answer(logits.float().numpy(), caches)
 
     def greedy(self, tokens: list[int], count: int) -> npt.NDArray[np.int64]:
