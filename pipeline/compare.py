@@ -12,7 +12,7 @@ from pipeline.loops import repetition
 from pipeline.reference import Answer, Reference
 from pipeline.session import Floats, Runtime, Session
 from pipeline.signature import Signature
-from pipeline.spec import Gates, Verify
+from pipeline.spec import Gates
 
 SENTINEL = 100.0  # in every slot that holds nothing: far off any key or value, so that reading one shows
 PAST_TEXT = 64  # tokens
@@ -187,19 +187,20 @@ def _compare_caches(case: Case, session: Session, rows: list[Row], gates: Gates,
 
 def run_greedy(
     prompts: Sequence[list[int]],
-    options: Verify,
+    count: int,
     runtime: Runtime,
     truth: Truth,
     gates: Gates,
-    group: str = GATES,
+    group: str,
+    most_repeated: float,
 ) -> Result:
-    """Generate greedy tokens for a batch of prompts; the share that the original would have chosen too, and how much
-    the worst row repeats itself. At a share of 1.0 the text equals the original's own greedy text, token for token.
+    """Generate `count` greedy tokens for a batch of prompts; the share that the original would have chosen too, and how
+    much the worst row repeats itself. At a share of 1.0 the text equals the original's own, token for token.
     """
     session = runtime.session(len(prompts))
     generated: list[list[int]] = [[] for _ in prompts]
     new = list(prompts)
-    for _ in range(options.greedy_tokens):
+    for _ in range(count):
         logits = session.step(new)
         for row, tokens in enumerate(generated):
             last = len(new[row]) - 1 if truth.every_position else 0
@@ -216,5 +217,5 @@ def run_greedy(
     result.share("greedy_agreement", float(same.mean()), gates.greedy_agreement, where, f"{group}.greedy_agreement")
     repeated = [repetition(tokens) for tokens in generated]
     where = f"the text of row {int(np.argmax(repeated))}"
-    result.gate("repetition", max(repeated), options.quality.repetition, where, "verify.quality.repetition")
+    result.gate("repetition", max(repeated), most_repeated, where, "verify.quality.repetition")
     return result

@@ -55,7 +55,9 @@ def measure(engine: Runtime, reference: Reference, windows: list[list[int]], qua
         for first in range(0, len(windows), rows):
             for _ in _side_by_side(engine, reference, windows[first : first + rows], sums):
                 bar.update(sums.seen - bar.n)
-    original, own = (float(torch.tensor(total / sums.seen).double().exp()) for total in (sums.original, sums.engine))
+    original, own = (
+        float(torch.tensor(total / sums.seen, dtype=torch.float64).exp()) for total in (sums.original, sums.engine)
+    )
     result = Result()
     result.figures |= {"perplexity": own, "perplexity_original": original, "predicted_tokens": sums.seen}
     where = f"{sums.seen} predicted tokens"

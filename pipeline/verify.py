@@ -4,6 +4,7 @@ verify.json: {"passed", "gates", "quantized_gates", "quality", "artifacts": {art
 accuracy.json: the worst figure of each artifact, for `dvc metrics`.
 """
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -33,6 +34,10 @@ from pipeline.tokens import load_tokenizer
 
 ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE)
 BEHIND_QUANTIZE = (layout.QUANTIZED, layout.ENGINE)
+# Single rows are slow in PyTorch: 128 tokens of 3 prompts alone took a third of the whole proof. One graph without
+# branches, whose batch is a symbol (the contract is inspected for it), has nothing that is for one row only; every
+# later position is decoded in the batch, and, by one row, in the graphs made from it.
+ALONE_IN_PYTORCH = 32  # tokens
 SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
 
@@ -82,8 +87,9 @@ def verify_artifact(
     gates = gates_of(name, point, options)
     for case in cases:
         runs[case.name] = partial(run_case, case, runtime, truth, *gates)
-    for label, batch in greedy_batches(prompts, runtime, options.greedy_tokens).items():
-        runs[label] = partial(run_greedy, batch, options, runtime, truth, *gates)
+    alone = ALONE_IN_PYTORCH if name == layout.WRAPPED else options.greedy_tokens
+    for label, (batch, count) in greedy_batches(prompts, runtime, options.greedy_tokens, alone).items():
+        runs[label] = partial(run_greedy, batch, count, runtime, truth, *gates, options.quality.repetition)
     if name == layout.ENGINE and options.quality.tokens:
         runs["quality"] = partial(quality.measure, runtime, truth.reference, windows, options.quality)
     for label, run in tqdm(runs.items(), desc=name, unit="case", leave=False):
@@ -97,13 +103,20 @@ def verify_artifact(
     return results
 
 
-def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> dict[str, list[list[int]]]:
-    """Each prompt by itself, and as many together as a batch takes, cut to what the engine and the cache hold."""
+def greedy_batches(
+    prompts: list[list[int]], runtime: Runtime, count: int, alone: int
+) -> dict[str, tuple[list[list[int]], int]]:
+    """Each prompt by itself, and as many together as a batch takes, cut to what the engine and the cache hold; and how
+    many tokens each batch generates: `count`, or `alone` for a prompt by itself that generates `count` in the batch.
+    """
     most = largest(runtime.bounds)
     longest = min(most["sequence"], runtime.signature.cache_size - count + 1)
     fitting = [prompt[:longest] for prompt in prompts]
-    alone = {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)}
-    return alone | {"greedy ragged batch": fitting[: most["batch"]]}
+    together = fitting[: most["batch"]]
+    batches = {}
+    for i, prompt in enumerate(fitting):
+        batches[f"greedy {i}"] = [prompt], min(count, alone) if i < len(together) > 1 else count
+    return batches | {"greedy ragged batch": (together, count)}
 
 
 @contextmanager
@@ -133,7 +146,11 @@ def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Re
     truth = Truth(reference, signature, options.seed)
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
-    return {name: verify_artifact(name, point, signature, truth, prompts, windows, options) for name in ARTIFACTS}
+    results = {}
+    for name in ARTIFACTS:
+        results[name] = verify_artifact(name, point, signature, truth, prompts, windows, options)
+        gc.collect()  # a program's graph is full of cycles: its weights would stay while the next ones load
+    return results
 
 
 def worst(results: dict[str, Result]) -> dict[str, float | str]:

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,22 @@ import pytest
 import torch
 
 from pipeline import checkpoint, decoder, layout, quality
-from pipeline.compare import Result, Truth
+from pipeline.cases import Case
+from pipeline.compare import Result, Truth, run_case, run_greedy
 from pipeline.reference import Reference
+from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Cache, Model, Verify, section
-from pipeline.verify import ARTIFACTS, open_artifact, problems, tokenized, verify_artifact, worst
+from pipeline.verify import (
+    ARTIFACTS,
+    gates_of,
+    greedy_batches,
+    open_artifact,
+    problems,
+    tokenized,
+    verify_artifact,
+    worst,
+)
 from tests.points import ROOT, build
 
 
@@ -163,6 +175,43 @@ def test_an_engine_may_be_built_for_less_than_the_axes(tmp_path: Path) -> None:
     signature = Signature.load(tmp_path / layout.WRAPPED / layout.SIGNATURE)
     truth = Truth(Reference(checkpoint.load(section(Model, tmp_path), tmp_path)), signature, seed=0)
     assert problems({layout.ENGINE: run(layout.ENGINE, tmp_path, truth)}) == []
+
+
+def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+    """A model in quantized/ gives the engine the gates of verify.quantized_gates, and no earlier artifact; a gate that
+    is null there stays that of verify.gates. Failures name the section."""
+    folder = tiny_copy()
+    options = section(Verify, folder)
+    options.quantized_gates.logits_max_abs = 0.0
+    assert {gates_of(name, folder, options)[0].logits_max_abs for name in ARTIFACTS} == {1e-3}
+    (folder / layout.QUANTIZED).mkdir()
+    (folder / layout.QUANTIZED / layout.MODEL).touch()
+    assert {gates_of(name, folder, options)[1] for name in ARTIFACTS[:3]} == {"verify.gates"}
+    gates, group = gates_of(layout.ENGINE, folder, options)
+    assert (gates.logits_max_abs, gates.kl, group) == (0.0, 1e-6, "verify.quantized_gates")
+    case = Case("one token", (0,), ((1,),))
+    failures = run_case(case, open_engine(folder / layout.ENGINE), truth, gates, group).failures
+    assert [failure.split(", ")[-1] for failure in failures] == ["verify.quantized_gates.logits_max_abs is 0"]
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(4, [6, 6, 6, 16]), (2, [6, 6, 16, 16]), (1, [16, 16, 16, 16])])
+def test_greedy_batches(tiny: tuple[Path, Signature], rows: int, tokens: list[int]) -> None:
+    """A prompt alone may generate fewer tokens only if it generates all of them in a batch of several rows."""
+    signature = replace(tiny[1], axes={"batch": rows, "sequence": 32})
+    runtime = open_artifact(layout.SIMPLIFIED, tiny[0], signature, [])
+    batches = greedy_batches([[1] * 10, [2] * 90, [3]], runtime, 16, 6)
+    assert [count for _, count in batches.values()] == tokens
+    assert [len(prompt) for prompt in batches["greedy 1"][0]] == [32]
+    assert len(batches["greedy ragged batch"][0]) == min(rows, 3)
+
+
+def test_a_loop_fails_the_stage(tiny: tuple[Path, Signature], truth: Truth) -> None:
+    """Random weights go round in circles: the gate sees it on every artifact and names the row."""
+    runtime = open_engine(tiny[0] / layout.ENGINE)
+    gates = section(Verify, tiny[0]).gates
+    result = run_greedy([[1, 2, 3]], 60, runtime, truth, gates, "verify.gates", 0.0)
+    assert result.figures["repetition"] > 0
+    assert "in the text of row 0, verify.quality.repetition is 0" in result.failures[0]
 
 
 def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:
