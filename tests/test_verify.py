@@ -205,13 +205,18 @@ def test_greedy_batches(tiny: tuple[Path, Signature], rows: int, tokens: list[in
     assert len(batches["greedy ragged batch"][0]) == min(rows, 3)
 
 
-def test_a_loop_fails_the_stage(tiny: tuple[Path, Signature], truth: Truth) -> None:
-    """Random weights go round in circles: the gate sees it on every artifact and names the row."""
-    runtime = open_engine(tiny[0] / layout.ENGINE)
-    gates = section(Verify, tiny[0]).gates
-    result = run_greedy([[1, 2, 3]], 60, runtime, truth, gates, "verify.gates", 0.0)
-    assert result.figures["repetition"] > 0
-    assert "in the text of row 0, verify.quality.repetition is 0" in result.failures[0]
+def test_a_text_of_one_word_fails(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+    """An engine whose last norm is lost says token 0 for ever: the failure names the row and the gate."""
+    folder = tiny_copy()
+    path = folder / layout.ENGINE / layout.MODEL
+    model = onnx.load(path)
+    (norm,) = [t for t in model.graph.initializer if t.name.endswith("model.norm.weight")]
+    norm.CopyFrom(onnx.numpy_helper.from_array(np.zeros(norm.dims, np.float32), norm.name))
+    onnx.save(model, path)
+    runtime, gates = open_engine(folder / layout.ENGINE), section(Verify, folder).gates
+    result = run_greedy([[1, 2, 3]], 60, runtime, truth, gates, "verify.gates", 0.5)
+    assert result.figures["repetition"] == pytest.approx(56 / 57)
+    assert result.failures[1] == "repetition is 0.982 in the text of row 0, verify.quality.repetition is 0.5"
 
 
 def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:
