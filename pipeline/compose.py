@@ -1,4 +1,5 @@
-"""Stage compose: conf/ and a point's overrides -> artifacts/<point>/params.yaml, and the link to its checkpoint.
+"""Stage compose: conf/ and a point's overrides -> artifacts/<point>/params.yaml, and links to its checkpoint and
+the text that its quality is measured on.
 
     python -m pipeline.compose <point>
 
@@ -10,11 +11,11 @@ import sys
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, errors, points, sources
+from pipeline import config, errors, points, sources, texts
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_text
 from pipeline.layout import PARAMS
-from pipeline.spec import Model, section
+from pipeline.spec import Model, Verify, section
 
 
 def as_yaml(composed: DictConfig) -> str:
@@ -35,6 +36,7 @@ def main() -> None:
     folder = points.ARTIFACTS / name
     write_text(folder / PARAMS, as_yaml(composed))
     sources.write_link(section(Model, folder), folder)
+    texts.write_link(section(Verify, folder).quality, folder)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
+TEXT = "text"
 
 WRAPPED = "wrapped"
 ONNX = "onnx"
 SIMPLIFIED = "simplified"
+QUANTIZED = "quantized"
 ENGINE = "engine"
 
 PROGRAM = "model.pt2"

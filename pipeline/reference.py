@@ -1,7 +1,7 @@
 """What the original model says, in fp32, by transformers' own code: the truth that every artifact is held to.
 
 Each row runs by itself, unpadded, in one forward over a growing cache, so nothing of our cache, masks, padding
-or chunking can be in it.
+or chunking can be in it. Only a long text (`Reading`) is read several rows and a chunk at a time.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from pipeline.session import Floats
 
 @dataclass(frozen=True)
 class Answer:
-    """One row's truth. logits: [positions, vocab]; caches: key and value of each layer in turn,
-    [kv_heads, past + tokens, head_dim]."""
+    """One row's truth. logits: [positions, vocab]; caches: key and value of each layer in turn, of the new tokens,
+    [kv_heads, tokens, head_dim]."""
 
     logits: Floats
     caches: list[Floats]
@@ -32,7 +32,8 @@ class Reference:
         self.model = model
 
     def answer(self, past: list[Floats], tokens: list[int], positions: list[int]) -> Answer:
-        """Run `tokens` after the cached `past` (as Answer.caches); logits only at `positions` (of the new tokens)."""
+        """Run `tokens` after the cached `past` (Answer.caches of what is there); logits only at `positions` (of the new
+        tokens)."""
         cache = DynamicCache()  # of plain layers: a sliding-window layer's cache would drop what we compare
         for layer in range(len(past) // 2):
             key, value = (torch.from_numpy(t)[None] for t in past[2 * layer : 2 * layer + 2])
@@ -46,7 +47,8 @@ class Reference:
                 use_cache=True,
                 logits_to_keep=torch.tensor(positions),
             ).logits[0]
-        caches = [t[0].numpy() for layer in cache.layers for t in (_of(layer.keys), _of(layer.values))]
+        tensors = (t for layer in cache.layers for t in (_of(layer.keys), _of(layer.values)))
+        caches = [t[0, :, start:].numpy().copy() for t in tensors]  # else the past stays in memory with them
         return Answer(logits.float().numpy(), caches)
 
     def greedy(self, tokens: list[int], count: int) -> npt.NDArray[np.int64]:
@@ -59,6 +61,29 @@ class Reference:
         logits = self.answer([], tokens, list(range(first, len(tokens)))).logits
         choices: npt.NDArray[np.int64] = logits.argmax(-1)
         return choices
+
+    def reading(self) -> "Reading":
+        """Begin to read texts, a row each."""
+        return Reading(self.model)
+
+
+class Reading:
+    """The original at work on several rows at once, of which each has the same number of tokens."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache = DynamicCache()
+        self._used = 0
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits, fp32 [rows, n, vocab], at each of the next n tokens of each row; tokens: int64 [rows, n]."""
+        positions = torch.arange(self._used, self._used + tokens.shape[1]).expand(tokens.shape)
+        with torch.inference_mode():
+            logits: torch.Tensor = self._model(
+                input_ids=tokens, position_ids=positions, past_key_values=self._cache, use_cache=True
+            ).logits
+        self._used += tokens.shape[1]
+        return logits.float()
 
 
 def _of(tensor: Any) -> torch.Tensor:

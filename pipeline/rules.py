@@ -15,7 +15,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from pipeline import sources
+from pipeline import sources, texts
 from pipeline.errors import Problem, UserError
 from pipeline.spec import Compute, Config, EngineKind, Model, Range, Shapes, Source
 
@@ -54,7 +54,13 @@ RANGES = {
     "engine.threads": Interval(0, 1024),  # ONNX Runtime starts them all, and a million takes minutes to fail
     **dict.fromkeys(("simplify.memory_gb", "simplify.timeout_s"), POSITIVE),
     **dict.fromkeys((f"verify.gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE),
-    "verify.gates.greedy_agreement": Interval(0, 1),
+    **dict.fromkeys(
+        (f"verify.quantized_gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE
+    ),
+    **dict.fromkeys((f"verify.{group}.greedy_agreement" for group in ("gates", "quantized_gates")), Interval(0, 1)),
+    **dict.fromkeys(("verify.quality.tokens", "verify.quality.perplexity", "verify.quality.kl"), NOT_NEGATIVE),
+    **dict.fromkeys(("verify.quality.top1", "verify.quality.repetition"), Interval(0, 1)),
+    "verify.quality.window": Interval(2),
     **dict.fromkeys(("model.seed", "verify.seed"), SEED),
 }
 
@@ -81,7 +87,7 @@ def check(config: DictConfig, mistaken: set[str]) -> list[Problem]:
             value = functools.reduce(getattr, key.split("."), cast(Any, config))
         except MissingMandatoryValue:
             continue
-        if value not in interval:
+        if value is not None and value not in interval:
             problems.append(Problem(f"{key} is {value}", key, f"give a number, {interval}"))
             OmegaConf.update(config, key, "???")
     for rule in RULES:
@@ -184,6 +190,27 @@ def _greedy(config: Config) -> Iterator[Problem]:
         yield Problem(what, where, f"{where}={config.cache.size} at most, or a larger cache")
 
 
+def _quality_text(config: Config) -> Iterator[Problem]:
+    try:
+        texts.find(config.verify.quality)
+    except UserError as error:
+        yield from error.problems
+
+
+def _quality_tokens(config: Config) -> Iterator[Problem]:
+    if config.verify.quality.tokens == 1:
+        fix = "2 or more, or 0 to measure no quality"
+        yield Problem("one token is no text: none is predicted", "verify.quality.tokens", fix)
+
+
+def _quality_window(config: Config) -> Iterator[Problem]:
+    quality, size = config.verify.quality, config.cache.size
+    if quality.tokens and quality.window > size:
+        where = "verify.quality.window"
+        what = f"{where}={quality.window} tokens do not fit into cache.size={size}"
+        yield Problem(what, where, f"{where}={size} at most, or a larger cache")
+
+
 def _bench_tokens(config: Config) -> Iterator[Problem]:
     total = config.bench.prompt + config.bench.new_tokens
     if total > config.cache.size:
@@ -210,6 +237,9 @@ RULES: tuple[Rule, ...] = (
     _opset,
     _prompts,
     _greedy,
+    _quality_text,
+    _quality_tokens,
+    _quality_window,
     _bench_tokens,
     functools.partial(_bench_inside, step="prefill", axis="sequence", key="prompt"),
     functools.partial(_bench_inside, step="prefill", axis="batch", key="batch"),

@@ -165,10 +165,35 @@ class Gates:
 
 
 @dataclass
+class QuantizedGates:
+    """Those of the artifacts whose weights are quantized; None: the one of Gates."""
+
+    logits_max_abs: float | None = None
+    kl: float | None = None
+    cache_max_abs: float | None = None
+    greedy_agreement: float | None = None
+
+
+@dataclass
+class Quality:
+    """How good the engine's text must be, and what it is measured on."""
+
+    text: str | None = None
+    tokens: int = REQUIRED
+    window: int = REQUIRED
+    perplexity: float = REQUIRED
+    kl: float = REQUIRED
+    top1: float = REQUIRED
+    repetition: float = REQUIRED
+
+
+@dataclass
 class Verify:
     """Options of stage verify."""
 
     gates: Gates = field(default_factory=Gates)
+    quantized_gates: QuantizedGates = field(default_factory=QuantizedGates)
+    quality: Quality = field(default_factory=Quality)
     prompts: list[str] = field(default_factory=list)
     greedy_tokens: int = REQUIRED
     seed: int = REQUIRED

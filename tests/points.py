@@ -7,11 +7,11 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from pipeline import engine, export, layout, simplify, wrap
+from pipeline import engine, export, layout, simplify, texts, wrap
 from pipeline.config import compose
 from pipeline.signature import Signature
 from pipeline.sources import write_link
-from pipeline.spec import Model, section
+from pipeline.spec import Model, Verify, section
 
 ROOT = Path(__file__).parent.parent
 STAGES = (wrap, export, simplify, engine)
@@ -29,6 +29,7 @@ def write_point(folder: Path, params: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / layout.PARAMS).write_text(yaml.safe_dump(params))
     write_link(section(Model, folder), folder)
+    texts.write_link(section(Verify, folder).quality, folder)
 
 
 def build(folder: Path, overrides: list[str], **sections: dict[str, Any]) -> Signature:

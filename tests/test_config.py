@@ -86,6 +86,17 @@ def test_precision_brings_its_gates_and_an_override_wins() -> None:
     assert (gates.logits_max_abs, gates.kl, gates.cache_max_abs, gates.greedy_agreement) == (0.75, 0.5, 1.0, 0.97)
 
 
+def test_quantized_gates_are_null_or_a_number() -> None:
+    """Left alone they are those of verify.gates; an option or an override may set each."""
+    gates = config.compose(["verify.quantized_gates.kl=0.5"], CONF).verify.quantized_gates
+    assert (gates.kl, gates.logits_max_abs, gates.greedy_agreement) == (0.5, None, None)
+
+
+def test_no_quality_needs_no_window() -> None:
+    """verify.quality.tokens=0 switches it off, and then the window may be larger than the cache."""
+    assert config.compose(["verify.quality={tokens: 0, window: 4096}"], CONF).verify.quality.tokens == 0
+
+
 def test_an_experiment_gives_way_to_the_command_line() -> None:
     """An experiment's choices are defaults: an override beside it wins, and the order does not matter."""
     composed = config.compose(["cache=1k", "experiment=tiny", "bench.prompt=8"], CONF)
@@ -145,13 +156,23 @@ WRONG = [
     (["verify.gates.kl=nan"], "verify.gates.kl", "0 or more"),
     (["verify.gates.greedy_agreement=1.1"], "verify.gates.greedy_agreement", "0 to 1"),
     (["verify.greedy_tokens=0"], "verify.greedy_tokens", "1 or more"),
+    (["verify.quantized_gates.kl=-1"], "verify.quantized_gates.kl", "0 or more"),
+    (["verify.quantized_gates.kl=some"], "verify.quantized_gates.kl", "a number, or null"),
+    (["verify.quantized_gates.greedy_agreement=2"], "verify.quantized_gates.greedy_agreement", "0 to 1"),
+    (["verify.quality.tokens=-1"], "verify.quality.tokens", "0 or more"),
+    (["verify.quality.tokens=null"], "verify.quality.tokens", "cannot be null"),
+    (["verify.quality.window=1"], "verify.quality.window", "2 or more"),
+    (["verify.quality.perplexity=nan"], "verify.quality.perplexity", "0 or more"),
+    (["verify.quality.kl=-1"], "verify.quality.kl", "0 or more"),
+    (["verify.quality.top1=99"], "verify.quality.top1", "0 to 1"),
+    (["verify.quality.repetition=-0.1"], "verify.quality.repetition", "0 to 1"),
     (["verify.seed=-1"], "verify.seed", "0 to"),
     (["bench.repeats=0"], "bench.repeats", "1 or more"),
     (["export.opset=23"], "export.opset", "choose 24 or 25"),
     (["engine.provider=CUDAExecutionProvider"], "engine.provider", "choose CPUExecutionProvider"),
     (["point=a.b"], "point", "letters, digits, _ and -"),
     # values that do not fit together
-    (["cache.size=500"], "axes.sequence", "axes.sequence=500 at most"),
+    (["cache.size=500", "verify.quality.tokens=0"], "axes.sequence", "axes.sequence=500 at most"),
     (["profile.prefill.sequence.opt=600"], "profile.prefill.sequence", "out of order: min 1, opt 600, max 512"),
     (["profile.prefill.sequence.max=600"], "profile.prefill.sequence.max", "above axes.sequence=512"),
     (["profile.decode.batch.max=9"], "profile.decode.batch.max", "above axes.batch=8"),
@@ -159,6 +180,10 @@ WRONG = [
     (["profile.decode.batch={min: 2, opt: 2}", "bench.batch=2"], "profile.decode.batch.min", "one row and one token"),
     (["precision=bf16"], "precision.compute", "cannot compute in bf16"),
     (["verify.greedy_tokens=1025"], "verify.greedy_tokens", "cache.size=1024"),
+    (["verify.quality.tokens=1"], "verify.quality.tokens", "0 to measure no quality"),
+    (["verify.quality.window=1025"], "verify.quality.window", "verify.quality.window=1024 at most"),
+    (["verify.quality.text=nope.txt"], "verify.quality.text", "there is no file nope.txt"),
+    (["verify.quality.text=conf"], "verify.quality.text", "there is no file conf"),
     (["verify.prompts=[]"], "verify.prompts", "at least one text"),
     (["verify.prompts=['']"], "verify.prompts", "missing or empty"),
     (["bench.new_tokens=1000"], "bench.new_tokens", "1044 tokens"),

@@ -28,7 +28,7 @@ INPUTS = {
     "export": {"wrapped"},
     "simplify": {"onnx"},
     "engine": {"wrapped", "simplified"},
-    "verify": {"checkpoint", "wrapped", "onnx", "simplified", "engine"},
+    "verify": {"checkpoint", "text", "wrapped", "onnx", "simplified", "engine"},
     "bench": {"engine"},
 }
 HARDWARE = {"engine": {"gpu"}, "verify": {"cpu", "gpu"}, "bench": {"cpu", "gpu"}}

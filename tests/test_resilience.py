@@ -97,7 +97,12 @@ def test_a_first_build_that_is_killed_twice_completes(tmp_path: Path) -> None:
     folder = make_whole(tmp_path / "repository")
     kill(folder, lambda *_: (folder / POINT / ".wrapped.partial").exists())
     assert partial(folder) == [".wrapped.partial"]
-    assert {path.name for path in (folder / POINT).iterdir()} == {".wrapped.partial", "checkpoint", "params.yaml"}
+    assert {path.name for path in (folder / POINT).iterdir()} == {
+        ".wrapped.partial",
+        "checkpoint",
+        "text",
+        "params.yaml",
+    }
 
     # verify prints which artifact it is at
     kill(folder, lambda build, output: runs("verify")(build, output) and "onnx:" in output)

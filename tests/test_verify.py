@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,23 @@ import onnx
 import pytest
 import torch
 
-from pipeline import checkpoint, decoder, layout
-from pipeline.compare import Result, Truth
+from pipeline import checkpoint, decoder, layout, quality
+from pipeline.cases import Case
+from pipeline.compare import Result, Truth, run_case, run_greedy
 from pipeline.reference import Reference
+from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Cache, Model, Verify, section
-from pipeline.verify import ARTIFACTS, open_artifact, problems, tokenized, verify_artifact, worst
+from pipeline.verify import (
+    ARTIFACTS,
+    gates_of,
+    greedy_batches,
+    open_artifact,
+    problems,
+    tokenized,
+    verify_artifact,
+    worst,
+)
 from tests.points import ROOT, build
 
 
@@ -30,15 +42,17 @@ def truth(tiny: tuple[Path, Signature]) -> Truth:
 def run(name: str, folder: Path, truth: Truth) -> dict[str, Result]:
     """One artifact's results."""
     signature, options = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE), section(Verify, folder)
-    return verify_artifact(name, folder, signature, truth, tokenized(options.prompts, folder, signature, 0), options)
+    prompts = tokenized(options.prompts, folder, signature, 0)
+    windows = quality.windows(folder, options.quality, truth.vocab, 0)
+    return verify_artifact(name, folder, signature, truth, prompts, windows, options)
 
 
 @pytest.mark.parametrize("artifact", ARTIFACTS)
 def test_sound_artifacts_pass(tiny: tuple[Path, Signature], truth: Truth, artifact: str) -> None:
-    """Contract, 13 cases and 4 greedy batches, and the figures are those of rounding."""
+    """Contract, 13 cases, 4 greedy batches, an engine's quality, and the figures are those of rounding."""
     results = run(artifact, tiny[0], truth)
     assert problems({artifact: results}) == []
-    assert len(results) == 18
+    assert len(results) == 18 + (artifact == layout.ENGINE)
     figures = worst(results)
     assert 0 < float(figures["logits_max_abs"]) < 1e-4
     assert 0 < float(figures["cache_max_abs"]) < 1e-4
@@ -150,7 +164,7 @@ def test_nan_is_the_worst_figure_and_fails_its_gate() -> None:
     """It exceeds every gate, stays the worst whatever comes before or after it, and can be written as JSON."""
     results = {name: Result() for name in "abc"}
     for result, value in zip(results.values(), (0.5, float("nan"), 2.0), strict=True):
-        result.gate("kl", value, 1.0, "logits")
+        result.gate("kl", value, 1.0, "logits", "verify.gates.kl")
     assert [bool(result.failures) for result in results.values()] == [False, True, True]
     assert json.loads(json.dumps(worst(results), allow_nan=False)) == {"kl": "nan"}
 
@@ -161,6 +175,48 @@ def test_an_engine_may_be_built_for_less_than_the_axes(tmp_path: Path) -> None:
     signature = Signature.load(tmp_path / layout.WRAPPED / layout.SIGNATURE)
     truth = Truth(Reference(checkpoint.load(section(Model, tmp_path), tmp_path)), signature, seed=0)
     assert problems({layout.ENGINE: run(layout.ENGINE, tmp_path, truth)}) == []
+
+
+def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+    """A model in quantized/ gives the engine the gates of verify.quantized_gates, and no earlier artifact; a gate that
+    is null there stays that of verify.gates. Failures name the section."""
+    folder = tiny_copy()
+    options = section(Verify, folder)
+    options.quantized_gates.logits_max_abs = 0.0
+    assert {gates_of(name, folder, options)[0].logits_max_abs for name in ARTIFACTS} == {1e-3}
+    (folder / layout.QUANTIZED).mkdir()
+    (folder / layout.QUANTIZED / layout.MODEL).touch()
+    assert {gates_of(name, folder, options)[1] for name in ARTIFACTS[:3]} == {"verify.gates"}
+    gates, group = gates_of(layout.ENGINE, folder, options)
+    assert (gates.logits_max_abs, gates.kl, group) == (0.0, 1e-6, "verify.quantized_gates")
+    case = Case("one token", (0,), ((1,),))
+    failures = run_case(case, open_engine(folder / layout.ENGINE), truth, gates, group).failures
+    assert [failure.split(", ")[-1] for failure in failures] == ["verify.quantized_gates.logits_max_abs is 0"]
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(4, [6, 6, 6, 16]), (2, [6, 6, 16, 16]), (1, [16, 16, 16, 16])])
+def test_greedy_batches(tiny: tuple[Path, Signature], rows: int, tokens: list[int]) -> None:
+    """A prompt alone may generate fewer tokens only if it generates all of them in a batch of several rows."""
+    signature = replace(tiny[1], axes={"batch": rows, "sequence": 32})
+    runtime = open_artifact(layout.SIMPLIFIED, tiny[0], signature, [])
+    batches = greedy_batches([[1] * 10, [2] * 90, [3]], runtime, 16, 6)
+    assert [count for _, count in batches.values()] == tokens
+    assert [len(prompt) for prompt in batches["greedy 1"][0]] == [32]
+    assert len(batches["greedy ragged batch"][0]) == min(rows, 3)
+
+
+def test_a_text_of_one_word_fails(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+    """An engine whose last norm is lost says token 0 for ever: the failure names the row and the gate."""
+    folder = tiny_copy()
+    path = folder / layout.ENGINE / layout.MODEL
+    model = onnx.load(path)
+    (norm,) = [t for t in model.graph.initializer if t.name.endswith("model.norm.weight")]
+    norm.CopyFrom(onnx.numpy_helper.from_array(np.zeros(norm.dims, np.float32), norm.name))
+    onnx.save(model, path)
+    runtime, gates = open_engine(folder / layout.ENGINE), section(Verify, folder).gates
+    result = run_greedy([[1, 2, 3]], 60, runtime, truth, gates, "verify.gates", 0.5)
+    assert result.figures["repetition"] == pytest.approx(56 / 57)
+    assert result.failures[1] == "repetition is 0.982 in the text of row 0, verify.quality.repetition is 0.5"
 
 
 def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:

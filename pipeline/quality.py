@@ -1,0 +1,113 @@
+"""How good an engine's text is: its perplexity over a real text beside the original's in fp32.
+
+The cases of pipeline.cases hold every number to the original's; where weights are rounded to few bits those gates
+must be wide, and this says what the rounding costs. The engine runs as it generates: the text is cut into windows,
+each window starts from an empty cache, and its tokens are fed one a step (teacher forcing), as many windows at once as
+a step takes rows. The original runs beside it, a chunk of positions at a time, so that nothing grows with the text and
+little with the vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pipeline import layout, texts
+from pipeline.compare import Result
+from pipeline.errors import Problem, UserError
+from pipeline.reference import Reference
+from pipeline.session import Bounds, Runtime
+from pipeline.spec import Quality
+from pipeline.tokens import load_tokenizer
+
+CHUNK = 2**24  # logits of each model that are held at once, 64 MiB: 32 positions of 8 rows at 49,152 tokens
+LETTERS = 64  # characters of a text that are read for each token wanted; English takes 3 to 5
+
+
+@dataclass
+class Sums:
+    """Sums over all predicted tokens, in fp64 nats; `seen`: how many."""
+
+    original: float = 0.0
+    engine: float = 0.0
+    kl: float = 0.0
+    same: int = 0
+    seen: int = 0
+
+    def add(self, want: torch.Tensor, got: torch.Tensor, targets: torch.Tensor) -> None:
+        """want, got: fp32 logits [n, vocab] of the original and the engine; targets: int64 [n], the text's tokens."""
+        p, q = (logits.double().log_softmax(-1) for logits in (want, got))
+        self.original -= float(p.gather(1, targets[:, None]).sum())
+        self.engine -= float(q.gather(1, targets[:, None]).sum())
+        self.kl += float((p.exp() * (p - q)).sum())
+        self.same += int((want.argmax(-1) == got.argmax(-1)).sum())
+        self.seen += len(targets)
+
+
+def measure(engine: Runtime, reference: Reference, windows: list[list[int]], quality: Quality) -> Result:
+    """Perplexity (exp of the mean negative log-likelihood) of both models over tokens 2 to the last of each window,
+    its relative increase, the mean KL(original || engine) in nats, and how often both rank the same token first."""
+    sums, rows = Sums(), rows_of_a_step(engine.bounds)
+    with tqdm(total=sum(len(window) - 1 for window in windows), desc="quality", unit="token", leave=False) as bar:
+        for first in range(0, len(windows), rows):
+            for _ in _side_by_side(engine, reference, windows[first : first + rows], sums):
+                bar.update(sums.seen - bar.n)
+    original, own = (
+        float(torch.tensor(total / sums.seen, dtype=torch.float64).exp()) for total in (sums.original, sums.engine)
+    )
+    result = Result()
+    result.figures |= {"perplexity": own, "perplexity_original": original, "predicted_tokens": sums.seen}
+    where = f"{sums.seen} predicted tokens"
+    result.gate("perplexity_increase", own / original - 1, quality.perplexity, where, "verify.quality.perplexity")
+    result.gate("mean_kl", sums.kl / sums.seen, quality.kl, where, "verify.quality.kl")
+    result.share("top1", sums.same / sums.seen, quality.top1, where, "verify.quality.top1")
+    return result
+
+
+def _side_by_side(engine: Runtime, reference: Reference, windows: list[list[int]], sums: Sums) -> Iterator[None]:
+    """Feed windows, a row each, to both models and add up; yields after each chunk of positions."""
+    session, reading = engine.session(len(windows)), reference.reading()
+    vocab = int(engine.signature.logits.shape[2])
+    longest = max(map(len, windows))
+    padded = torch.tensor([window + [0] * (longest - len(window)) for window in windows])
+    chunk = max(1, min(32, CHUNK // (len(windows) * vocab)))
+    for start in range(0, longest - 1, chunk):
+        end = min(start + chunk, longest - 1)
+        wanted = reading.read(padded[:, start:end])
+        for position in range(start, end):
+            # a row whose window has ended is idle
+            last = [position + 1 < len(window) for window in windows]
+            got = session.step([[window[position]] if more else [] for window, more in zip(windows, last, strict=True)])
+            rows = torch.tensor(last)
+            logits = torch.from_numpy(got[:, -1])
+            sums.add(wanted[rows, position - start], logits[rows], padded[rows, position + 1])
+        yield
+
+
+def rows_of_a_step(bounds: Bounds) -> int:
+    """The most rows that take one token each in a step."""
+    return max(axes["batch"][1] for axes in bounds.values() if axes["sequence"][0] == 1)
+
+
+def windows(point: Path, quality: Quality, vocab: int, seed: int) -> list[list[int]]:
+    """The first `tokens` tokens of the text in windows of `window`, the last one shorter; each begins with the
+    tokenizer's start token if it has one. Random tokens for a model without a tokenizer. Raises UserError for a text
+    of less than 2 tokens."""
+    tokenizer = load_tokenizer(point / layout.WRAPPED)
+    start: list[int] = []
+    if tokenizer is None:
+        tokens = np.random.default_rng(seed).integers(0, vocab, quality.tokens).tolist()
+    else:
+        text = texts.read(quality, point)[: LETTERS * quality.tokens]
+        tokens = tokenizer(text, verbose=False)["input_ids"]
+        start = tokens[:1] if tokens[:1] == [tokenizer.bos_token_id] else []
+        tokens = tokens[len(start) :][: quality.tokens]
+    width = quality.window - len(start)
+    found = [[*start, *tokens[first : first + width]] for first in range(0, len(tokens), width)]
+    found = [window for window in found if len(window) > 1]
+    if not found:
+        raise UserError(Problem(f"the text has {len(tokens)} tokens", texts.KEY, "give a text of 2 tokens or more"))
+    return found
