@@ -1,8 +1,8 @@
-"""Stage engine: simplified/ -> engine/, a folder that runs on its own.
+"""Stage engine: quantized/ or simplified/ -> engine/, a folder that runs on its own.
 
 engine/ holds the model, engine.json (who runs it and how, the contract, the profiles, versions) and what came
 with the model: tokenizer, chat template, generation config.
-For ONNX Runtime the model is the simplified graph, sharing its weights' bytes; ONNX Runtime applies its own
+For ONNX Runtime the model is the portable graph, sharing its weights' bytes; ONNX Runtime applies its own
 fusions when it loads it. A lowering of the graph for a runtime, and TensorRT plans, belong into this stage.
 """
 
@@ -22,10 +22,10 @@ from pipeline.spec import Engine, Profile, section
 NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.SIGNATURE}
 
 
-def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out: Path) -> None:
+def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Path) -> None:
     """Write the engine folder `out` and load it once, so that an engine which does not load fails here."""
     for name in (layout.MODEL, layout.DATA):
-        shutil.copyfile(simplified / name, out / name)
+        shutil.copyfile(model / name, out / name)
     for file in wrapped.iterdir():
         if file.name not in NOT_OF_THE_ENGINE:
             shutil.copy2(file, out / file.name)
@@ -57,7 +57,7 @@ def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out
 def main() -> None:
     """Run the stage in a point's folder."""
     with replacing_folder(Path(layout.ENGINE)) as out:
-        build(Path(layout.WRAPPED), Path(layout.SIMPLIFIED), section(Engine), section(Profile), out)
+        build(Path(layout.WRAPPED), layout.final_model(Path()), section(Engine), section(Profile), out)
 
 
 if __name__ == "__main__":
