@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int8]
+SPANS = (0.8, 0.9, 1.0)  # of a block's range, that a grid is first tried with
+FITS = 3  # times that it is fitted then; 12 spans instead of these 3: 7.3 % instead of 7.4, four times slower
 CHUNK = 2**20  # values that are searched at once: the temporary arrays stay below 100 MB and within reach of caches
 
 
@@ -77,17 +79,51 @@ def by_chunks(rows: npt.NDArray[np.floating], quantize: Callable[[Floats], Grid]
     return join([quantize(part.astype(np.float32, copy=False)) for _, part in chunks(rows, rows.shape[1])])
 
 
-def symmetric(rows: Floats, block: int, bits: int) -> Grid:
-    """Rows [N, K] on grids around 0 in blocks of `block` values, rounded to nearest, the largest value on the last
-    step: scale = max|w| / (2^(bits-1) - 1)."""
+def nearest(rows: Floats, block: int, bits: int) -> Grid:
+    """Rows [N, K] in blocks of `block` values on grids around 0, the largest value on the last step, the others
+    rounded to nearest: scale = max|w| / (2^(bits-1) - 1). With 8 bits nothing better is worth its time."""
     last = 2 ** (bits - 1) - 1
     blocks = rows.reshape(len(rows), -1, block)
-    scale = _positive(np.abs(blocks).max(axis=2) / np.float32(last))
-    q = np.rint(blocks / scale[:, :, None]).clip(-last - 1, last).astype(np.int8)
+    scale = _usable(np.abs(blocks).max(axis=2) / np.float32(last))
+    q = np.rint(blocks / scale[:, :, None]).astype(np.int8)
     return Grid(q.reshape(rows.shape), scale, None, bits)
 
 
-def _positive(scale: Floats) -> Floats:
+def closest(rows: Floats, block: int, bits: int, *, centered: bool) -> Grid:
+    """Rows [N, K] in blocks of `block` values on grids with a small squared error, around 0 or around a center.
+
+    Rounding to a grid and fitting the grid to what was rounded, by least squares, in turns (Lloyd's algorithm on evenly
+    spaced levels); from grids that span 80, 90 and 100 % of a block's range, of which the best is kept. On weights of
+    SmolLM2-135M in blocks of 32 the rms error falls from 8.1 to 7.4 % with a center, from 10.4 to 9.2 % without.
+    """
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    blocks = rows.reshape(len(rows), -1, block)
+    least, most = blocks.min(axis=2), blocks.max(axis=2)
+    middle = (least + most) / 2 if centered else np.zeros_like(most)
+    step = (most - least) / (high - low) if centered else np.maximum(most, -least) / high
+    mean = blocks.mean(axis=2)
+    best = np.full(step.shape, np.inf, np.float32)
+    q, scale, center = np.empty(blocks.shape, np.int8), np.empty_like(step), np.zeros_like(step)
+    for share in SPANS:
+        s = _usable(step * np.float32(share))
+        c = middle + s / 2 if centered else middle  # -8..7 has its middle at -1/2
+        for _ in range(FITS):
+            levels = np.rint((blocks - c[:, :, None]) / s[:, :, None]).clip(low, high)
+            at = levels.mean(axis=2) if centered else np.zeros_like(mean)
+            spread = np.square(levels).mean(axis=2) - np.square(at)
+            together = (levels * blocks).mean(axis=2) - at * mean
+            fits = (spread > 1e-6) & (together > 0)  # else all levels are one
+            s = np.where(fits, together / np.where(fits, spread, 1), s)
+            c = mean - s * at if centered else c
+            error = np.square(levels * s[:, :, None] + c[:, :, None] - blocks).sum(axis=2)
+            better = error < best
+            best = np.where(better, error, best)
+            q[better] = levels[better]
+            scale, center = np.where(better, s, scale), np.where(better, c, center)
+    return Grid(q.reshape(rows.shape), scale, center if centered else None, bits)
+
+
+def _usable(scale: Floats) -> Floats:
     """Scales with 1 for 0, which a block of equal values has: runtimes divide by a scale, or refuse 0."""
     return np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
 
@@ -99,13 +135,3 @@ def largest_block(k: int, wanted: int, least: int = 16) -> int | None:
             return wanted
         wanted //= 2
     return None
-
-
-def asymmetric(rows: Floats, block: int, bits: int) -> Grid:
-    """tbd"""
-    n = 2**bits - 1
-    blocks = rows.reshape(len(rows), -1, block)
-    least, most = blocks.min(axis=2), blocks.max(axis=2)
-    scale = _positive((most - least) / np.float32(n))
-    q = np.rint((blocks - least[:, :, None]) / scale[:, :, None]).clip(0, n) - (n + 1) // 2
-    return Grid(q.astype(np.int8).reshape(rows.shape), scale, least + (n + 1) // 2 * scale, bits)

@@ -90,9 +90,7 @@ class Quantizer:
         block = grids.largest_block(k, options.block_size) if by_blocks else k
         if block is None:  # no divisor of k is a block
             block, bits = k, 8
-        if bits == 8 or options.symmetric:
-            return partial(grids.symmetric, block=block, bits=bits)
-        return partial(grids.asymmetric, block=block, bits=bits)
+        return _anew(block, bits, centered=not options.symmetric)
 
     def _carried(self, rows: Array, bits: int) -> tuple[Mask, Grid] | None:
         """The checkpoint's own blocks, if at least half the rows are there, and the others in blocks of that size."""
@@ -106,8 +104,13 @@ class Quantizer:
         own = library.grid(places[found])
         if found.all():
             return found, own
-        anew = grids.symmetric if bits == 8 else grids.asymmetric
-        return found, grids.merge(found, own, grids.by_chunks(rows[~found], partial(anew, block=BLOCK, bits=bits)))
+        return found, grids.merge(found, own, grids.by_chunks(rows[~found], _anew(BLOCK, bits, centered=True)))
+
+
+def _anew(block: int, bits: int, *, centered: bool) -> Callable[[Floats], Grid]:
+    if bits == 8:
+        return partial(grids.nearest, block=block, bits=bits)
+    return partial(grids.closest, block=block, bits=bits, centered=centered)
 
 
 def _difference(rows: Array, grid: Grid, which: Mask) -> tuple[float, int]:
@@ -125,9 +128,10 @@ def _difference(rows: Array, grid: Grid, which: Mask) -> tuple[float, int]:
 
 
 def _form(weight: Weight, grid: Grid) -> str:
-    kind = "table" if weight.is_table else "linear"
-    sharing = "per row" if grid.block == grid.q.shape[1] else f"blocks of {grid.block}"
-    return f"{kind}, int{grid.bits} {sharing}{'' if grid.center is None else ' with a center'}"
+    whole = grid.bits == 8 and grid.block == grid.q.shape[1]
+    sharing = f"blocks of {grid.block}" if not whole else "per row" if weight.is_table else "per channel"
+    center = "" if grid.center is None else " with a center"
+    return f"{'table' if weight.is_table else 'linear'}, int{grid.bits} {sharing}{center}"
 
 
 def quantize(model: ir.Model, quantizer: Quantizer, least: int = graph.INLINE_BELOW) -> list[Entry]:

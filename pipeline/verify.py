@@ -31,9 +31,14 @@ from pipeline.signature import Signature
 from pipeline.spec import Model, Verify, section
 from pipeline.tokens import load_tokenizer
 
-ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE)
+ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.QUANTIZED, layout.ENGINE)
 SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
+
+
+def artifacts(point: Path) -> list[str]:
+    """Those that a point has: quantized/ holds a model only where weights were quantized."""
+    return [name for name in ARTIFACTS if name != layout.QUANTIZED or layout.final_model(point).name == name]
 
 
 def open_artifact(name: str, point: Path, signature: Signature, findings: list[str]) -> Runtime:
@@ -114,7 +119,7 @@ def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Re
     reference = Reference(checkpoint.load(model, point / layout.CHECKPOINT))
     truth = Truth(reference, signature, options.seed)
     prompts = tokenized(options.prompts, point, signature, options.seed)
-    return {name: verify_artifact(name, point, signature, truth, prompts, options) for name in ARTIFACTS}
+    return {name: verify_artifact(name, point, signature, truth, prompts, options) for name in artifacts(point)}
 
 
 def worst(results: dict[str, Result]) -> dict[str, float | str]:

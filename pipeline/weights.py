@@ -86,7 +86,7 @@ def _is_tokens(ids: ir.Value | None) -> bool:
 
 
 def _heads(graph: ir.Graph) -> Iterator[ir.Node]:
-    """The linear layers from which the logits come with no other in between."""
+    """The matrix products from which the logits come with no other in between."""
     waiting, seen = [graph.outputs[0]], set()
     while waiting:
         value = waiting.pop()
@@ -94,8 +94,7 @@ def _heads(graph: ir.Graph) -> Iterator[ir.Node]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        weight = node.inputs[1] if node.op_type in ("MatMul", "Gemm") else None
-        if weight is not None and weight.is_initializer():
+        if node.op_type in ("MatMul", "Gemm"):
             yield node
         else:
             waiting += [value for value in node.inputs if value is not None]
