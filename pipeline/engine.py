@@ -1,4 +1,4 @@
-"""Stage engine: simplified/ -> engine/, a folder that runs on its own.
+"""Stage engine: quantized/ or simplified/ -> engine/, a folder that runs on its own.
 
 engine/ holds the model, engine.json (who runs it and how, the contract, the profiles, versions) and what came
 with the model: tokenizer, chat template, generation config.
@@ -24,16 +24,16 @@ from pipeline.spec import Engine, Profile, section
 NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.SIGNATURE}
 
 
-def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out: Path) -> None:
+def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Path) -> None:
     """Write the engine folder `out` and load it once, so that an engine which does not load fails here."""
-    model = graph.load(simplified)
+    lowered = graph.load(model)
     if engine.lower:
-        lower(model, int8_activations=engine.int8_activations)
-    if any(node.op_type == "MatMulNBits" for node in model.graph):
-        graph.save(model, out)
+        lower(lowered, int8_activations=engine.int8_activations)
+    if any(node.op_type == "MatMulNBits" for node in lowered.graph):
+        graph.save(lowered, out)
     else:  # the same bytes as before, which DVC's cache then stores once
-        ir.save(model, out / layout.MODEL)
-        shutil.copyfile(simplified / layout.DATA, out / layout.DATA)
+        ir.save(lowered, out / layout.MODEL)
+        shutil.copyfile(model / layout.DATA, out / layout.DATA)
     for file in wrapped.iterdir():
         if file.name not in NOT_OF_THE_ENGINE:
             shutil.copy2(file, out / file.name)
@@ -67,7 +67,7 @@ def build(wrapped: Path, simplified: Path, engine: Engine, profile: Profile, out
 def main() -> None:
     """Run the stage in a point's folder."""
     with replacing_folder(Path(layout.ENGINE)) as out:
-        build(Path(layout.WRAPPED), Path(layout.SIMPLIFIED), section(Engine), section(Profile), out)
+        build(Path(layout.WRAPPED), layout.final_model(Path()), section(Engine), section(Profile), out)
 
 
 if __name__ == "__main__":

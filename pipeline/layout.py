@@ -1,5 +1,7 @@
 """Names of the files in a point's folder, artifacts/<point>/: the interface between stages."""
 
+from pathlib import Path
+
 PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
 TEXT = "text"
@@ -15,8 +17,15 @@ SIGNATURE = "signature.json"
 MODEL = "model.onnx"
 DATA = "model.onnx.data"  # every weight of graph.INLINE_BELOW bytes and more
 CHANGES = "simplify.json"
+QUANTIZATION = "quantize.json"
 ENGINE_INFO = "engine.json"
 VERIFY = "verify.json"
 ACCURACY = "accuracy.json"
 BENCH = "bench.json"
 LATENCY = "latency.json"
+
+
+def final_model(point: Path) -> Path:
+    """The folder of the portable model that a point's engine is made of: quantized/ where it holds one."""
+    quantized = point / QUANTIZED
+    return quantized if (quantized / MODEL).exists() else point / SIMPLIFIED

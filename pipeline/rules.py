@@ -17,11 +17,12 @@ from omegaconf.errors import MissingMandatoryValue
 
 from pipeline import sources, texts
 from pipeline.errors import Problem, UserError
-from pipeline.spec import Compute, Config, EngineKind, Model, Range, Shapes, Source
+from pipeline.spec import Compute, Config, Embedding, EngineKind, Model, Range, Shapes, Source, Weights
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level of params.yaml
 OPSETS = (24, 25)  # 24 is the first with TensorScatter; what speaks against 25 stands in conf/config.yaml
 PROVIDERS = {EngineKind.onnxruntime: ("CPUExecutionProvider",)}
+INT4_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel for 4 bits, MatMulNBits, takes
 NO_KERNELS = {("CPUExecutionProvider", Compute.bf16)}
 
 
@@ -165,6 +166,24 @@ def _precision(config: Config) -> Iterator[Problem]:
         )
 
 
+def _weights(config: Config) -> Iterator[Problem]:
+    """Block sizes that both formats and kernels know, and no key that would be without effect."""
+    quantize = config.quantize
+    size, where = quantize.block_size, "quantize.block_size"
+    allowed = INT4_BLOCKS if quantize.weights is Weights.int4 else (0, *INT4_BLOCKS)
+    if quantize.weights is not Weights.none and size not in allowed:
+        what = f"{where}={size} is not supported with quantize.weights={quantize.weights.value}"
+        yield Problem(what, where, f"choose one of {', '.join(map(str, allowed))}")
+    if quantize.weights is not Weights.int4 and not quantize.symmetric:
+        where = "quantize.symmetric"
+        what = f"{where}=false says nothing with quantize.weights={quantize.weights.value}"
+        yield Problem(what, where, f"{where}=true, or precision=int4")
+    if quantize.weights is Weights.none and quantize.embedding is not Embedding.none:
+        where = "quantize.embedding"
+        what = f"{where}={quantize.embedding.value} says nothing with quantize.weights=none"
+        yield Problem(what, where, f"{where}=none, or precision=int8")
+
+
 def _provider(config: Config) -> Iterator[Problem]:
     allowed = PROVIDERS[config.engine.kind]
     if config.engine.provider not in allowed:
@@ -233,6 +252,7 @@ RULES: tuple[Rule, ...] = (
     *(functools.partial(_side, step=step, axis=axis) for step, axis in SIDES),
     *(functools.partial(_one_token, axis=axis) for axis in ("batch", "sequence")),
     _precision,
+    _weights,
     _provider,
     _opset,
     _prompts,

@@ -41,6 +41,21 @@ class Logits(Enum):
     all = "all"
 
 
+class Weights(Enum):
+    """Type of the linear layers' weights; none leaves them in the compute type."""
+
+    none = "none"
+    int8 = "int8"
+    int4 = "int4"
+
+
+class Embedding(Enum):
+    """Type of the embedding and the LM head; none leaves them. ONNX's Gather does not take int4."""
+
+    none = "none"
+    int8 = "int8"
+
+
 class EngineKind(Enum):
     """Who runs the engine."""
 
@@ -155,6 +170,17 @@ class Simplify:
 
 
 @dataclass
+class Quantize:
+    """Options of stage quantize."""
+
+    weights: Weights = REQUIRED
+    block_size: int = REQUIRED
+    symmetric: bool = REQUIRED
+    embedding: Embedding = REQUIRED
+    gguf_blocks: bool = REQUIRED
+
+
+@dataclass
 class Gates:
     """The largest differences from the original that verify lets pass."""
 
@@ -223,6 +249,7 @@ class Config:
     wrap: Wrap = field(default_factory=Wrap)
     export: Export = field(default_factory=Export)
     simplify: Simplify = field(default_factory=Simplify)
+    quantize: Quantize = field(default_factory=Quantize)
     verify: Verify = field(default_factory=Verify)
     bench: Bench = field(default_factory=Bench)
 

@@ -32,7 +32,7 @@ from pipeline.signature import Signature
 from pipeline.spec import Gates, Model, Verify, section
 from pipeline.tokens import load_tokenizer
 
-ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE)
+ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.QUANTIZED, layout.ENGINE)
 BEHIND_QUANTIZE = (layout.QUANTIZED, layout.ENGINE)
 # Single rows are slow in PyTorch: 128 tokens of 3 prompts alone took a third of the whole proof. One graph without
 # branches, whose batch is a symbol (the contract is inspected for it), has nothing that is for one row only; every
@@ -48,6 +48,11 @@ def gates_of(name: str, point: Path, options: Verify) -> tuple[Gates, str]:
         own = {gate: value for gate, value in asdict(options.quantized_gates).items() if value is not None}
         return replace(options.gates, **own), "verify.quantized_gates"
     return options.gates, GATES
+
+
+def artifacts(point: Path) -> list[str]:
+    """Those that a point has: quantized/ holds a model only where weights were quantized."""
+    return [name for name in ARTIFACTS if name != layout.QUANTIZED or layout.final_model(point).name == name]
 
 
 def open_artifact(name: str, point: Path, signature: Signature, findings: list[str]) -> Runtime:
@@ -147,7 +152,7 @@ def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Re
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
     results = {}
-    for name in ARTIFACTS:
+    for name in artifacts(point):
         results[name] = verify_artifact(name, point, signature, truth, prompts, windows, options)
         gc.collect()  # a program's graph is full of cycles: its weights would stay while the next ones load
     return results

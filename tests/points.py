@@ -7,14 +7,14 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
-from pipeline import engine, export, layout, simplify, texts, wrap
+from pipeline import engine, export, layout, quantize, simplify, texts, wrap
 from pipeline.config import compose
 from pipeline.signature import Signature
 from pipeline.sources import write_link
 from pipeline.spec import Model, Verify, section
 
 ROOT = Path(__file__).parent.parent
-STAGES = (wrap, export, simplify, engine)
+STAGES = (wrap, export, simplify, quantize, engine)
 
 
 def composed(overrides: list[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 PARAMS = "# what has been asked for\npoints:\n  smollm2: []\n"
 TINY = "points:\n  tiny: [experiment=tiny]\n"
-STAGES = ("toolchain", "compose", "wrap", "export", "simplify", "engine", "verify", "bench")
+STAGES = ("toolchain", "compose", "wrap", "export", "simplify", "quantize", "engine", "verify", "bench")
 COPIED = (".dvcignore", ".gitignore", ".dvc/.gitignore", ".dvc/config", "dvc.yaml", "conf", "pipeline")
 
 

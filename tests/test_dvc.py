@@ -20,7 +20,7 @@ from tests.test_toolchain import fake_distribution
 # A change: an override, or one of EDITS, or ONNXRUNTIME -> the stages that run, and those that run when it is undone.
 # The others of the first come back from the cache then. toolchain is left out: it always runs.
 ONNXRUNTIME = "another onnxruntime"
-ALL = "compose wrap export simplify engine verify bench"
+ALL = "compose wrap export simplify quantize engine verify bench"
 TABLE = {
     "nothing": ("", ""),
     "a comment in conf/": ("compose", "compose"),
@@ -29,11 +29,15 @@ TABLE = {
     "axes.batch=5": ("compose wrap export engine verify bench", "compose"),
     "cache.size=128": (ALL, "compose"),
     "precision=fp16": (ALL, "compose"),
-    "export.opset=25": ("compose export simplify engine verify bench", "compose"),
-    "simplify.enabled=false": ("compose simplify engine verify bench", "compose"),
+    "export.opset=25": ("compose export simplify quantize engine verify bench", "compose"),
+    "simplify.enabled=false": ("compose simplify quantize engine verify bench", "compose"),
     # another limit, the same result: nothing follows
     "simplify.timeout_s=500": ("compose simplify", "compose"),
     "a comment in simplify.py": ("simplify", ""),
+    "precision=int8": ("compose quantize engine verify bench", "compose"),
+    "precision=int4": ("compose quantize engine verify bench", "compose"),
+    # nothing is quantized, so how is no matter
+    "quantize.block_size=64": ("compose quantize", "compose"),
     "profile.prefill.sequence.opt=8": ("compose engine verify bench", "compose"),
     "engine.threads=1": ("compose engine verify bench", "compose"),
     ONNXRUNTIME: ("engine verify bench", ""),

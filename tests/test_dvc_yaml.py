@@ -17,7 +17,7 @@ from pipeline import toolchain
 
 ROOT = Path(__file__).parents[1]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NAMES = ("toolchain", "compose", "wrap", "export", "simplify", "engine", "verify", "bench")
+NAMES = ("toolchain", "compose", "wrap", "export", "simplify", "quantize", "engine", "verify", "bench")
 MODULES = {path.stem for path in (ROOT / "pipeline").glob("*.py")} - {"__init__"}
 
 # files that a stage reads besides code and params.yaml
@@ -27,8 +27,9 @@ INPUTS = {
     "wrap": {"checkpoint"},
     "export": {"wrapped"},
     "simplify": {"onnx"},
-    "engine": {"wrapped", "simplified"},
-    "verify": {"checkpoint", "text", "wrapped", "onnx", "simplified", "engine"},
+    "quantize": {"checkpoint", "simplified"},
+    "engine": {"wrapped", "simplified", "quantized"},
+    "verify": {"checkpoint", "text", "wrapped", "onnx", "simplified", "quantized", "engine"},
     "bench": {"engine"},
 }
 HARDWARE = {"engine": {"gpu"}, "verify": {"cpu", "gpu"}, "bench": {"cpu", "gpu"}}
@@ -44,7 +45,7 @@ KEYS = {  # imported package -> its key in toolchain.json
 # used without an import: onnxsim is run as a command
 INDIRECT = {"simplify": {"onnxsim"}}
 # their version does not show in the results
-WITHOUT_KEY = {"huggingface_hub", "hydra", "numpy", "omegaconf", "ruamel", "tokenizers", "tqdm", "yaml"}
+WITHOUT_KEY = {"huggingface_hub", "hydra", "ml_dtypes", "numpy", "omegaconf", "ruamel", "tokenizers", "tqdm", "yaml"}
 
 
 def tree(module: str) -> ast.Module:

@@ -112,7 +112,7 @@ def test_a_first_build_that_is_killed_twice_completes(tmp_path: Path) -> None:
 
     completed = repro(folder)
     assert of_tiny(completed.ran) == ["toolchain", "verify", "bench"]
-    assert of_tiny(completed.unchanged) == ["compose", "wrap", "export", "simplify", "engine"]
+    assert of_tiny(completed.unchanged) == ["compose", "wrap", "export", "simplify", "quantize", "engine"]
     assert passed(folder)
     assert partial(folder) == []
 

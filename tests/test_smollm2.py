@@ -5,16 +5,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
-from pipeline import checkpoint, layout
+from pipeline import checkpoint, graph, layout, quantize
 from pipeline.contract import onnx_findings
 from pipeline.generate import Generator
 from pipeline.sampling import Sampling
 from pipeline.signature import Signature
-from pipeline.spec import Model, Verify, section
+from pipeline.spec import Embedding, Model, Quantize, Verify, Weights, section
 from pipeline.tokens import decode_stream, encode
 from tests import repository
 
@@ -98,6 +99,18 @@ def test_graph_is_small_and_standard(point: Path) -> None:
     ]  # fmt: skip
     assert len(kinds) <= 830
     assert (point / layout.SIMPLIFIED / layout.DATA).stat().st_size <= 134_515_008 * 4  # its parameters, fp32
+
+
+def test_the_files_own_blocks_are_carried_over(point: Path, tmp_path: Path) -> None:
+    """All 210 weights in Q4_1 and the embedding in Q8_0 keep their numbers, bit for bit, in a fifth of the bytes."""
+    model = graph.load(point / layout.SIMPLIFIED)
+    options = Quantize(Weights.int4, 32, False, Embedding.int8, True)
+    library = quantize.blocks_of(point / layout.CHECKPOINT, np.float32)
+    entries = quantize.quantize(model, quantize.Quantizer(options, library))
+    assert len(entries) >= 31  # 211 where no projections are packed
+    assert {(e.carried_over, e.exact, e.rms) for e in entries} == {(e.rows, e.rows, 0.0) for e in entries}
+    graph.save(model, tmp_path)
+    assert (tmp_path / layout.DATA).stat().st_size < 134_515_008 * 4 * 0.22
 
 
 def test_command_prints_the_answer_alone(point: Path) -> None:

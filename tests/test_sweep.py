@@ -44,8 +44,8 @@ def count(stages: list[str]) -> dict[str, int]:
 
 
 def test_equal_stages_run_once(swept: Swept) -> None:
-    """Two models are wrapped, exported and simplified once each; only engines are built for each of the four points."""
-    shared = dict.fromkeys(("wrap", "export", "simplify"), 2)
+    """What is equal of two models is built once each; only engines are built for each of the four points."""
+    shared = dict.fromkeys(("wrap", "export", "simplify", "quantize"), 2)
     each = dict.fromkeys(("toolchain", "compose", "engine", "verify", "bench"), 4)
     assert count(swept.build.ran) == shared | each
     assert count(swept.build.restored) == shared
@@ -90,3 +90,14 @@ def test_the_same_sweep_again_builds_nothing(swept: Swept) -> None:
     assert again.ran == ["toolchain"] * 4
     assert again.restored == []
     assert (swept.folder / "params.yaml").read_text() == before
+
+
+def test_precisions_share_all_but_their_weights(tmp_path: Path) -> None:
+    """Weights of 32, 8 and 4 bits are rounded from one model, which is wrapped, exported and simplified once."""
+    folder = make_whole(tmp_path / "repository", "points: {}\n")
+    build = Build.of(run(folder, sys.executable, *SWEEP[:4], "precision=fp32,int8,int4"))
+    shared, each = ("wrap", "export", "simplify"), ("quantize", "engine", "verify", "bench")
+    assert count(build.ran) == dict.fromkeys(shared, 1) | dict.fromkeys(("toolchain", "compose", *each), 3)
+    assert count(build.restored) == dict.fromkeys(shared, 2)
+    data = [path.stat().st_size for path in sorted(folder.glob("artifacts/*/engine/model.onnx.data"))]
+    assert sorted(set(data)) == sorted(data)

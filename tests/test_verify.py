@@ -47,7 +47,7 @@ def run(name: str, folder: Path, truth: Truth) -> dict[str, Result]:
     return verify_artifact(name, folder, signature, truth, prompts, windows, options)
 
 
-@pytest.mark.parametrize("artifact", ARTIFACTS)
+@pytest.mark.parametrize("artifact", [name for name in ARTIFACTS if name != layout.QUANTIZED])
 def test_sound_artifacts_pass(tiny: tuple[Path, Signature], truth: Truth, artifact: str) -> None:
     """Contract, 13 cases, 4 greedy batches, an engine's quality, and the figures are those of rounding."""
     results = run(artifact, tiny[0], truth)

@@ -1,0 +1,137 @@
+"""Weights as whole numbers: rounding rows to grids of 4 or 8 bits, and how good a grid is.
+
+A weight is looked at as rows [N, K], one per output channel. A row is cut into blocks of B values along the input
+axis K; a block's values are w = scale * q + center with q a whole number of `bits` bits, -8..7 or -128..127.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int8]
+SPANS = (0.8, 0.9, 1.0)  # of a block's range, that a grid is first tried with
+FITS = 3  # times that it is fitted then; 12 spans instead of these 3: 7.3 % instead of 7.4, four times slower
+CHUNK = 2**20  # values that are searched at once: the temporary arrays stay below 100 MB and within reach of caches
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Rows on their grid. q: int8 [N, K]; scale: fp32 [N, K/B]; center: the same, or None where all are 0."""
+
+    q: Ints
+    scale: Floats
+    center: Floats | None
+    bits: int
+
+    @property
+    def block(self) -> int:
+        """Values that share a scale."""
+        return int(self.q.shape[1] // self.scale.shape[1])
+
+    def values(self) -> Floats:
+        """The numbers that the rows have on the grid, fp32 [N, K]."""
+        n, k = self.q.shape
+        blocks = self.scale[:, :, None] * self.q.reshape(n, -1, self.block)
+        if self.center is not None:
+            blocks = blocks + self.center[:, :, None]
+        return blocks.reshape(n, k).astype(np.float32, copy=False)
+
+    def part(self, rows: slice) -> "Grid":
+        """Some of the rows."""
+        return Grid(self.q[rows], self.scale[rows], None if self.center is None else self.center[rows], self.bits)
+
+    def rounded(self, dtype: npt.DTypeLike) -> "Grid":
+        """The grid with scales and centers as `dtype` holds them."""
+        center = None if self.center is None else self.center.astype(dtype).astype(np.float32)
+        return Grid(self.q, self.scale.astype(dtype).astype(np.float32), center, self.bits)
+
+
+def join(grids: list[Grid]) -> Grid:
+    """The rows of several grids of equal width, bits and block under each other."""
+    center = None
+    if any(grid.center is not None for grid in grids):
+        center = np.concatenate([np.zeros_like(g.scale) if g.center is None else g.center for g in grids])
+    q, scale = (np.concatenate([getattr(g, name) for g in grids]) for name in ("q", "scale"))
+    return Grid(q, scale, center, grids[0].bits)
+
+
+def merge(which: npt.NDArray[np.bool_], these: Grid, others: Grid) -> Grid:
+    """`these` as the rows that `which` [N] marks, and `others` as the rest."""
+    joined = join([these, others])
+    order = np.argsort(np.concatenate([np.flatnonzero(which), np.flatnonzero(~which)]))
+    center = None if joined.center is None else joined.center[order]
+    return Grid(joined.q[order], joined.scale[order], center, joined.bits)
+
+
+def chunks(rows: npt.NDArray[Any], width: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Rows of `width` values, some at a time, contiguous, each time with the number of the first."""
+    step = max(1, CHUNK // width)
+    for start in range(0, len(rows), step):
+        yield start, np.ascontiguousarray(rows[start : start + step])
+
+
+def by_chunks(rows: npt.NDArray[np.floating], quantize: Callable[[Floats], Grid]) -> Grid:
+    """`quantize` applied to some rows at a time, as fp32, and joined."""
+    return join([quantize(part.astype(np.float32, copy=False)) for _, part in chunks(rows, rows.shape[1])])
+
+
+def nearest(rows: Floats, block: int, bits: int) -> Grid:
+    """Rows [N, K] in blocks of `block` values on grids around 0, the largest value on the last step, the others
+    rounded to nearest: scale = max|w| / (2^(bits-1) - 1). With 8 bits nothing better is worth its time."""
+    last = 2 ** (bits - 1) - 1
+    blocks = rows.reshape(len(rows), -1, block)
+    scale = _usable(np.abs(blocks).max(axis=2) / np.float32(last))
+    q = np.rint(blocks / scale[:, :, None]).astype(np.int8)
+    return Grid(q.reshape(rows.shape), scale, None, bits)
+
+
+def closest(rows: Floats, block: int, bits: int, *, centered: bool) -> Grid:
+    """Rows [N, K] in blocks of `block` values on grids with a small squared error, around 0 or around a center.
+
+    Rounding to a grid and fitting the grid to what was rounded, by least squares, in turns (Lloyd's algorithm on evenly
+    spaced levels); from grids that span 80, 90 and 100 % of a block's range, of which the best is kept. On weights of
+    SmolLM2-135M in blocks of 32 the rms error falls from 8.1 to 7.4 % with a center, from 10.4 to 9.2 % without.
+    """
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    blocks = rows.reshape(len(rows), -1, block)
+    least, most = blocks.min(axis=2), blocks.max(axis=2)
+    middle = (least + most) / 2 if centered else np.zeros_like(most)
+    step = (most - least) / (high - low) if centered else np.maximum(most, -least) / high
+    mean = blocks.mean(axis=2)
+    best = np.full(step.shape, np.inf, np.float32)
+    q, scale, center = np.empty(blocks.shape, np.int8), np.empty_like(step), np.zeros_like(step)
+    for share in SPANS:
+        s = _usable(step * np.float32(share))
+        c = middle + s / 2 if centered else middle  # -8..7 has its middle at -1/2
+        for _ in range(FITS):
+            levels = np.rint((blocks - c[:, :, None]) / s[:, :, None]).clip(low, high)
+            at = levels.mean(axis=2) if centered else np.zeros_like(mean)
+            spread = np.square(levels).mean(axis=2) - np.square(at)
+            together = (levels * blocks).mean(axis=2) - at * mean
+            fits = (spread > 1e-6) & (together > 0)  # else all levels are one
+            s = np.where(fits, together / np.where(fits, spread, 1), s)
+            c = mean - s * at if centered else c
+            error = np.square(levels * s[:, :, None] + c[:, :, None] - blocks).sum(axis=2)
+            better = error < best
+            best = np.where(better, error, best)
+            q[better] = levels[better]
+            scale, center = np.where(better, s, scale), np.where(better, c, center)
+    return Grid(q.reshape(rows.shape), scale, center if centered else None, bits)
+
+
+def _usable(scale: Floats) -> Floats:
+    """Scales with 1 for 0, which a block of equal values has: runtimes divide by a scale, or refuse 0."""
+    return np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
+
+
+def largest_block(k: int, wanted: int, least: int = 16) -> int | None:
+    """The largest divisor of k among wanted, wanted/2, ... down to `least`; None when there is none."""
+    while wanted >= least:
+        if k % wanted == 0:
+            return wanted
+        wanted //= 2
+    return None

@@ -1,0 +1,278 @@
+"""Quantized graphs against PyTorch with the same weights, rounded there; and what is carried over from GGUF files."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Kind
+from onnx.reference import ReferenceEvaluator
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from pipeline import checkpoint, graph, grids, layout, quantize
+from pipeline.cases import catalog
+from pipeline.compare import Truth, run_case
+from pipeline.contract import onnx_findings
+from pipeline.reference import Reference
+from pipeline.run_onnxruntime import OnnxRuntime
+from pipeline.session import axes_bounds
+from pipeline.signature import Signature
+from pipeline.spec import Embedding, Gates, Model, Quantize, Weights, section
+from tests.architectures import ARCHITECTURES
+from tests.points import build
+
+GATES = Gates(logits_max_abs=3e-4, kl=1e-7, cache_max_abs=3e-4, greedy_agreement=1.0)
+HALF = Gates(logits_max_abs=0.1, kl=1e-3, cache_max_abs=0.05, greedy_agreement=1.0)
+INT8 = Quantize(Weights.int8, 0, True, Embedding.int8, True)
+INT8_BLOCKS = Quantize(Weights.int8, 32, True, Embedding.int8, True)
+INT4 = Quantize(Weights.int4, 32, True, Embedding.none, True)
+INT4_CENTER = Quantize(Weights.int4, 32, False, Embedding.int8, True)
+FORMS = [INT8, INT8_BLOCKS, INT4, INT4_CENTER]
+TIED = ["+model.config.tie_word_embeddings=true"]
+
+
+def rounded(rows: torch.Tensor, options: Quantize, head: bool, dtype: str) -> torch.Tensor:
+    """Rows [N, K] of this type on the grid that these options give them."""
+    k = rows.shape[1]
+    if head and options.embedding is Embedding.none:
+        return rows
+    bits = 8 if head or options.weights is Weights.int8 else 4
+    block = k if head or not options.block_size else next(b for b in (32, 16, 8) if k % b == 0)
+    if block < 16:
+        block, bits = k, 8
+    values = rows.numpy().astype(dtype).astype(np.float32)
+    if bits == 8:
+        grid = grids.nearest(values, block, bits)
+    else:
+        grid = grids.closest(values, block, bits, centered=not options.symmetric)
+    return torch.from_numpy(grid.rounded(dtype).values())
+
+
+def with_rounded_weights(model: PreTrainedModel, options: Quantize, dtype: str) -> PreTrainedModel:
+    """The same model: its linear layers, embedding and head rounded."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head.weight is embedding.weight
+    with torch.no_grad():
+        for module in model.modules():
+            if module is embedding or (isinstance(module, torch.nn.Linear) and not (tied and module is head)):
+                module.weight.copy_(rounded(module.weight, options, module in (head, embedding), dtype))
+            elif isinstance(module, Conv1D):
+                module.weight.copy_(rounded(module.weight.T.contiguous(), options, False, dtype).T)
+    return model
+
+
+def quantized(point: Path, options: Quantize, out: Path, source: Path | None = None) -> list[quantize.Entry]:
+    """Quantize all weights of a point's simplified model, the smallest too, into `out`."""
+    model = graph.load(point / layout.SIMPLIFIED)
+    dtype = model.graph.outputs[0].dtype
+    assert dtype is not None
+    library = quantize.blocks_of(source or point / layout.CHECKPOINT, dtype.numpy())
+    entries = quantize.quantize(model, quantize.Quantizer(options, library), least=0)
+    out.mkdir()
+    graph.save(model, out)
+    return entries
+
+
+def assert_right(point: Path, out: Path, signature: Signature, options: Quantize, gates: Gates) -> None:
+    """The graph keeps the contract, and in ONNX Runtime every case of verify equals the rounded original."""
+    onnx.checker.check_model(out / layout.MODEL, full_check=True)
+    assert onnx_findings(onnx.load(out / layout.MODEL), signature) == []
+    runtime = OnnxRuntime(out / layout.MODEL, signature, axes_bounds(signature))
+    original = checkpoint.load(section(Model, point), point / layout.CHECKPOINT)
+    rounded_too = with_rounded_weights(original, options, signature.logits.dtype)
+    truth = Truth(Reference(rounded_too), signature, seed=0)
+    cases = catalog(runtime.bounds, signature.cache_size)
+    assert len(cases) == 13
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, gates).failures)}
+    assert not failures
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
+    """A tiny Llama whose head is its embedding."""
+    folder = tmp_path_factory.mktemp("tied")
+    return folder, build(folder, TIED)
+
+
+@pytest.mark.parametrize("options", FORMS, ids=["int8", "int8 blocks", "int4", "int4 with centers"])
+@pytest.mark.parametrize("point", ["tiny", "tied"])
+def test_every_form_is_right(point: str, options: Quantize, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Per channel, in blocks, with centers; embedding and head by themselves or one: as PyTorch with those weights."""
+    folder, signature = request.getfixturevalue(point)
+    entries = quantized(folder, options, tmp_path / "out")
+    assert len(entries) == 14 + (options.embedding is Embedding.int8) * (1 if point == "tied" else 2)
+    assert_right(folder, tmp_path / "out", signature, options, GATES)
+
+
+def test_fp16_is_right(tmp_path: Path) -> None:
+    """Scales and centers in the compute type, block sums too."""
+    signature = build(tmp_path / "point", ["precision=fp16"])
+    quantized(tmp_path / "point", INT4_CENTER, tmp_path / "out")
+    model = onnx.load(tmp_path / "out" / layout.MODEL)
+    assert onnx.TensorProto.FLOAT not in {t.data_type for t in model.graph.initializer if t.name.endswith("scale")}
+    assert_right(tmp_path / "point", tmp_path / "out", signature, INT4_CENTER, HALF)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_right(architecture: str, tmp_path: Path) -> None:
+    """Gemm of GPT-2 and OPT, biases, packed projections, widths that 32 does not divide, all with 8 and with 4 bits."""
+    point = tmp_path / "point"
+    config = ARCHITECTURES[architecture]
+    signature = build(point, [], model={"source": "random", "architecture": architecture, "config": config})
+    for options in (INT8, INT4_CENTER):
+        out = tmp_path / options.weights.value
+        assert len(quantized(point, options, out)) >= 3 * 4 + 2
+        assert_right(point, out, signature, options, GATES)
+
+
+@pytest.mark.parametrize("options", [INT8, INT4_CENTER], ids=["int8", "int4"])
+def test_reference_evaluator_agrees(tied: tuple[Path, Signature], options: Quantize, tmp_path: Path) -> None:
+    """onnx's own evaluator and ONNX Runtime give the same logits: the forms mean the same to both."""
+    folder, signature = tied
+    quantized(folder, options, tmp_path / "out")
+    runtime = OnnxRuntime(tmp_path / "out" / layout.MODEL, signature, axes_bounds(signature))
+    ids = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
+    feeds: dict[str, Any] = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in signature.caches} | {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "position_ids": np.tile(np.arange(4), (2, 1)),
+        "cache_position": np.zeros(2, np.int64),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        (logits, *_) = ReferenceEvaluator(onnx.load(tmp_path / "out" / layout.MODEL)).run(None, feeds)
+    np.testing.assert_allclose(logits, runtime.session(2).step(ids.tolist()), atol=1e-4)
+
+
+def test_no_block_fits(tmp_path: Path) -> None:
+    """A layer whose input 16 does not divide gets 8 bits per channel, and the report says so."""
+    point = tmp_path / "point"
+    signature = build(point, ["model.config.intermediate_size=120"])
+    entries = quantized(point, INT4, tmp_path / "out")
+    odd = [e for e in entries if "down_proj" in e.name]
+    assert {(e.form, e.block) for e in odd} == {("linear, int8 per channel", 120)}
+    assert_right(point, tmp_path / "out", signature, INT4, GATES)
+
+
+def test_one_sum_for_all_readers(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
+    """q, k and v read the same numbers: their block sums are made once; gate and up likewise."""
+    quantized(tiny[0], INT4_CENTER, tmp_path / "out")
+    sums = [n for n in graph.load(tmp_path / "out").graph if n.op_type == "ReduceSum" and "int" not in n.name]
+    blocks = [n for n in sums if n.inputs[0].producer().op_type == "Reshape"]
+    assert len(blocks) == 2 * 4  # before qkv, o, gate and up, down
+
+
+def test_a_tied_weight_is_stored_once(tied: tuple[Path, Signature], tmp_path: Path) -> None:
+    """Embedding and head read the same whole numbers and scales."""
+    quantized(tied[0], INT8, tmp_path / "out")
+    shapes = [v.shape for v in graph.load(tmp_path / "out").graph.initializers.values() if v.dtype == ir.DataType.INT8]
+    assert [s for s in shapes if s is not None and 512 in s.numpy()] == [[512, 64]]
+
+
+def test_small_weights_stay(tiny: tuple[Path, Signature]) -> None:
+    """What is not worth a file of its own, such as a router's weight, is not quantized by the stage itself."""
+    model = graph.load(tiny[0] / layout.SIMPLIFIED)
+    entries = quantize.quantize(model, quantize.Quantizer(INT8, lambda _: None))
+    assert [e.bytes_before for e in entries] == [512 * 64 * 4] * 2
+
+
+def test_nothing_to_quantize(tiny: tuple[Path, Signature]) -> None:
+    """With quantize.weights=none the folder holds the report alone, and the simplified model goes on."""
+    folder = tiny[0] / layout.QUANTIZED
+    assert [path.name for path in folder.iterdir()] == [layout.QUANTIZATION]
+    assert json.loads((folder / layout.QUANTIZATION).read_text())["weights"] == "none"
+    assert layout.final_model(tiny[0]).name == layout.SIMPLIFIED
+
+
+def write_gguf(path: Path, tensors: dict[str, tuple[np.ndarray, Kind]]) -> None:
+    """A GGUF file with these rows, rounded by the gguf package."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for name, (rows, kind) in tensors.items():
+        writer.add_tensor(name, gguf.quants.quantize(rows, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def stored(rows: np.ndarray, kind: Kind) -> np.ndarray:
+    """What a GGUF file makes of rows."""
+    values: np.ndarray = gguf.quants.dequantize(gguf.quants.quantize(rows, kind), kind)
+    return values
+
+
+def with_weights(point: Path, weights: dict[str, np.ndarray], out: Path) -> Path:
+    """The point's simplified model with other numbers in some weights, as a point of its own."""
+    model = graph.load(point / layout.SIMPLIFIED)
+    for name, array in weights.items():
+        value = model.graph.initializers[name]
+        assert value.dtype is not None
+        value.const_value = ir.tensor(np.ascontiguousarray(array, value.dtype.numpy()), name=name)
+    (out / layout.SIMPLIFIED).mkdir(parents=True)
+    graph.save(model, out / layout.SIMPLIFIED)
+    return out
+
+
+PROJECTIONS = [f"model.model.layers.0.{name}.weight" for name in ("self_attn.q_proj", "mlp.up_proj", "mlp.gate_proj")]
+COUNTS = {"q": 64, "u": 128, "g": 128, "e": 512}  # rows of these and of the embedding
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) -> None:
+    """Q4_0, Q4_1 and Q8_0, found in whatever order the rows are; other weights of the model are rounded anew."""
+    build(tmp_path / "built", [f"precision={precision}", *TIED])
+    rng = np.random.default_rng(0)
+    rows = {name: rng.normal(0, 0.2, (n, 64)).astype(np.float32) for name, n in COUNTS.items()}
+    kinds = {"q": Kind.Q4_0, "u": Kind.Q4_1, "g": Kind.Q4_1, "e": Kind.Q8_0}
+    write_gguf(tmp_path / "model.gguf", {f"{name}.weight": (rows[name], kinds[name]) for name in rows})
+    q, u, g, e = (stored(rows[name], kinds[name]) for name in COUNTS)
+    weights = dict(zip(PROJECTIONS, (q[rng.permutation(64)].T, u.T, g.T), strict=True)) | {"model.lm_head.weight": e}
+    point = with_weights(tmp_path / "built", weights, tmp_path / "point")
+
+    entries = {e.name: e for e in quantized(point, INT4_CENTER, tmp_path / "out", tmp_path / "model.gguf")}
+    whole = {name for name, entry in entries.items() if entry.carried_over == entry.rows}
+    assert whole == set(weights)
+    assert entries[PROJECTIONS[0]].form == "linear, int4 blocks of 32"
+    assert entries[PROJECTIONS[1]].form == "linear, int4 blocks of 32 with a center"
+    assert entries["model.lm_head.weight"].form == "table, int8 blocks of 32"
+    if precision == "fp32":
+        assert all(entries[name].exact == entries[name].rows and entries[name].rms == 0 for name in whole)
+
+    initializers = graph.load(tmp_path / "out").graph.initializers
+    name = PROJECTIONS[1]
+    ints, scale, center = (initializers[f"{name}.{part}"].const_value.numpy() for part in ("int4", "scale", "center"))
+    file = gguf.quants.quantize(rows["u"], Kind.Q4_1).reshape(128, 2, 20)
+    d, m = (file[:, :, i : i + 2].copy().view(np.float16)[:, :, 0].astype(np.float32) for i in (0, 2))
+    np.testing.assert_array_equal(scale.T, d)
+    np.testing.assert_array_equal(center.T, (m + 8 * d).astype(center.dtype))
+    np.testing.assert_array_equal(ints.T.reshape(128, 2, 32)[:, :, :16].astype(np.int8) + 8, file[:, :, 4:] & 15)
+
+
+def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
+    """A packed weight with rows of two tensors and a few that are in no file: those few are rounded anew."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 0.2, (60, 64)).astype(np.float32)
+    write_gguf(tmp_path / "a.gguf", {"a": (rows[:30], Kind.Q4_1), "b": (rows[30:50], Kind.Q4_0)})
+    packed = np.concatenate([stored(rows[:30], Kind.Q4_1), stored(rows[30:50], Kind.Q4_0), rows[50:]])
+    packed = packed[rng.permutation(60)]
+    library = quantize.blocks_of(tmp_path / "a.gguf", np.float32)
+    options = Quantize(Weights.int4, 64, True, Embedding.none, True)
+    value = ir.Value(name="w", const_value=ir.tensor(packed))
+    weight = quantize.Weight(value, (), False, False, True)
+    grid, entry = quantize.Quantizer(options, library).quantize(weight, 4)
+    assert (entry.carried_over, entry.exact, entry.block) == (50, 50, 32)
+    assert np.abs(grid.values() - packed).max() < 0.05
+
+
+def test_only_gguf_files_have_blocks(tmp_path: Path) -> None:
+    """A folder, a text in place of a checkpoint, nothing at all: no library, and no error."""
+    (tmp_path / "text").write_text("random\n")
+    for path in (tmp_path, tmp_path / "text", tmp_path / "missing"):
+        assert quantize.blocks_of(path, np.float32)(4) is None
