@@ -51,7 +51,6 @@ PEERS = [
     System("pytorch static", "fp32", "pytorch", {"cache": "static"}, builds=False),
     System("pytorch compiled", "fp32", "pytorch", {"cache": "static", "compiled": "yes"}, builds=False),
     System("onnxruntime-genai", "fp32", "genai", {"precision": "fp32"}),
-    System("onnxruntime-genai", "int8", "genai", {"precision": "int8"}),
     System("onnxruntime-genai", "int4", "genai", {"precision": "int4"}),
     System("transformers.exporters", "fp32", "exporters", {"fusions": "cpu"}),
     System("mobius", "fp32", "mobius", {"precision": "fp32"}, USUAL_CACHE),
