@@ -1,6 +1,6 @@
 """Measure, and write results.json, results.md and the plots: see `make bench`.
 
-python -m benchmarks [--systems "kvforge,llama.cpp"] [--cases quick|full|caches] [--rounds 3] [--engines FOLDERS]
+python -m benchmarks [--systems "kvforge,llama.cpp"] [--cases smoke|quick|full|caches] [--rounds 3] [--engines FOLDERS]
 """
 
 import argparse
@@ -95,17 +95,18 @@ class Bench:
                 rows.append(row)
         return rows + [self._row(name, None) | {"why": why} for name, why in self.whys.items()]
 
-    def perplexities(self) -> dict[str, float | None]:
-        """Of each system; what is known from an earlier run of the same version and model is not measured again."""
+    def perplexities(self, measure: bool) -> dict[str, float]:
+        """Of each system; what is known from an earlier run of the same version and model is not measured again,
+        and what is not is measured only if asked."""
         store = SCRATCH / PERPLEXITIES
         known = json.loads(store.read_text()) if store.exists() else {}
-        found: dict[str, float | None] = {}
+        found: dict[str, float] = {}
         for name, worker in self.workers.items():
             system, facts = self.systems[name], self.facts[name]
             key = (
                 f"{system.module} {json.dumps(system.options)} {facts['version']} {convert.model_hash(facts['folder'])}"
             )
-            if key not in known:
+            if key not in known and measure:
                 print(f"perplexity of {name}", file=sys.stderr)
                 answer = worker.ask({"do": "perplexity"})
                 if "why" in answer:
@@ -113,7 +114,8 @@ class Bench:
                     continue
                 known[key] = round(answer["perplexity"], 4)
                 store.write_text(json.dumps(known, indent=1))
-            found[name] = known[key]
+            if key in known:
+                found[name] = known[key]
         return found
 
     def close(self) -> None:
@@ -146,7 +148,7 @@ def main() -> None:
     """Run the benchmark."""
     asked = options(sys.argv[1:])
     cases = SETS[asked.cases]
-    if asked.cases != "quick" and not asked.engines:
+    if asked.cases in ("full", "caches") and not asked.engines:
         points.build_missing()
     systems = chosen([*engines(asked.engines), *PEERS], asked.systems)
     systems = [system for system in systems if any(system.takes(case) for case in cases)]
@@ -162,19 +164,24 @@ def main() -> None:
     try:
         bench.start(source)
         rows = bench.measure(cases, asked.rounds, bandwidth)
-        perplexities = bench.perplexities()
+        write(rows, asked.out, report.table(rows, bandwidth, method, threads))  # perplexity may take minutes more
+        perplexities = bench.perplexities(asked.cases != "smoke")
     finally:
         bench.close()
     for row in rows:
-        name = f"{row['point'] or row['system']} {row['precision']}"
-        row["perplexity"] = perplexities.get(name)
-    written = report.table(rows, bandwidth, method, threads)
-    print(written)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (asked.out / "results.md").write_text(written)
+        row["perplexity"] = perplexities.get(f"{row['point'] or row['system']} {row['precision']}")
+    table = report.table(rows, bandwidth, method, threads)
+    write(rows, asked.out, table)
+    print(table)
     for plot in plots.draw(rows, asked.out):
         print(f"wrote {plot}")
+
+
+def write(rows: Sequence[report.Row], folder: Path, table: str) -> None:
+    """The rows and their table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "results.md").write_text(table)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ QUICK = [Case(1, prompt, 128) for prompt in (44, 128, 512)]
 BATCHES = [Case(batch, prompt, 32) for batch in (1, 4, 8) for prompt in (16, 128, 512)]
 # The same position in caches of different sizes, then much more of the largest one in use.
 CACHES = [Case(1, 100, 32, cache) for cache in (512, 1024, 2048, 4096, 8192)] + [Case(1, 2000, 32, 8192)]
-SETS = {"quick": QUICK, "full": QUICK + BATCHES + CACHES, "caches": CACHES}
+# Whether everything runs, not how fast.
+SMOKE = [Case(1, 16, 8), Case(4, 16, 8)]
+SETS = {"smoke": SMOKE, "quick": QUICK, "full": QUICK + BATCHES + CACHES, "caches": CACHES}
 
 
 def warmup(case: Case) -> Case:
