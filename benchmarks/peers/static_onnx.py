@@ -32,8 +32,7 @@ class StaticSession:
             self.binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
         self.binding.bind_output("logits", "cpu")
         self.session.run_with_iobinding(self.binding)
-        names = [tensor.name for tensor in self.session.get_outputs()]
-        return self.binding.get_outputs()[names.index("logits")].numpy()
+        return self.binding.get_outputs()[-1].numpy()  # in the order in which they were first bound
 
     def end(self) -> None:
         """Free the caches."""
