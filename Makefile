@@ -4,12 +4,19 @@ PYTHON ?= python3
 POINT ?= smollm2
 PROMPT ?= What is the capital of France? Explain its history in a paragraph.
 
+# of make bench; empty for all systems, and for all engines in artifacts/
+SYSTEMS ?=
+ENGINES ?=
+CASES ?= quick
+ROUNDS ?= 3
+
 VENV := .venv
+BENCH := .venv-bench
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast lint format lock clean
+.PHONY: run test test-fast bench lint format lock bench-lock clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
@@ -20,6 +27,10 @@ test: $(STAMP) lint  ## everything, the real model included
 
 test-fast: $(STAMP) lint  ## without the real model
 	python -m pytest -m "not slow"
+
+bench: $(STAMP) $(BENCH)/.installed  ## beside its peers: make bench SYSTEMS="kvforge,llama.cpp" CASES=full
+	@test -n "$(ENGINES)" || ls artifacts/*/engine/engine.json > /dev/null 2>&1 || dvc repro engine@$(POINT)
+	$(BENCH)/bin/python -m benchmarks --systems "$(SYSTEMS)" --engines "$(ENGINES)" --cases $(CASES) --rounds $(ROUNDS)
 
 lint: $(STAMP)
 	ruff check .
@@ -40,10 +51,25 @@ $(STAMP): requirements.lock
 	pip install --quiet --no-deps -r requirements.lock
 	touch $@
 
+# llama.cpp is compiled, for minutes. Should a package fail, the rest is installed one by one, and the benchmark says
+# why a system is missing.
+$(BENCH)/.installed: benchmarks/requirements.lock
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet torch==2.13.0
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(BENCH)/bin/pip install --quiet --no-deps -r $< \
+	  || grep -v '^#' $< | xargs -n 1 $(BENCH)/bin/pip install --quiet --no-deps \
+	  || echo "not all of $< is installed"
+	touch $@
+
 lock: $(STAMP)  ## after installing other versions into .venv: write down what is there now
 	{ head -n 1 requirements.lock; echo torch==2.13.0; pip freeze --exclude torch; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 	touch $(STAMP)
 
+bench-lock: $(BENCH)/.installed  ## the same for .venv-bench
+	{ head -n 1 benchmarks/requirements.lock; echo torch==2.13.0; $(BENCH)/bin/pip freeze --exclude torch; } > lock.new
+	mv lock.new benchmarks/requirements.lock
+	touch $<
+
 clean:  ## everything that can be built again, but not the DVC cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,188 @@
+"""Measure, and write results.json, results.md and the plots: see `make bench`.
+
+python -m benchmarks [--systems "kvforge,llama.cpp"] [--cases smoke|quick|full|caches] [--rounds 3] [--engines FOLDERS]
+"""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import convert, machine, plots, points, report, text
+from benchmarks.cases import SETS, Case, interleaved, warmup
+from benchmarks.fleet import Worker
+from benchmarks.systems import OURS, PEERS, System, chosen, engine
+
+HERE = Path(__file__).parent
+SCRATCH = Path(".bench")
+PERPLEXITIES = "perplexity.json"
+REFERENCE = "pytorch fp32"  # whose tokens the others' are compared with
+
+
+def options(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--systems", default="", help="names, or names with precisions, with commas; default: all")
+    parser.add_argument("--cases", default="quick", choices=SETS)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each case is run in each system")
+    parser.add_argument("--engines", default="", help="engine folders, with commas; default: artifacts/*/engine")
+    parser.add_argument("--out", type=Path, default=HERE, help="where results go")
+    return parser.parse_args(arguments)
+
+
+class Bench:
+    """The systems of one run with their workers, and what is known of each. `whys`: system -> why it is missing."""
+
+    def __init__(self, systems: Sequence[System], tokens: Path, threads: int) -> None:
+        self.systems = {str(system): system for system in systems}
+        self.tokens = tokens
+        self.threads = threads
+        self.workers: dict[str, Worker] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+        self.whys: dict[str, str] = {}
+
+    def start(self, source: Path) -> None:
+        """Convert what needs it, then load all systems, one after the other."""
+        for name, system in self.systems.items():
+            folder, seconds, why = convert.converted(system, source, SCRATCH)
+            self.facts[name] = {"build_s": seconds, "folder": folder}
+            if why:
+                self.whys[name] = why
+        for name, system in self.systems.items():
+            if name in self.whys:
+                continue
+            folder = self.facts[name]["folder"]
+            request = {"module": system.module, "folder": str(folder), "options": system.options}
+            request |= {"threads": self.threads, "tokens": str(self.tokens)}
+            worker = Worker(request, SCRATCH / "logs" / f"{system.slug}.run")
+            if "why" in worker.ready:
+                self.whys[name] = worker.ready["why"]
+            else:
+                self.workers[name] = worker
+                size = sum(file.stat().st_size for file in convert.model_files(folder))
+                self.facts[name] |= worker.ready | {"model_mb": round(size / 2**20, 1)}
+
+    def measure(self, cases: Sequence[Case], rounds: int, bandwidth: float) -> list[report.Row]:
+        """All cases, round robin; a row for each system and case."""
+        rows = []
+        for number, case in enumerate(cases):
+            print(f"case {number + 1} of {len(cases)}: {case}", file=sys.stderr)
+            able = [name for name in self.workers if self.systems[name].takes(case)]
+            answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+            whys = {}
+            for name in able:
+                first = self.workers[name].ask({"do": "case", **vars(warmup(case))})
+                if "why" in first:
+                    whys[name] = first["why"]
+            for _, name in interleaved([name for name in able if name not in whys], rounds):
+                answer = self.workers[name].ask({"do": "case", **vars(case)})
+                if "why" in answer:
+                    whys[name] = answer["why"]
+                else:
+                    answers[name].append(answer)
+            for name in able:
+                row = self._row(name, case)
+                if answers[name]:
+                    row |= report.speeds(answers[name], case.batch)
+                    row["share_of_bandwidth"] = report.share(self.facts[name].get("weight_bytes"), row, bandwidth)
+                    if answers[REFERENCE]:
+                        said = answers[name][0]["said"], answers[REFERENCE][0]["said"]
+                        row["same_tokens"] = report.common_start(*said)
+                row["why"] = whys.get(name)
+                rows.append(row)
+        return rows + [self._row(name, None) | {"why": why} for name, why in self.whys.items()]
+
+    def perplexities(self, measure: bool) -> dict[str, float]:
+        """Of each system; what is known from an earlier run of the same version and model is not measured again,
+        and what is not is measured only if asked."""
+        store = SCRATCH / PERPLEXITIES
+        known = json.loads(store.read_text()) if store.exists() else {}
+        found: dict[str, float] = {}
+        for name, worker in self.workers.items():
+            system, facts = self.systems[name], self.facts[name]
+            key = (
+                f"{system.module} {json.dumps(system.options)} {facts['version']} {convert.model_hash(facts['folder'])}"
+            )
+            if key not in known and measure:
+                print(f"perplexity of {name}", file=sys.stderr)
+                answer = worker.ask({"do": "perplexity"})
+                if "why" in answer:
+                    print(f"no perplexity of {name}: {answer['why']}", file=sys.stderr)
+                    continue
+                known[key] = round(answer["perplexity"], 4)
+                store.write_text(json.dumps(known, indent=1))
+            if key in known:
+                found[name] = known[key]
+        return found
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self.workers.values():
+            worker.close()
+
+    def _row(self, name: str, case: Case | None) -> report.Row:
+        """What is known before anything is measured."""
+        system, facts = self.systems[name], self.facts.get(name, {})
+        row = {"system": system.name, "precision": system.precision, "point": system.point}
+        row |= {key: getattr(case, key, None) for key in ("batch", "prompt", "cache")}
+        row |= dict.fromkeys(("prefill_s", "decode_tok_s", "peak_mb", "perplexity", "share_of_bandwidth", "why"))
+        return row | {key: facts.get(key) for key in ("model_mb", "build_s", "load_s", "version")}
+
+
+def engines(folders: str) -> list[System]:
+    """The engine folders named, or all there are."""
+    named = [Path(folder.strip()) for folder in folders.split(",") if folder.strip()]
+    found = named or sorted(Path("artifacts").glob("*/engine"))
+    for folder in named:
+        if not (folder / "engine.json").exists():
+            raise SystemExit(f"there is no engine in {folder}; build one: python -m pipeline point=NAME")
+    if not found:
+        print(f"no row for {OURS}: there is no engine in artifacts/; build one with: make run", file=sys.stderr)
+    return [engine(folder) for folder in found if (folder / "engine.json").exists()]
+
+
+def main() -> None:
+    """Run the benchmark."""
+    asked = options(sys.argv[1:])
+    cases = SETS[asked.cases]
+    if asked.cases in ("full", "caches") and not asked.engines:
+        points.build_missing()
+    systems = chosen([*engines(asked.engines), *PEERS], asked.systems)
+    systems = [system for system in systems if any(system.takes(case) for case in cases)]
+    (SCRATCH / "logs").mkdir(parents=True, exist_ok=True)
+    source = convert.checkpoint(SCRATCH)
+    tokens = SCRATCH / text.FILE
+    if not tokens.exists():
+        text.write_tokens(source, tokens)
+    threads = machine.threads()
+    bandwidth, method = machine.bandwidth(threads)
+    print(f"memory read bandwidth: {bandwidth / 1e9:.1f} GB/s ({method}, {threads} threads)")
+    bench = Bench(systems, tokens, threads)
+    try:
+        bench.start(source)
+        rows = bench.measure(cases, asked.rounds, bandwidth)
+        write(rows, asked.out, report.table(rows, bandwidth, method, threads))  # perplexity may take minutes more
+        perplexities = bench.perplexities(asked.cases != "smoke")
+    finally:
+        bench.close()
+    for row in rows:
+        row["perplexity"] = perplexities.get(f"{row['point'] or row['system']} {row['precision']}")
+    table = report.table(rows, bandwidth, method, threads)
+    write(rows, asked.out, table)
+    print(table)
+    for plot in plots.draw(rows, asked.out):
+        print(f"wrote {plot}")
+
+
+def write(rows: Sequence[report.Row], folder: Path, table: str) -> None:
+    """The rows and their table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (folder / "results.md").write_text(table)
+
+
+if __name__ == "__main__":
+    main()

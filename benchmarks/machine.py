@@ -1,0 +1,45 @@
+"""What the machine can do: cores, and how fast it reads memory."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import psutil
+
+BYTES = 2**30
+
+
+def threads() -> int:
+    """Physical cores that this process may use: the number that every system gets."""
+    allowed = len(psutil.Process().cpu_affinity())
+    return min(psutil.cpu_count(logical=False) or allowed, allowed)
+
+
+def bandwidth(count: int, repeats: int = 7) -> tuple[float, str]:
+    """(bytes a second, method): 1 GB of memory read once by `count` threads; the best of all methods and repeats.
+
+    The best counts, because a method that computes for longer than it reads shows the cores and not the memory.
+    """
+    import torch
+
+    torch.set_num_threads(count)
+    buffer = np.ones(BYTES // 4, np.float32)
+    parts = np.array_split(buffer, count)
+    whole = torch.from_numpy(buffer)
+    matrix, vector = whole.view(-1, 1024), torch.ones(1024)
+    with ThreadPoolExecutor(count) as pool:
+        methods: dict[str, Callable[[], object]] = {
+            "maximum in numpy": lambda: list(pool.map(np.max, parts)),
+            "sum in PyTorch": lambda: whole.sum(),
+            "matrix times vector in PyTorch": lambda: matrix @ vector,
+        }
+        best = {name: min(_seconds(method) for _ in range(repeats)) for name, method in methods.items()}
+    fastest = min(best, key=lambda name: best[name])
+    return BYTES / best[fastest], fastest
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

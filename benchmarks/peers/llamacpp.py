@@ -1,0 +1,80 @@
+"""llama.cpp, through llama-cpp-python's low-level calls, on the GGUF file as it is."""
+
+import ctypes
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import llama_cpp
+import numpy as np
+
+from benchmarks.peers import Peer, Rows, surprise
+
+# llama.cpp's messages would fill the worker's log
+_SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
+
+
+class System(Peer):
+    """See Peer. `folder` is the GGUF file. Its cache is allocated whole, attention reads the used part."""
+
+    version = f"llama-cpp-python {version('llama-cpp-python')}"
+
+    def __init__(self, folder: Path, options: dict[str, Any], threads: int) -> None:
+        llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
+        llama_cpp.llama_backend_init()
+        self.threads = threads
+        self.model = llama_cpp.llama_model_load_from_file(str(folder).encode(), llama_cpp.llama_model_default_params())
+        self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+
+    def begin(self, batch: int, cache: int) -> None:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = batch * cache  # shared out among the rows
+        params.n_seq_max = batch
+        params.n_batch = 8192
+        params.n_threads = params.n_threads_batch = self.threads
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
+        self.position = 0
+
+    def step(self, tokens: Rows) -> list[int]:
+        last = self._run(tokens, every=False)
+        return [int(self._logits(index).argmax()) for index in last]
+
+    def _run(self, tokens: Rows, every: bool) -> list[int]:
+        """Decode; returns the index of each row's last token in the batch."""
+        count = len(tokens[0])
+        batch = llama_cpp.llama_batch_init(count * len(tokens), 0, 1)
+        batch.n_tokens = count * len(tokens)
+        index = 0
+        for row, ids in enumerate(tokens):
+            for offset, token in enumerate(ids):
+                batch.token[index] = token
+                batch.pos[index] = self.position + offset
+                batch.n_seq_id[index] = 1
+                batch.seq_id[index][0] = row
+                batch.logits[index] = every or offset == count - 1
+                index += 1
+        code = llama_cpp.llama_decode(self.context, batch)
+        llama_cpp.llama_batch_free(batch)
+        if code:
+            raise RuntimeError(f"llama_decode returned {code}")
+        self.position += count
+        return [count * (row + 1) - 1 for row in range(len(tokens))]
+
+    def _logits(self, index: int) -> np.ndarray:
+        pointer = llama_cpp.llama_get_logits_ith(self.context, index)
+        return np.ctypeslib.as_array(pointer, (self.vocab,))
+
+    def end(self) -> None:
+        llama_cpp.llama_free(self.context)
+
+    def surprise(self, windows: Rows) -> float:
+        total = 0.0
+        for row in windows:
+            self.begin(1, 1024)
+            self._run([row], every=True)
+            total += surprise(np.stack([self._logits(i) for i in range(len(row) - 1)]), row[1:])
+            self.end()
+        return total
+
+    def weight_bytes(self) -> int:
+        return int(llama_cpp.llama_model_size(self.model))

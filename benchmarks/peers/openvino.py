@@ -1,0 +1,90 @@
+"""OpenVINO: the model by transformers' OpenVINO exporter, weights compressed by NNCF; its cache grows inside."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from benchmarks.peers import Peer, Rows, surprise
+
+MODEL = "openvino_model.xml"
+# what stands between a compressed constant and the operator that uses it
+UNPACKING = {"Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeConvert"}
+
+
+class System(Peer):
+    """See Peer. `precision`: fp32, int8 or int4. Cache type and dynamic quantization are OpenVINO's own choice."""
+
+    version = f"openvino {version('openvino')}"
+
+    def __init__(self, folder: Path, options: dict[str, Any], threads: int) -> None:
+        core = ov.Core()
+        self.model = core.read_model(folder / MODEL)
+        settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        self.request = core.compile_model(self.model, "CPU", settings).create_infer_request()
+        self.inputs = {name for port in self.model.inputs for name in port.get_names()}
+
+    @staticmethod
+    def build(checkpoint: Path, folder: Path, options: dict[str, Any]) -> None:
+        import nncf
+        import torch
+        from transformers import AutoModelForCausalLM
+        from transformers.exporters import OpenVINOConfig, OpenVINOExporter
+        from transformers.exporters.utils import decompose_for_generation
+
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        sample = torch.arange(16).reshape(2, 8)
+        inputs = {"input_ids": sample, "attention_mask": torch.ones_like(sample)}
+        part, example = decompose_for_generation(model, inputs, multi_token_decode=True)["decode"]
+        exported = OpenVINOExporter().export(part, example, OpenVINOConfig(dynamic=True))
+        program = exported.components["model"].program
+        if options["precision"] == "int8":
+            program = nncf.compress_weights(program)
+        if options["precision"] == "int4":
+            mode = nncf.CompressWeightsMode.INT4_ASYM
+            program = nncf.compress_weights(program, mode=mode, group_size=32)
+        ov.save_model(program, folder / MODEL, compress_to_fp16=False)
+
+    def begin(self, batch: int, cache: int) -> None:
+        self.request.reset_state()
+        self.position = 0
+
+    def step(self, tokens: Rows) -> list[int]:
+        return self._run(tokens)[:, -1].argmax(-1).tolist()
+
+    def _run(self, tokens: Rows) -> np.ndarray:
+        ids = np.array(tokens)
+        batch, count = ids.shape
+        positions = np.arange(self.position, self.position + count)
+        feeds = {
+            "input_ids": ids,
+            "attention_mask": np.ones((batch, self.position + count), np.int64),
+            "position_ids": np.ascontiguousarray(np.broadcast_to(positions, ids.shape)),
+            "beam_idx": np.arange(batch, dtype=np.int32),
+        }
+        self.position += count
+        feeds = {name: value for name, value in feeds.items() if name in self.inputs}
+        return self.request.infer(feeds, share_inputs=True, share_outputs=True)["logits"]
+
+    def end(self) -> None:
+        self.request.reset_state()
+
+    def surprise(self, windows: Rows) -> float:
+        total = 0.0
+        for row in windows:
+            self.begin(1, len(row))
+            total += surprise(self._run([row])[0, :-1], row[1:])
+        return total
+
+    def weight_bytes(self) -> int:
+        return sum(
+            node.get_byte_size() for node in self.model.get_ops() if node.get_type_name() == "Constant" and _read(node)
+        )
+
+
+def _read(constant: Any) -> bool:
+    """Whether a decode step reads all of a constant: not if every use of it is a lookup of rows."""
+    uses = [port.get_node() for output in constant.outputs() for port in output.get_target_inputs()]
+    return any(_read(node) if node.get_type_name() in UNPACKING else node.get_type_name() != "Gather" for node in uses)

@@ -1,0 +1,52 @@
+"""PyTorch through transformers: `cache` growing or static, `compiled` or not."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
+
+from benchmarks.peers import Peer, Rows, surprise
+
+
+class System(Peer):
+    """See Peer. As transformers' own generate() does it, the prompt is read uncompiled, steps are compiled."""
+
+    version = f"torch {torch.__version__}, transformers {transformers.__version__}"
+
+    def __init__(self, folder: Path, options: dict[str, Any], threads: int) -> None:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        self.options = options
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.decode = self.model.forward
+        if options.get("compiled"):
+            torch._dynamo.config.recompile_limit = 64  # one graph a batch and cache size
+            self.decode = torch.compile(self.model.forward, fullgraph=True, dynamic=False)
+
+    def begin(self, batch: int, cache: int) -> None:
+        static = self.options["cache"] == "static"
+        self.cache = StaticCache(self.model.config, max_cache_len=cache) if static else DynamicCache()
+        self.position = 0
+
+    def step(self, tokens: Rows) -> list[int]:
+        ids = torch.tensor(tokens)
+        forward = self.decode if ids.shape[1] == 1 else self.model.forward
+        positions = torch.arange(self.position, self.position + ids.shape[1])[None]
+        out = forward(input_ids=ids, position_ids=positions, past_key_values=self.cache, logits_to_keep=1)
+        self.position += ids.shape[1]
+        return out.logits[:, -1].argmax(-1).tolist()
+
+    def end(self) -> None:
+        del self.cache
+
+    def surprise(self, windows: Rows) -> float:
+        total = 0.0
+        for row in windows:
+            logits = self.model(input_ids=torch.tensor([row]), use_cache=False).logits
+            total += surprise(logits[0, :-1].numpy(), row[1:])
+        return total
+
+    def weight_bytes(self) -> int:
+        return sum(p.numel() * p.element_size() for p in self.model.parameters())

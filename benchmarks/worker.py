@@ -1,0 +1,105 @@
+"""One system in a process of its own. Reads commands and writes answers, one JSON object a line.
+
+    python -m benchmarks.worker '{"module": ..., "folder": ..., "options": {...}, "threads": 2, "tokens": "..."}'
+
+Commands: {"do": "case", "batch": 1, "prompt": 44, "new": 128, "cache": 1024}, {"do": "perplexity"}.
+What goes wrong is an answer too: {"why": "..."}.
+"""
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from benchmarks import text
+from benchmarks.peers import CannotError, Peer, peer_class
+
+
+def run_case(peer: Peer, tokens: list[int], case: dict[str, Any]) -> dict[str, Any]:
+    """Seconds of the prompt and of each step after it; the first row's tokens; most memory held meanwhile."""
+    prompts = text.prompts(tokens, case["batch"], case["prompt"])
+    Path("/proc/self/clear_refs").write_text("5")  # begin the memory's high-water mark anew
+    peer.begin(case["batch"], case["cache"])
+    try:
+        start = time.perf_counter()
+        chosen = peer.step(prompts)
+        prefill = time.perf_counter() - start
+        said, steps = [chosen[0]], []
+        for _ in range(case["new"]):
+            rows = [[token] for token in chosen]
+            start = time.perf_counter()
+            chosen = peer.step(rows)
+            steps.append(time.perf_counter() - start)
+            said.append(chosen[0])
+        return {"prefill_s": prefill, "steps_s": steps, "said": said, "peak_mb": peak_mb()}
+    finally:
+        peer.end()
+
+
+def peak_mb() -> float:
+    """Most memory this process held, in MB (2^20 bytes), files mapped into it included."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
+def perplexity(peer: Peer, tokens: list[int]) -> dict[str, Any]:
+    """Of the whole text, window by window."""
+    windows = text.windows(tokens)
+    total = peer.surprise(windows)
+    return {"perplexity": math.exp(total / sum(len(window) - 1 for window in windows))}
+
+
+def failure(error: Exception) -> dict[str, Any]:
+    """The answer to what went wrong; the whole story goes to the worker's log."""
+    if not isinstance(error, CannotError):
+        traceback.print_exception(error)
+    name = "" if isinstance(error, CannotError) else f"{type(error).__name__}: "
+    return {"why": (name + " ".join(str(error).split()))[:300]}
+
+
+def end_with_parent() -> None:
+    """Have Linux kill this process when the one that started it ends, however it does: a worker that is stopped
+    would hold its memory for ever, one that computes would take the cores from the next run."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def main() -> None:
+    """Load, then answer until the input ends."""
+    end_with_parent()
+    request = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the systems print is no answer
+
+    def answer(value: dict[str, Any]) -> None:
+        answers.write(json.dumps(value) + "\n")
+
+    try:
+        tokens = json.loads(Path(request["tokens"]).read_text())
+        start = time.perf_counter()
+        kind = peer_class(request["module"])
+        peer = kind(Path(request["folder"]), request["options"], request["threads"])
+        ready = {"version": kind.version, "load_s": time.perf_counter() - start}
+        with contextlib.suppress(Exception):  # a figure that may be missing
+            ready["weight_bytes"] = peer.weight_bytes()
+        answer(ready)
+    except Exception as error:
+        answer(failure(error))
+        return
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            case = command["do"] == "case"
+            answer(run_case(peer, tokens, command) if case else perplexity(peer, tokens))
+        except Exception as error:
+            answer(failure(error))
+
+
+if __name__ == "__main__":
+    main()

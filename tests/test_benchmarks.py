@@ -1,0 +1,184 @@
+"""The benchmark's arithmetic and tables, and one real worker. Peers are not installed here: `make bench` runs them."""
+
+import json
+import math
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from benchmarks import report, text
+from benchmarks.cases import SETS, Case, interleaved
+from benchmarks.fleet import Worker
+from benchmarks.peers import CannotError, surprise
+from benchmarks.peers.kvforge import System as Kvforge
+from benchmarks.points import POINTS
+from benchmarks.systems import GROWING, PEERS, System, chosen, engine
+from pipeline import layout
+from pipeline.config import compose
+from pipeline.signature import Signature
+
+TINY = Case(batch=2, prompt=5, new=6, cache=64)
+
+
+def row(system: str, precision: str, tokens: float | None, **others: Any) -> report.Row:
+    """A row of the results."""
+    names = ("point", "prefill_s", "peak_mb", "model_mb", "perplexity", "share_of_bandwidth", "build_s", "why")
+    row = dict.fromkeys(names) | {"batch": 1, "prompt": 44, "cache": 1024}
+    return row | {"system": system, "precision": precision, "decode_tok_s": tokens} | others
+
+
+def test_interleaved() -> None:
+    """Each system runs once a round, and each round begins with another one."""
+    order = list(interleaved(["a", "b", "c"], 4))
+    assert [name for _, name in order] == [*"abc", *"bca", *"cab", *"abc"]
+    assert [number for number, _ in order] == [n for n in range(4) for _ in range(3)]
+    assert list(interleaved([], 2)) == []
+
+
+@pytest.mark.parametrize("case", {case for cases in SETS.values() for case in cases}, ids=str)
+def test_cases_fit(case: Case) -> None:
+    """Every case fits its cache and the text, and a growing cache is not measured once for each size."""
+    assert case.prompt + case.new <= case.cache
+    assert 97 * case.batch + case.prompt <= text.TOKENS
+    assert System("x", "fp32", "x", cache=GROWING).takes(case) == (case.cache == 1024 or case.prompt == 2000)
+    assert System("x", "fp32", "x", cache=512).takes(case) == (case.cache == 512)
+
+
+def test_prompts_and_windows() -> None:
+    """Rows differ; windows hold the whole text once."""
+    tokens = list(range(text.TOKENS))
+    first, second = text.prompts(tokens, 2, 16)
+    assert len(first) == len(second) == 16
+    assert first != second
+    assert [token for window in text.windows(tokens) for token in window] == tokens
+
+
+def test_speeds_are_medians() -> None:
+    """One slow step and one slow round change nothing."""
+    answers = [
+        {"prefill_s": prefill, "steps_s": steps, "peak_mb": peak}
+        for prefill, steps, peak in ((0.2, [0.1, 0.1, 9.0], 50), (0.1, [0.1, 0.1], 70), (8.0, [0.1, 5.0], 60))
+    ]
+    assert report.speeds(answers, batch=4) == {"prefill_s": 0.2, "decode_tok_s": 40, "peak_mb": 70, "rounds": 3}
+
+
+def test_ratio_is_to_the_best_peer_of_the_precision() -> None:
+    """Not to this project's other engines, not to other precisions or cases; Q4_1 counts as int4."""
+    ours = row("kvforge", "int4", 90, prefill_s=0.1)
+    rows = [
+        ours,
+        row("kvforge", "int4", 500, prefill_s=0.001),
+        row("llama.cpp", "Q4_1", 60, prefill_s=0.3),
+        row("openvino", "int4", 45, prefill_s=0.05),
+        row("pytorch", "fp32", 300, prefill_s=0.001),
+        row("openvino", "int4", 900, batch=8, prefill_s=0.001),
+    ]
+    assert report.ratio(ours, rows, "decode_tok_s") == (1.5, "llama.cpp Q4_1")
+    assert report.ratio(ours, rows, "prefill_s") == (0.5, "openvino int4")
+    assert report.ratio(row("kvforge", "fp16", 30), rows, "decode_tok_s") == (0.1, "pytorch fp32")
+    assert report.ratio(row("kvforge", "int4", None), rows, "decode_tok_s") is None
+    assert report.ratio(ours, [ours], "decode_tok_s") is None
+
+
+def test_table() -> None:
+    """A section for each case, fastest first, and a line for what is missing."""
+    rows = [
+        row("pytorch", "fp32", 20.0, perplexity=14.92),
+        row("kvforge", "fp32", 40.0, point="smollm2", share_of_bandwidth=0.5),
+        row("mobius", "fp32", None, why="ImportError: no mobius", batch=None, prompt=None, cache=None),
+        row("openvino", "fp32", None, why="out of memory", batch=8),
+    ]
+    table = report.table(rows, 20e9, "sum", 2)
+    assert "20.0 GB/s" in table
+    assert table.count("###") == 1
+    assert table.index("| **smollm2** | fp32 | 40.0 (2.00) |") < table.index("| pytorch | fp32 | 20.0 |")
+    assert "| 50% |" in table
+    assert "* mobius fp32: ImportError: no mobius\n" in table
+    assert "* openvino fp32, batch 8, prompt 44, cache 1024: out of memory\n" in table
+
+
+def test_share_and_common_start() -> None:
+    """A step of a batch reads the weights once for all of its rows."""
+    assert report.share(1e9, row("x", "fp32", 40, batch=4), 20e9) == 0.5
+    assert report.share(None, row("x", "fp32", 40), 20e9) is None
+    assert report.common_start([1, 2, 3], [1, 2, 4]) == 2
+    assert report.common_start([1, 2], [1, 2, 4]) == 2
+
+
+def test_chosen() -> None:
+    """By name, by name and precision, and a wrong name is refused."""
+    assert len(chosen(PEERS, "")) == len(PEERS)
+    assert [str(s) for s in chosen(PEERS, "llama.cpp, openvino int8")] == ["openvino int8", "llama.cpp Q4_1"]
+    with pytest.raises(SystemExit, match=r"no system 'vllm'; choose from .*openvino"):
+        chosen(PEERS, "vllm")
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_points_compose(name: str) -> None:
+    """The points that are built for the benchmark are valid configurations."""
+    assert str(compose(POINTS[name]).cache.size) in name
+
+
+def test_surprise() -> None:
+    """-log p, summed, without overflow."""
+    logits = np.array([[0.0, math.log(3.0)], [1e4, 1e4]], np.float32)
+    assert surprise(logits, [1, 0]) == pytest.approx(math.log(4 / 3) + math.log(2))
+
+
+@pytest.fixture
+def worker(tiny: tuple[Path, Signature], tmp_path: Path) -> Iterator[Worker]:
+    """A worker with the tiny engine."""
+    (tmp_path / "tokens.json").write_text(json.dumps([i % 50 for i in range(400)]))
+    request = {"module": "kvforge", "folder": str(tiny[0] / layout.ENGINE), "options": {}, "threads": 2}
+    worker = Worker(request | {"tokens": str(tmp_path / "tokens.json")}, tmp_path / "log")
+    yield worker
+    worker.close()
+
+
+def test_worker(worker: Worker, tiny: tuple[Path, Signature]) -> None:
+    """It loads, measures, says why it cannot, goes on after that, and is held still between questions."""
+    assert worker.ready["load_s"] > 0
+    assert 0 < worker.ready["weight_bytes"] < sum(f.stat().st_size for f in (tiny[0] / layout.ENGINE).iterdir())
+    question = {"do": "case", **vars(TINY)}
+    answer = worker.ask(question)
+    assert answer["prefill_s"] > 0
+    assert len(answer["steps_s"]) == 6
+    assert min(answer["steps_s"]) > 0
+    assert len(answer["said"]) == 7
+    assert answer["peak_mb"] > 1
+    assert "cache has 64 slots" in worker.ask(question | {"cache": 128})["why"]
+    assert "do not fit" in worker.ask(question | {"new": 70})["why"]
+    assert worker.ask(question)["said"] == answer["said"]
+    assert psutil.Process(worker.process.pid).status() == psutil.STATUS_STOPPED
+
+
+def test_worker_that_does_not_load(tmp_path: Path) -> None:
+    """The reason is the answer, and later questions get one too."""
+    (tmp_path / "tokens.json").write_text("[]")
+    request = {"module": "kvforge", "folder": str(tmp_path), "options": {}, "threads": 1}
+    worker = Worker(request | {"tokens": str(tmp_path / "tokens.json")}, tmp_path / "log")
+    assert "no engine in" in worker.ready["why"]
+    assert "why" in worker.ask({"do": "perplexity"})
+    worker.close()
+
+
+def test_kvforge(tiny: tuple[Path, Signature]) -> None:
+    """The engine's system names itself, and its surprise is that of the steps' logits."""
+    folder = tiny[0] / layout.ENGINE
+    system = engine(folder)
+    assert (system.name, system.precision, system.cache) == ("kvforge", "fp32", 64)
+    peer = Kvforge(folder, {}, 2)
+    windows = [[1, 2, 3, 4], [5, 6, 7, 8]]
+    total = 0.0
+    for window in windows:
+        session = peer.runtime.session(1)
+        for token, following in pairwise(window):
+            total += surprise(session.step([[token]])[:, -1], [following])
+    assert peer.surprise(windows) == pytest.approx(total, rel=1e-5)
+    with pytest.raises(CannotError):
+        peer.begin(1, 65)
