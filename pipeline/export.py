@@ -33,9 +33,12 @@ def _kept(program: Any, *_: Any) -> Any:
 def _casts_operands(node: torch.fx.Node) -> bool:
     """Whether PyTorch converts an operand to the type of another one, or of the result, which ONNX never does."""
     result = node.meta.get("val")
-    operands = {v.dtype for v in (n.meta["val"] for n in node.all_input_nodes) if isinstance(v, torch.Tensor)}
+    values = (source.meta.get("val") for source in node.all_input_nodes)
+    operands = {value.dtype for value in values if isinstance(value, torch.Tensor)}
     operands.discard(torch.bool)
-    if node.op != "call_function" or not operands or not isinstance(result, torch.Tensor) or node.target in CASTS:
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target in CASTS:
+        return False
+    if not operands or not isinstance(result, torch.Tensor):
         return False
     if torch.Tag.pointwise in node.target.tags and len(operands) > 1:
         return True

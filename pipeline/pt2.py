@@ -26,7 +26,7 @@ def load(path: Path) -> torch.export.ExportedProgram:
     """Read what `save` wrote.
 
     torch evaluates a class' annotations again for each of its objects, and makes a tensor without data for each node
-    anew, with its shape parsed from text; here once a class, and once for each of the 30 kinds of tensor.
+    anew, with its shape parsed from text; here once a class, and once for each kind of tensor, 36 of them.
     """
     kinds: dict[str, Any] = {}
 
