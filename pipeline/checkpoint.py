@@ -1,19 +1,16 @@
 """Load the original model and its tokenizer from any of the sources, in fp32, as transformers defines them."""
 
-import functools
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gguf
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.errors import Problem, UserError
+from pipeline.gguf_file import read_once
 from pipeline.spec import Model, Source
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
@@ -46,25 +43,10 @@ def load(model: Model, link: Path) -> PreTrainedModel:
     else:
         options["use_safetensors"] = True
     try:
-        with _gguf_parsed_once():
+        with read_once():
             return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options).eval()
     except (OSError, ValueError) as error:
         raise _unloadable(model, "model", error) from error
-
-
-_PARSED = {name: functools.cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
-
-
-@contextmanager
-def _gguf_parsed_once() -> Iterator[None]:
-    """transformers parses a GGUF file three times, in Python, and makes its table of tensor names anew for every
-    tensor: remembering both loads SmolLM2-135M and its tokenizer in 6.5 s instead of 17."""
-    originals = {name: getattr(gguf, name) for name in _PARSED}
-    try:
-        vars(gguf).update(_PARSED)
-        yield
-    finally:
-        vars(gguf).update(originals)
 
 
 def _all_random(model: PreTrainedModel) -> PreTrainedModel:
@@ -86,7 +68,7 @@ def load_tokenizer(model: Model, link: Path) -> Tokenizer | None:
         return None
     where, options = _location(model, link)
     try:
-        with _gguf_parsed_once():
+        with read_once():
             tokenizer: Tokenizer = AutoTokenizer.from_pretrained(where, **options)
         return tokenizer
     except (OSError, ValueError) as error:

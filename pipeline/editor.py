@@ -7,6 +7,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from pipeline.graph import add_initializer
+
 
 class Editor:
     """The graph of a model, and the few operations that rewriting it takes."""
@@ -24,16 +26,8 @@ class Editor:
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         """An initializer; one that is there already under this name is taken as the same."""
         if name not in self.graph.initializers:
-            self.add(ir.tensor(array, name=name))
+            add_initializer(self.graph, ir.tensor(array, name=name))
         return self.graph.initializers[name]
-
-    def add(self, tensor: ir.TensorProtocol) -> ir.Value:
-        """A new initializer under the tensor's name."""
-        value = ir.Value(
-            name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
-        self.graph.register_initializer(value)
-        return value
 
     def insert(
         self,

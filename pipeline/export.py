@@ -1,51 +1,50 @@
 """Stage export: wrapped/ -> onnx/, the portable graph in standard ONNX operators only.
 
-torch.onnx translates the program operator by operator; the two kvforge operators become one node each:
-`kvforge::scatter` TensorScatter, `kvforge::attend` Attention. No optimiser runs here: pipeline.simplify does that.
+torch.onnx translates the program operator by operator, with pipeline.translations for some; the two kvforge operators
+become one node each: `kvforge::scatter` TensorScatter, `kvforge::attend` Attention. No optimiser runs here:
+pipeline.simplify does that.
 """
 
 import logging
 import warnings
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript.onnx_opset import opset24 as op
+from torch.onnx._internal.exporter import _fx_passes
 
-from pipeline import (
-    graph,
-    kv,  # noqa: F401  # registers the operators
-    layout,
-    stage,
-)
+from pipeline import graph, layout, pt2, stage
 from pipeline.files import replacing_folder
+from pipeline.pack import pack_projections
+from pipeline.patch import replaced
 from pipeline.signature import Signature
 from pipeline.spec import Export, section
+from pipeline.translations import TRANSLATIONS
+
+CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten._to_copy.default)
 
 
-def _scatter(cache: Any, update: Any, position: Any) -> Any:
-    return op.TensorScatter(cache, update, position, axis=2, mode="linear")
+def _kept(program: Any, *_: Any) -> Any:
+    return program
 
 
-def _attend(query: Any, key: Any, value: Any, length: Any, mask: Any, scale: float, softcap: float) -> Any:
-    if mask is None:
-        # with lengths, is_causal aligns the new tokens to each row's last used slots (Attention-24)
-        return op.Attention(query, key, value, None, None, None, length, is_causal=1, scale=scale, softcap=softcap)[0]
-    return op.Attention(query, key, value, mask, scale=scale, softcap=softcap)[0]
-
-
-def _cast(value: Any, dtype: int, *_: Any, **__: Any) -> Any:
-    return op.Cast(value, to=dtype)
-
-
-TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.ops.kvforge.scatter.default: _scatter,
-    torch.ops.kvforge.attend.default: _attend,
-    torch.ops.aten.to.dtype: _cast,
-}
+def _casts_operands(node: torch.fx.Node) -> bool:
+    """Whether PyTorch converts an operand to the type of another one, or of the result, which ONNX never does."""
+    result = node.meta.get("val")
+    values = (source.meta.get("val") for source in node.all_input_nodes)
+    operands = {value.dtype for value in values if isinstance(value, torch.Tensor)}
+    operands.discard(torch.bool)
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target in CASTS:
+        return False
+    if not operands or not isinstance(result, torch.Tensor):
+        return False
+    if torch.Tag.pointwise in node.target.tags and len(operands) > 1:
+        return True
+    return result.dtype not in {*operands, torch.bool} or (
+        not any(dtype.is_floating_point for dtype in operands) and any(isinstance(a, float) for a in node.args)
+    )
 
 
 def translate(program: torch.export.ExportedProgram, signature: Signature, opset: int) -> ir.Model:
@@ -65,15 +64,17 @@ def translate(program: torch.export.ExportedProgram, signature: Signature, opset
     with warnings.catch_warnings():
         theirs = "`isinstance.treespec, LeafSpec.` is deprecated"
         warnings.filterwarnings("ignore", theirs, FutureWarning)
-        # torch.onnx would first decompose the program, which traces all of it again: 25 s of 30 for SmolLM2-135M, and
-        # the same graph when every operator has a translation. So that is done only when one has none.
-        decompose = program.run_decompositions
-        program.run_decompositions = lambda _: program
-        try:
+        # torch.onnx would first decompose the program and insert casts, each of which traces all of it again: 28 s of
+        # 33 for SmolLM2-135M, and the same graph when every operator has a translation and takes its operands as they
+        # are. So that is done only when one does not.
+        if any(map(_casts_operands, program.graph.nodes)):
             exported = export()
-        except torch.onnx.OnnxExporterError:
-            program.run_decompositions = decompose
-            exported = export()
+        else:
+            try:
+                with replaced(_fx_passes, decompose_with_registry=_kept, insert_type_promotion_nodes=_kept):
+                    exported = export()
+            except torch.onnx.OnnxExporterError:
+                exported = export()
     assert exported is not None
     model = exported.model
     tokens = model.graph.inputs[0].shape
@@ -82,14 +83,17 @@ def translate(program: torch.export.ExportedProgram, signature: Signature, opset
     graph.rename_axes(model, symbols)
     graph.fold_weight_transposes(model)
     graph.keep_module_names(model)
+    pack_projections(model)
+    graph.name_nodes(model)
     return model
 
 
 def main() -> None:
     """Run the stage in a point's folder."""
     wrapped = Path(layout.WRAPPED)
-    program = torch.export.load(wrapped / layout.PROGRAM)
-    model = translate(program, Signature.load(wrapped / layout.SIGNATURE), section(Export).opset)
+    model = translate(
+        pt2.load(wrapped / layout.PROGRAM), Signature.load(wrapped / layout.SIGNATURE), section(Export).opset
+    )
     with replacing_folder(Path(layout.ONNX)) as out:
         graph.save(model, out)
 

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from pipeline.layout import DATA, MODEL
+from pipeline.names import module_name, numbered
 
 INLINE_BELOW = 65536  # bytes; smaller tensors stay in the graph, where constant folding reaches them
+MODULE = "module"  # key of a node's metadata: the module of the model that it came from
 
 
 def save(model: ir.Model, folder: Path) -> None:
@@ -42,6 +45,15 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
     return [*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)]
 
 
+def add_initializer(graph: ir.Graph, tensor: ir.TensorProtocol) -> ir.Value:
+    """A constant of the graph, under the tensor's name."""
+    value = ir.Value(
+        name=tensor.name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
+    graph.register_initializer(value)
+    return value
+
+
 def fold_weight_transposes(model: ir.Model) -> None:
     """Store a linear layer's weight as MatMul wants it, [in, out], instead of transposing it at run time.
 
@@ -60,25 +72,31 @@ def fold_weight_transposes(model: ir.Model) -> None:
             shape=ir.Shape([tensor.shape.numpy()[i] for i in perm]),
             name=weight.name,
         )
-        folded = ir.Value(
-            name=weight.name, shape=transposed.shape, type=ir.TensorType(tensor.dtype), const_value=transposed
-        )
-        node.outputs[0].replace_all_uses_with(folded)
-        graph.remove(node, safe=True)
         graph.initializers.pop(str(weight.name))
-        graph.register_initializer(folded)
+        node.outputs[0].replace_all_uses_with(add_initializer(graph, transposed))
+        graph.remove(node, safe=True)
 
 
 def _transposed(tensor: ir.TensorProtocol, perm: Sequence[int]) -> ir.TensorProtocol:
-    return ir.tensor(tensor.numpy().transpose(perm), name=tensor.name)
+    # in one piece: numpy writes a transposed view value by value, 2 s for the weights of SmolLM2-135M
+    return ir.tensor(np.ascontiguousarray(tensor.numpy().transpose(perm)), name=tensor.name)
 
 
 def keep_module_names(model: ir.Model) -> None:
-    """Reduce each node's metadata to the name of the module it came from; the exporter's traces hold paths."""
+    """Reduce each node's metadata to the module that it came from, the exporter's traces hold paths; and name weights
+    as the original model does."""
     for node in model.graph:
-        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")  # "['', 'model', ..., operator]"
         node.metadata_props.clear()
-        if scopes:  # "['', 'model', 'model.model', ..., operator]": the outermost is the wrapper itself
-            node.metadata_props["module"] = ast.literal_eval(scopes)[-2].removeprefix("model.")
+        node.metadata_props[MODULE] = module_name(next(iter(ast.literal_eval(scopes)[-2:-1]), ""))
     for value in _values(model.graph):
         value.metadata_props.clear()
+    for value in [*model.graph.initializers.values()]:
+        value.name = str(value.name).removeprefix("model.")
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Name each node after its module and its operator."""
+    names = numbered(f"{node.metadata_props[MODULE]}.{node.op_type}" for node in model.graph)
+    for node, name in zip(model.graph, names, strict=True):
+        node.name = name

@@ -66,7 +66,7 @@ class AttentionLowering:
             node,
             "GroupQueryAttention",
             [
-                *_packed(*(self._flat(x, node) for x in (query, key, value))),
+                *self._projections(query, key, value, node),
                 *(past_key, past_value, step.last, step.total, cos, sin, positions),
                 None if mask is None else self._bias(mask, node),
                 *[None] * 5,  # sinks, scales of a quantized cache, norms: not on the CPU
@@ -123,6 +123,17 @@ class AttentionLowering:
                 self.tables[name] = self.editor.constant(f"{name}.table", rows[0])
         return self.tables[name]
 
+    def _projections(
+        self, query: ir.Value | None, key: ir.Value | None, value: ir.Value | None, node: ir.Node
+    ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
+        """The three in flat form, or the flat form of the one that they were split from, by heads or before that."""
+        whole = _split(query, key, value)
+        if whole is not None:
+            return self._flat(whole, node), None, None
+        flat_query, flat_key, flat_value = (self._flat(part, node) for part in (query, key, value))
+        whole = _split(flat_query, flat_key, flat_value)
+        return (flat_query, flat_key, flat_value) if whole is None else (whole, None, None)
+
     def _flat(self, value: ir.Value | None, node: ir.Node) -> ir.Value:
         """[batch, heads, sequence, head_dim] as [batch, sequence, heads * head_dim], which it often was before."""
         assert value is not None
@@ -170,12 +181,10 @@ class AttentionLowering:
         self.editor.replace(node.outputs[0], swapped.outputs[0])
 
 
-def _packed(query: ir.Value, key: ir.Value, value: ir.Value) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
-    """The three as one, when they are the three parts of a Split."""
-    split = made_by(query, "Split")
-    if split is not None and [query, key, value] == list(split.outputs) and split.inputs[0] is not None:
-        return split.inputs[0], None, None
-    return query, key, value
+def _split(*parts: ir.Value | None) -> ir.Value | None:
+    """What these are all the parts of, in order."""
+    split = made_by(parts[0], "Split")
+    return split.inputs[0] if split is not None and list(parts) == list(split.outputs) else None
 
 
 def _depends_on(value: ir.Value) -> set[str]:

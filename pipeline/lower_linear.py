@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.editor import Editor, attribute, made_by
+from pipeline.graph import add_initializer
 from pipeline.lower_attention import DOMAIN
 
 BITS = {ir.DataType.INT8: 8, ir.DataType.INT4: 4}
@@ -63,7 +64,7 @@ def lower_linear(editor: Editor, node: ir.Node, *, int8_activations: bool) -> No
 
 
 def _shared(editor: Editor, tensor: ir.TensorProtocol) -> ir.Value:
-    return editor.graph.initializers.get(str(tensor.name)) or editor.add(tensor)
+    return editor.graph.initializers.get(str(tensor.name)) or add_initializer(editor.graph, tensor)
 
 
 def _packed(weight: ir.TensorProtocol, rows: bool, block: int, bits: int, name: str) -> ir.TensorProtocol:

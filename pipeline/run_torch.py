@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline import kv  # noqa: F401  # registers the operators that the file refers to
+from pipeline import pt2
 from pipeline.session import Array, Bounds, Runtime, Session
 from pipeline.signature import Signature
 
@@ -20,7 +20,7 @@ class Torch(Runtime):
     @classmethod
     def load(cls, path: Path, signature: Signature, bounds: Bounds) -> "Torch":
         """From a .pt2 file."""
-        return cls(torch.export.load(path), signature, bounds)
+        return cls(pt2.load(path), signature, bounds)
 
     def session(self, batch: int) -> "TorchSession":
         return TorchSession(self, batch)

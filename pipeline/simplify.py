@@ -20,6 +20,7 @@ import onnx
 from pipeline import layout, stage
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing_folder, write_json
+from pipeline.names import ROOT, numbered
 from pipeline.spec import Simplify, section
 
 
@@ -107,7 +108,23 @@ def simplify(model: onnx.ModelProto, options: Simplify) -> tuple[onnx.ModelProto
     if reason is not None:
         return model, reason
     attach_weights(simplified, weights)
+    name_nodes(model, simplified)
     return simplified, None
+
+
+def name_nodes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Give the nodes of a simplified graph names of modules again; onnxsim drops them where it fuses.
+
+    A fused node has an output of the nodes that it replaces, and so their module; any other that of its inputs.
+    """
+    modules = {name: node.name.rpartition(".")[0] for node in before.graph.node for name in node.output}
+    names = []
+    for node in after.graph.node:
+        module = next((modules[name] for name in [*node.output, *node.input] if name in modules), ROOT)
+        modules |= dict.fromkeys(node.output, module)
+        names.append(f"{module}.{node.op_type}")
+    for node, name in zip(after.graph.node, numbered(names), strict=True):
+        node.name = name
 
 
 def counts(model: onnx.ModelProto) -> dict[str, int]:

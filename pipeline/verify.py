@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from tqdm import tqdm
 
-from pipeline import checkpoint, layout, quality, stage
+from pipeline import checkpoint, layout, pt2, quality, stage
 from pipeline.cases import catalog
 from pipeline.compare import GATES, Result, Truth, for_json, run_case, run_greedy
 from pipeline.contract import interface_findings, onnx_findings, program_findings, size_findings
@@ -59,7 +58,7 @@ def open_artifact(name: str, point: Path, signature: Signature, findings: list[s
     """Load one artifact of a point, after adding to `findings` what an inspection of its contract finds."""
     folder = point / name
     if name == layout.WRAPPED:
-        program = torch.export.load(folder / layout.PROGRAM)
+        program = pt2.load(folder / layout.PROGRAM)
         findings += program_findings(program, signature)
         return Torch(program, signature, axes_bounds(signature))
     graph = onnx.load(folder / layout.MODEL, load_external_data=False)

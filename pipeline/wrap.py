@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 from torch.export import Dim, ExportedProgram
 
-from pipeline import checkpoint, decoder, layout, stage
+from pipeline import checkpoint, decoder, layout, pt2, stage
 from pipeline.files import replacing_folder
+from pipeline.patch import replaced
 from pipeline.signature import DTYPES, Signature, contract
 from pipeline.spec import Axes, Cache, Logits, Model, Precision, Wrap, section
 
@@ -29,7 +30,8 @@ def trace(wrapped: decoder.Decoder, signature: Signature) -> ExportedProgram:
     arguments = (*fixed[:4], fixed[4:])
     axes = {name: Dim(name, min=1, max=max(LEAST_RANGE, most)) for name, most in signature.axes.items()}
     dynamic = [{i: axes[d] for i, d in enumerate(t.shape) if isinstance(d, str)} for t in signature.inputs]
-    with torch.no_grad():
+    # a stack for each node costs a second, and would name folders of this machine: equal programs would differ
+    with torch.no_grad(), replaced(torch.fx.config, do_not_emit_stack_traces=True):
         program = torch.export.export(wrapped, arguments, dynamic_shapes=(*dynamic[:4], dynamic[4:]), strict=False)
     decoder.check_attention(wrapped, len(signature.caches) // 2)
     program.example_inputs = None  # two rows of every cache that the file would carry: 94 MB for SmolLM2-135M
@@ -65,7 +67,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     )
     original.generation_config.save_pretrained(out)
     wrapped = decoder.Decoder(original.to(getattr(torch, DTYPES[compute])), logits.value).eval()
-    torch.export.save(trace(wrapped, signature), out / layout.PROGRAM)
+    pt2.save(trace(wrapped, signature), out / layout.PROGRAM)
     signature.save(out / layout.SIGNATURE)
     if tokenizer is not None:
         tokenizer.save_pretrained(out)

@@ -1,6 +1,7 @@
 """The portable graph itself: standard operators, the contract's interface, and equal to PyTorch."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pipeline import checkpoint, layout
 from pipeline.cases import catalog
 from pipeline.compare import Truth, run_case
 from pipeline.contract import onnx_findings
+from pipeline.names import ROOT
 from pipeline.reference import Reference
 from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
@@ -71,16 +73,32 @@ def test_nodes_know_their_module_and_no_path(tiny: tuple[Path, Signature]) -> No
     assert b".py" not in path.read_bytes()
 
 
+def misnamed(graph: Path, modules: set[str]) -> list[str]:
+    """Names of nodes that occur twice, or are not a module of the original (or a packed projection) and an operator."""
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    names = [node.name for node in nodes]
+    found = [name for name in set(names) if names.count(name) > 1]
+    for node in nodes:
+        module, _, operator = node.name.rpartition(".")
+        known = module in modules or module == ROOT or module.removesuffix(".qkv_proj") in modules
+        if not known or not re.fullmatch(rf"{node.op_type}(_\d+)?", operator):
+            found.append(node.name)
+    return found
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) -> None:
     """Sliding windows, soft-capping, partial rotary, learned positions, biases: every case of verify, on the engine
-    that is made of the simplified graph; and the graph keeps the contract."""
+    that is made of the simplified graph; and the graph keeps the contract, its nodes named after modules."""
     config = ARCHITECTURES[architecture]
     signature = build(tmp_path, [], model={"source": "random", "architecture": architecture, "config": config})
     assert onnx_findings(onnx.load(tmp_path / layout.SIMPLIFIED / layout.MODEL), signature) == []
     assert json.loads((tmp_path / layout.SIMPLIFIED / layout.CHANGES).read_text())["simplified"]
     runtime = open_engine(tmp_path / layout.ENGINE)
-    truth = Truth(Reference(checkpoint.load(section(Model, tmp_path), tmp_path)), signature, seed=0)
+    original = checkpoint.load(section(Model, tmp_path), tmp_path)
+    for artifact in GRAPHS:
+        assert misnamed(tmp_path / artifact / layout.MODEL, {name for name, _ in original.named_modules()}) == []
+    truth = Truth(Reference(original), signature, seed=0)
     cases = catalog(runtime.bounds, signature.cache_size)
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
     assert not failures
