@@ -15,7 +15,9 @@ from pipeline.graph import add_initializer
 from pipeline.lower_attention import DOMAIN
 
 BITS = {ir.DataType.INT8: 8, ir.DataType.INT4: 4}
-ROW_BLOCK = 64  # for one scale per row: every size gives the same weights; 64 divides most models' widths
+# For one scale per row, where every size gives the same weights, but rounds activations in blocks of that size:
+# SmolLM2's int8 perplexity rises by 0.57 % with 32, 0.63 % with 64, 1.15 % with 128 (over 2,048 tokens).
+ROW_BLOCK = 32
 INT8_ACTIVATIONS, FULL_ACTIVATIONS = 4, 0  # MatMulNBits' accuracy_level
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
 from pipeline import graph, grids, layout, stage, weights
 from pipeline.files import replacing_folder, write_json
@@ -172,6 +173,7 @@ def main() -> None:
             assert logits is not None
             library = blocks_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda _: None
             entries = quantize(model, Quantizer(options, library))
+            NameFixPass()(model)
             graph.save(model, out)
         summary = report(options, entries)
         write_json(out / layout.QUANTIZATION, summary)

@@ -23,6 +23,9 @@ from pipeline.files import replacing_folder, write_json
 from pipeline.names import ROOT, numbered
 from pipeline.spec import Simplify, section
 
+# Its command line imports torch when that is there and needs nothing of it: 4.2 s of start, 1.4 without.
+WITHOUT_TORCH = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('onnxsim', run_name='__main__')"
+ONNXSIM = (sys.executable, "-c", WITHOUT_TORCH)
 
 def detach_weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Turn every externally stored initializer into a graph input; returns them for `attach_weights`."""
@@ -48,7 +51,7 @@ def check_passes(names: list[str]) -> None:
     """Raise UserError for names that are no pass of onnxsim, which would take them without a word."""
     if not names:
         return
-    command = [sys.executable, "-m", "onnxsim", "--list-default-optimizers"]
+    command = [*ONNXSIM, "--list-default-optimizers"]
     passes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     unknown = [name for name in names if name not in passes]
     if unknown:
@@ -60,7 +63,7 @@ def check_passes(names: list[str]) -> None:
 def onnxsim(source: Path, target: Path, options: Simplify) -> str | None:
     """Run onnxsim from file to file within the limits; returns why it failed, or None."""
     limit = int(options.memory_gb * 2**30)
-    command = [sys.executable, "-m", "onnxsim", str(source), str(target)]
+    command = [*ONNXSIM, str(source), str(target)]
     if options.skip:
         command += ["--skip-optimization", *options.skip]
     try:

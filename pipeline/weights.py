@@ -160,13 +160,15 @@ class Writer:
             summed = _node("ReduceSum", [reshaped.outputs[0], axes], x.dtype, None, keepdims=0)
             producer = x.producer()
             assert producer is not None
+            for node in (reshaped, summed):
+                node.name = f"{str(producer.name).rpartition('.')[0]}.{node.op_type}"
             self._graph.insert_after(producer, [reshaped, summed])
             self._sums[x, block] = summed.outputs[0]
         return self._sums[x, block]
 
     def _replace(self, old: ir.Node, new: list[ir.Node]) -> None:
         for node in new:
-            node.metadata_props.update(old.metadata_props)
+            node.name = f"{str(old.name).rpartition('.')[0]}.{node.op_type}"
         ir.convenience.replace_nodes_and_values(self._graph, old, [old], new, old.outputs, new[-1].outputs)
 
     def _ints(self, weight: Weight, q: np.ndarray, bits: int) -> ir.Value:
