@@ -148,6 +148,7 @@ def quantize(model: ir.Model, quantizer: Quantizer, least: int = graph.INLINE_BE
         entries.append(entry)
         if isinstance(weight.tensor, ir.ExternalTensor):
             weight.tensor.release()  # its pages of the data file leave memory
+    NameFixPass()(model)
     return entries
 
 
@@ -173,7 +174,6 @@ def main() -> None:
             assert logits is not None
             library = blocks_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda _: None
             entries = quantize(model, Quantizer(options, library))
-            NameFixPass()(model)
             graph.save(model, out)
         summary = report(options, entries)
         write_json(out / layout.QUANTIZATION, summary)

@@ -27,6 +27,7 @@ from pipeline.spec import Simplify, section
 WITHOUT_TORCH = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('onnxsim', run_name='__main__')"
 ONNXSIM = (sys.executable, "-c", WITHOUT_TORCH)
 
+
 def detach_weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Turn every externally stored initializer into a graph input; returns them for `attach_weights`."""
     weights = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]

@@ -107,7 +107,7 @@ def test_every_form_is_right(point: str, options: Quantize, request: pytest.Fixt
     """Per channel, in blocks, with centers; embedding and head by themselves or one: as PyTorch with those weights."""
     folder, signature = request.getfixturevalue(point)
     entries = quantized(folder, options, tmp_path / "out")
-    assert len(entries) == 14 + (options.embedding is Embedding.int8) * (1 if point == "tied" else 2)
+    assert len(entries) == 10 + (options.embedding is Embedding.int8) * (1 if point == "tied" else 2)
     assert_right(folder, tmp_path / "out", signature, options, GATES)
 
 
@@ -120,8 +120,8 @@ def test_fp16_is_right(tmp_path: Path) -> None:
     assert_right(tmp_path / "point", tmp_path / "out", signature, INT4_CENTER, HALF)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_is_right(architecture: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "qwen2", "phi3", "gemma"])
+def test_architectures_are_right(architecture: str, tmp_path: Path) -> None:
     """Gemm of GPT-2 and OPT, biases, packed projections, widths that 32 does not divide, all with 8 and with 4 bits."""
     point = tmp_path / "point"
     config = ARCHITECTURES[architecture]
@@ -165,7 +165,7 @@ def test_one_sum_for_all_readers(tiny: tuple[Path, Signature], tmp_path: Path) -
     """q, k and v read the same numbers: their block sums are made once; gate and up likewise."""
     quantized(tiny[0], INT4_CENTER, tmp_path / "out")
     sums = [n for n in graph.load(tmp_path / "out").graph if n.op_type == "ReduceSum" and "int" not in n.name]
-    blocks = [n for n in sums if n.inputs[0].producer().op_type == "Reshape"]
+    blocks = [n for n in sums if (made := n.inputs[0].producer()) and made.op_type == "Reshape"]
     assert len(blocks) == 2 * 4  # before qkv, o, gate and up, down
 
 
@@ -220,7 +220,7 @@ def with_weights(point: Path, weights: dict[str, np.ndarray], out: Path) -> Path
     return out
 
 
-PROJECTIONS = [f"model.model.layers.0.{name}.weight" for name in ("self_attn.q_proj", "mlp.up_proj", "mlp.gate_proj")]
+PROJECTIONS = [f"model.layers.0.{name}.weight" for name in ("self_attn.o_proj", "mlp.up_proj", "mlp.gate_proj")]
 COUNTS = {"q": 64, "u": 128, "g": 128, "e": 512}  # rows of these and of the embedding
 
 
@@ -233,7 +233,7 @@ def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) 
     kinds = {"q": Kind.Q4_0, "u": Kind.Q4_1, "g": Kind.Q4_1, "e": Kind.Q8_0}
     write_gguf(tmp_path / "model.gguf", {f"{name}.weight": (rows[name], kinds[name]) for name in rows})
     q, u, g, e = (stored(rows[name], kinds[name]) for name in COUNTS)
-    weights = dict(zip(PROJECTIONS, (q[rng.permutation(64)].T, u.T, g.T), strict=True)) | {"model.lm_head.weight": e}
+    weights = dict(zip(PROJECTIONS, (q[rng.permutation(64)].T, u.T, g.T), strict=True)) | {"lm_head.weight": e}
     point = with_weights(tmp_path / "built", weights, tmp_path / "point")
 
     entries = {e.name: e for e in quantized(point, INT4_CENTER, tmp_path / "out", tmp_path / "model.gguf")}
@@ -241,7 +241,7 @@ def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) 
     assert whole == set(weights)
     assert entries[PROJECTIONS[0]].form == "linear, int4 blocks of 32"
     assert entries[PROJECTIONS[1]].form == "linear, int4 blocks of 32 with a center"
-    assert entries["model.lm_head.weight"].form == "table, int8 blocks of 32"
+    assert entries["lm_head.weight"].form == "table, int8 blocks of 32"
     if precision == "fp32":
         assert all(entries[name].exact == entries[name].rows and entries[name].rms == 0 for name in whole)
 
