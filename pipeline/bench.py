@@ -59,7 +59,7 @@ def main() -> None:
     runs = measure(runtime, options)
     step = median(seconds for run in runs for seconds in run.steps)
     result = {
-        "prefill_s": round(median(run.prefill for run in runs), 4),
+        "prefill_s": round(median(run.prefill for run in runs), 6),
         "decode_tok_s": round(options.batch / step, 2),
         "step_ms": round(step * 1e3, 3),
         "load_s": round(load, 2),

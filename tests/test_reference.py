@@ -18,4 +18,4 @@ def test_chunks_of_several_rows_equal_one_forward_of_each(architecture: str) -> 
     reading = reference.reading()
     chunks = torch.cat([reading.read(chunk) for chunk in tokens.split([5, 1, 14], dim=1)], dim=1)
     whole = [torch.from_numpy(reference.answer([], row.tolist(), list(range(20))).logits) for row in tokens]
-    torch.testing.assert_close(chunks, torch.stack(whole), atol=2e-5, rtol=0)
+    torch.testing.assert_close(chunks, torch.stack(whole), atol=1e-4, rtol=0)

@@ -68,19 +68,23 @@ def frozen_batch_axis(model: onnx.ModelProto) -> None:
 
 
 def off_by_one_cache_position(model: onnx.ModelProto) -> None:
-    """Everything is written one slot too far."""
+    """Everything is written one slot too far; a lowered graph computes all it knows of slots from there."""
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.int64), "one"))
+    lowered = any(node.op_type == "GroupQueryAttention" for node in model.graph.node)
     for node in model.graph.node:
-        if node.op_type == "TensorScatter":
-            node.input[2] = "moved"
+        if lowered or node.op_type == "TensorScatter":
+            node.input[:] = ["moved" if name == "cache_position" else name for name in node.input]
     model.graph.node.insert(0, onnx.helper.make_node("Add", ["cache_position", "one"], ["moved"]))
 
 
 def dropped_causal_offset(model: onnx.ModelProto) -> None:
-    """Attention loses its lengths, as in TensorRT's parser: new token i sees the first i + 1 slots."""
+    """Attention loses its lengths, as in TensorRT's parser: new token i sees the first i + 1 slots. Lowered, where
+    lengths also say what is written, it loses all but the last two slots."""
     for node in model.graph.node:
         if node.op_type == "Attention":
             del node.input[3:]
+        if node.op_type == "GroupQueryAttention":
+            node.attribute.append(onnx.helper.make_attribute("local_window_size", 2))
 
 
 def changed_weight(model: onnx.ModelProto) -> None:
@@ -184,7 +188,7 @@ def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Tr
     options = section(Verify, folder)
     options.quantized_gates.logits_max_abs = 0.0
     assert {gates_of(name, folder, options)[0].logits_max_abs for name in ARTIFACTS} == {1e-3}
-    (folder / layout.QUANTIZED).mkdir()
+    (folder / layout.QUANTIZED).mkdir(exist_ok=True)
     (folder / layout.QUANTIZED / layout.MODEL).touch()
     assert {gates_of(name, folder, options)[1] for name in ARTIFACTS[:3]} == {"verify.gates"}
     gates, group = gates_of(layout.ENGINE, folder, options)
