@@ -33,10 +33,6 @@ from pipeline.tokens import load_tokenizer
 
 ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.QUANTIZED, layout.ENGINE)
 BEHIND_QUANTIZE = (layout.QUANTIZED, layout.ENGINE)
-# Single rows are slow in PyTorch: 128 tokens of 3 prompts alone took a third of the whole proof. One graph without
-# branches, whose batch is a symbol (the contract is inspected for it), has nothing that is for one row only; every
-# later position is decoded in the batch, and, by one row, in the graphs made from it.
-ALONE_IN_PYTORCH = 32  # tokens
 SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
 
@@ -91,8 +87,7 @@ def verify_artifact(
     gates = gates_of(name, point, options)
     for case in cases:
         runs[case.name] = partial(run_case, case, runtime, truth, *gates)
-    alone = ALONE_IN_PYTORCH if name == layout.WRAPPED else options.greedy_tokens
-    for label, (batch, count) in greedy_batches(prompts, runtime, options.greedy_tokens, alone).items():
+    for label, (batch, count) in greedy_batches(prompts, runtime, options.greedy_tokens, options.greedy_tokens).items():
         runs[label] = partial(run_greedy, batch, count, runtime, truth, *gates, options.quality.repetition)
     if name == layout.ENGINE and options.quality.tokens:
         runs["quality"] = partial(quality.measure, runtime, truth.reference, windows, options.quality)
