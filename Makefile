@@ -10,6 +10,9 @@ ENGINES ?=
 CASES ?= quick
 ROUNDS ?= 3
 
+# of make test: a worker a core, each takes whole files
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
+
 VENV := .venv
 BENCH := .venv-bench
 BIN := $(VENV)/bin
@@ -23,10 +26,10 @@ run: $(STAMP)  ## build and prove the default point, then let it answer
 	@python -m pipeline.generate point=$(POINT) prompt="$(PROMPT)" max_new_tokens=128
 
 test: $(STAMP) lint  ## everything, the real model included
-	python -m pytest
+	python -m pytest $(PARALLEL)
 
 test-fast: $(STAMP) lint  ## without the real model
-	python -m pytest -m "not slow"
+	python -m pytest $(PARALLEL) -m "not slow"
 
 bench: $(STAMP) $(BENCH)/.installed  ## beside its peers: make bench SYSTEMS="kvforge,llama.cpp" CASES=full
 	@test -n "$(ENGINES)" || ls artifacts/*/engine/engine.json > /dev/null 2>&1 || dvc repro engine@$(POINT)

@@ -34,7 +34,10 @@ class Session(ABC):
 
     `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r].
     `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the signature's order.
+    `piece`: a step of more tokens a row is run in pieces of so many, None: in one.
     """
+
+    piece: int | None = None
 
     def __init__(self, signature: Signature, bounds: Bounds, batch: int) -> None:
         _check(bounds, batch=batch)
@@ -59,6 +62,17 @@ class Session(ABC):
         """
         counts = np.array([len(row) for row in tokens], np.int64)
         self.check(counts.tolist())
+        piece = self.piece or int(counts.max())
+        starts = range(0, int(counts.max()), piece)
+        logits = [self._piece([row[start : start + piece] for row in tokens]) for start in starts]
+        if len(logits) == 1 or self.signature.logits.shape[1] != 1:
+            return np.concatenate(logits, axis=1)
+        own = np.maximum(counts - 1, 0) // piece  # where each row's last token was
+        return np.stack([logits[own[row]][row] for row in range(self.batch)])
+
+    def _piece(self, tokens: Sequence[Sequence[int]]) -> Floats:
+        """`step` on what can be run at once."""
+        counts = np.array([len(row) for row in tokens], np.int64)
         sequence = int(counts.max())
         ids = np.zeros((self.batch, sequence), np.int64)
         for row, new in enumerate(tokens):

@@ -90,7 +90,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     start = built(tmp_path_factory.getbasetemp())
     tests = [item for item in request.session.items if item.nodeid.startswith(request.node.nodeid)]
     changes = [item.callspec.params["change"] for item in tests if hasattr(item, "callspec")]
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+    with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 4)) as pool:
         futures = {
             change: pool.submit(measure, change, start.copy(tmp_path_factory.mktemp("row") / "repository"))
             for change in changes

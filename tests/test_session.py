@@ -64,6 +64,19 @@ def test_an_idle_row_keeps_its_place(engine: Runtime) -> None:
     assert session.lengths.tolist() == [64, 5]
 
 
+def test_long_steps_run_in_pieces(engine: Runtime) -> None:
+    """A step of more tokens than a piece gives the logits and caches of one that is run at once, ragged rows too."""
+    rows = [list(range(1, 12)), [7, 8, 9], [3] * 8]
+    whole, pieces = engine.session(3), engine.session(3)
+    pieces.piece = 4
+    for tokens in (rows, [[1] * 9, [2], []], [[5], [6], [7]]):
+        np.testing.assert_allclose(pieces.step(tokens)[:2], whole.step(tokens)[:2], atol=1e-5)
+        assert pieces.lengths.tolist() == whole.lengths.tolist()
+    for got, want in zip(pieces.caches, whole.caches, strict=True):
+        for row, used in enumerate(whole.lengths):
+            np.testing.assert_allclose(got[row, :, :used], want[row, :, :used], atol=1e-5)
+
+
 def test_reset_starts_over(engine: Runtime) -> None:
     """After a reset the same tokens give the same logits, whatever the cache still holds."""
     session = engine.session(1)
