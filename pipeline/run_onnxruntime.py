@@ -73,7 +73,7 @@ def forget_pages(file: Path) -> None:
 class OnnxRuntimeSession(Session):
     """See Session."""
 
-    # its products run no faster on more rows, its attention slower: a prompt of 512 tokens takes 4 % less in two pieces,
+    # its products run no faster on more rows, its attention slower: a prompt of 512 tokens takes 4 % less in two,
     # and memory for activations does not grow with the prompt
     piece = 256
 
