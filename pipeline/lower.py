@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from pipeline.editor import Editor, attribute, made_by
 from pipeline.lower_attention import DOMAIN, AttentionLowering
-from pipeline.lower_linear import lower_linear
+from pipeline.lower_linear import lower_linear, lower_table
 
 
 def lower(model: ir.Model, *, int8_activations: bool) -> None:
@@ -21,6 +21,7 @@ def lower(model: ir.Model, *, int8_activations: bool) -> None:
         ("Mul", lambda node: _silu(editor, node)),
         ("MatMul", lambda node: lower_linear(editor, node, int8_activations=int8_activations)),
         ("MatMul", lambda node: _tied_head(editor, node)),
+        ("DequantizeLinear", lambda node: lower_table(editor, node)),
     ):
         for node in editor.nodes(op):
             rewrite(node)

@@ -1,7 +1,8 @@
-"""Lower quantized products for ONNX Runtime: DequantizeLinear and MatMul become one MatMulNBits.
+"""Lower quantized weights for ONNX Runtime: DequantizeLinear and MatMul become one MatMulNBits.
 
 The standard form keeps a weight as [K, N]; MatMulNBits wants each output's values together, in blocks along K, as
 unsigned numbers around the middle of their range. Nothing is rounded: scales and values stay as they are.
+An embedding that is the head as well is read in this form too, so it is stored once.
 """
 
 from functools import partial
@@ -63,6 +64,37 @@ def lower_linear(editor: Editor, node: ir.Node, *, int8_activations: bool) -> No
         accuracy_level=INT8_ACTIVATIONS if int8_activations else FULL_ACTIVATIONS,
     )
     editor.replace(node.outputs[0], fused.outputs[0])
+
+
+def lower_table(editor: Editor, node: ir.Node) -> None:
+    """Rewrite one DequantizeLinear of gathered rows, if `lower_linear` has packed the table for the head: Gather of
+    values and of scales, and DequantizeLinear become GatherBlockQuantized. Any other is left as it is."""
+    values, scales = (made_by(value, "Gather") for value in node.inputs[:2])
+    table, factors = (gather.inputs[0] if gather is not None else None for gather in (values, scales))
+    if values is None or table is None or factors is None:
+        return
+    packed = editor.graph.initializers.get(f"{table.name}.packed")
+    if packed is None or packed.shape is None or table.shape is None:
+        return
+    _, blocks, block = packed.shape.numpy()
+    if blocks * block != table.shape[1]:
+        return  # its last block is filled up
+    scale = editor.graph.initializers[f"{factors.name}.packed"]
+    one_a_block = editor.constant("lowered.blocks", np.array([0, 0, 1], np.int64))
+    scale = editor.insert(node, "Reshape", [scale, one_a_block]).outputs[0]  # folded when the engine is loaded
+    rows = editor.insert(
+        node,
+        "GatherBlockQuantized",
+        [packed, values.inputs[1], scale],
+        domain=DOMAIN,
+        gather_axis=0,
+        quantize_axis=2,
+        block_size=block,
+        bits=8,
+    )
+    whole = editor.constant("lowered.rows", np.array([0, 0, -1], np.int64))
+    flat = editor.insert(node, "Reshape", [rows.outputs[0], whole], like=node.outputs)
+    editor.replace(node.outputs[0], flat.outputs[0])
 
 
 def _shared(editor: Editor, tensor: ir.TensorProtocol) -> ir.Value:

@@ -45,7 +45,18 @@ KEYS = {  # imported package -> its key in toolchain.json
 # used without an import: onnxsim is run as a command
 INDIRECT = {"simplify": {"onnxsim"}}
 # their version does not show in the results
-WITHOUT_KEY = {"huggingface_hub", "hydra", "ml_dtypes", "numpy", "omegaconf", "ruamel", "tokenizers", "tqdm", "yaml"}
+WITHOUT_KEY = {
+    "huggingface_hub",
+    "hydra",
+    "ml_dtypes",
+    "numpy",
+    "omegaconf",
+    "psutil",
+    "ruamel",
+    "tokenizers",
+    "tqdm",
+    "yaml",
+}
 
 
 def tree(module: str) -> ast.Module:

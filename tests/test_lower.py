@@ -136,11 +136,41 @@ def _product(values: np.ndarray, scale: np.ndarray, bits: int, rows: bool, block
     return helper.make_model(body, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
 
 
-def _run(model: onnx.ModelProto, x: np.ndarray) -> list[np.ndarray]:
+@pytest.mark.parametrize(("width", "block"), [(64, 32), (64, 64), (40, 40)])
+def test_a_tied_embedding_is_stored_once(width: int, block: int) -> None:
+    """Rows of a table that is the head as well come out of what the head was packed to, to the bit; where a row does
+    not fill its blocks, the table stays beside it."""
+    rng, helper = np.random.default_rng(0), onnx.helper
+    values = rng.integers(-128, 128, (50, width)).astype(np.int8)
+    scale = rng.uniform(0.01, 0.02, (50, width // block)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["w", "ids"], ["rows"]),
+        helper.make_node("Gather", ["s", "ids"], ["factors"]),
+        helper.make_node("DequantizeLinear", ["rows", "factors"], ["x"], axis=-1, block_size=block),
+        helper.make_node("DequantizeLinear", ["w", "s"], ["whole"], axis=1, block_size=block),
+        helper.make_node("Transpose", ["whole"], ["turned"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "turned"], ["y"]),
+    ]
+    ends = {"ids": onnx.TensorProto.INT64, "x": onnx.TensorProto.FLOAT, "y": onnx.TensorProto.FLOAT}
+    shapes = {"ids": ["batch", "sequence"], "x": ["batch", "sequence", width], "y": ["batch", "sequence", 50]}
+    ids, *outputs = (helper.make_tensor_value_info(name, kind, shapes[name]) for name, kind in ends.items())
+    weights = [onnx.numpy_helper.from_array(array, name) for name, array in (("w", values), ("s", scale))]
+    body = helper.make_graph(nodes, "tied", [ids], outputs, weights)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 24)], ir_version=11)
+    lowered = ir.from_proto(model)
+    lower(lowered, int8_activations=False)
+    tokens = rng.integers(0, 50, (2, 3))
+    want, got = (_run(which, tokens, "ids") for which in (model, ir.to_proto(lowered)))
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_allclose(got[1], want[1], atol=1e-4)
+    assert ("w" in lowered.graph.initializers) == (width % 32 != 0)
+
+
+def _run(model: onnx.ModelProto, x: np.ndarray, name: str = "x") -> list[np.ndarray]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # its fusion rounds inputs
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return list(session.run(None, {"x": x}))
+    return list(session.run(None, {name: x}))
 
 
 def test_lowering_does_not_touch_weights(tiny: tuple[Path, Signature]) -> None:
