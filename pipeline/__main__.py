@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +72,33 @@ def job(composed: DictConfig) -> None:
         print(error, file=sys.stderr)
 
 
-def summary(name: str) -> str:
-    """One line on a point, out of its reports."""
+FIGURES = (  # heading, report, keys, form
+    ("size", layout.BENCH, ("model_mb",), "{:.0f} MB"),
+    ("prefill", layout.BENCH, ("prefill_s",), "{:.3f} s"),
+    ("decode", layout.BENCH, ("decode_tok_s",), "{:.1f} tok/s"),
+    ("perplexity", layout.ACCURACY, (layout.ENGINE, "perplexity"), "{:.3f}"),
+    ("mean KL", layout.ACCURACY, (layout.ENGINE, "mean_kl"), "{:.1e}"),
+)
+
+
+def summary(names: Iterable[str]) -> Iterator[str]:
+    """A table of points, out of their reports: what each engine weighs, how quick and how good it is."""
+    rows = [["point", "", *(heading for heading, *_ in FIGURES)], *map(_row, names)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _row(name: str) -> list[str]:
     if _unfinished(name).exists():
-        return f"{name}: FAILED"
-    accuracy = _report(name, layout.ACCURACY)
-    speed = _report(name, layout.BENCH)
-    parts = []
-    if "passed" in accuracy:
-        parts.append("verified" if accuracy["passed"] else "NOT verified")
-    if "decode_tok_s" in speed:
-        parts.append(f"decode {speed['decode_tok_s']:g} tokens/s")
-    if "prefill_s" in speed:
-        parts.append(f"prefill {speed['prefill_s']:g} s")
-    return f"{name}: {', '.join(parts) or 'built'}"
+        return [name, "FAILED", *["-"] * len(FIGURES)]  # what reports there are may be of an earlier build
+    cells = []
+    for _, file, keys, form in FIGURES:
+        value: Any = _report(name, file)
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        cells.append("-" if value is None else form.format(value))
+    return [name, "verified", *cells]
 
 
 def _report(name: str, file: str) -> dict[str, Any]:
@@ -110,8 +124,7 @@ def main() -> None:
         raise UserError([Problem(f"{flag} cannot be used here", flag, fix) for flag in sorted(flags - SWEEP)])
     planned = plan([argument for argument in sys.argv[1:] if not argument.startswith("-")], bool(flags))
     launch()
-    for name in planned:
-        print(summary(name))
+    print(*summary(planned), sep="\n")
     if any(_unfinished(name).exists() for name in planned):
         sys.exit(1)
 

@@ -64,7 +64,7 @@ def original_texts(point: Path, prompts: list[list[int]]) -> list[list[int]]:
 
 def test_every_artifact_is_proven(point: Path) -> None:
     """verify.json: passed; 13 cases, the contract, 3 prompts and their ragged batch for each of the 4 artifacts; the
-    engine's quality over 2,048 tokens of Python's documentation."""
+    engine's quality over 8,192 tokens of Python's documentation."""
     report = json.loads((point / layout.VERIFY).read_text())
     assert report["passed"]
     assert list(report["artifacts"]) == [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE]
@@ -73,7 +73,7 @@ def test_every_artifact_is_proven(point: Path) -> None:
         greedy = [case["greedy_agreement"] for name, case in cases.items() if name.startswith("greedy")]
         assert greedy == [1.0] * 4
     quality = report["artifacts"][layout.ENGINE]["quality"]
-    assert quality["predicted_tokens"] == 2048 - 4  # windows of 512, of which the first token is given
+    assert quality["predicted_tokens"] == 8192 - 16  # windows of 512, of which the first token is given
     assert 10 < quality["perplexity_original"] < 20
     assert abs(quality["perplexity_increase"]) < 1e-4
 
