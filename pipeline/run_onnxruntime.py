@@ -4,15 +4,14 @@ Both sides of every alias are bound to the same memory, so TensorScatter writes 
 cache. On the CPU the memory is the session's numpy arrays.
 """
 
-import ctypes
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import psutil
 
+from pipeline import pages
 from pipeline.layout import DATA
 from pipeline.session import Array, Bounds, Runtime, Session
 from pipeline.signature import LOGITS, Signature
@@ -20,7 +19,6 @@ from pipeline.signature import LOGITS, Signature
 # Its blockwise attention loses on the CPU: 512 tokens of SmolLM2-135M take 191 ms in it, 106 without; a decode step
 # the same.
 os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
-MADV_DONTNEED = 4  # sys/mman.h
 
 LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -44,7 +42,8 @@ class OnnxRuntime(Runtime):
         self.signature = signature
         self.bounds = bounds
         self.inference = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        forget_pages(model.parent / DATA)
+        pages.forget(model.parent / DATA)
+        pages.enlarge()
 
     def session(self, batch: int) -> "OnnxRuntimeSession":
         return OnnxRuntimeSession(self, batch)
@@ -54,20 +53,6 @@ def cores() -> int:
     """Physical cores that this process may use; ONNX Runtime by itself takes those of the whole machine."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(allowed, psutil.cpu_count(logical=False) or allowed)
-
-
-def forget_pages(file: Path) -> None:
-    """Give back what this process holds of a mapped file; a page that is read again comes from the system's cache.
-
-    ONNX Runtime packs the weights of products into memory of its own, and goes on mapping the file for the others.
-    A tied embedding is both: whole in memory as the head, and of the mapped one a row a token is read (113 MB of
-    SmolLM2-135M). The mapping is never written to.
-    """
-    maps = Path("/proc/self/maps")  # Linux
-    if maps.exists():
-        for start, end in re.findall(rf"(?m)^(\w+)-(\w+) .* {re.escape(str(file.resolve()))}$", maps.read_text()):
-            length = int(end, 16) - int(start, 16)
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(int(start, 16)), ctypes.c_size_t(length), MADV_DONTNEED)
 
 
 class OnnxRuntimeSession(Session):

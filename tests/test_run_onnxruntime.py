@@ -1,14 +1,13 @@
 """The cache is written in place: one buffer on both sides, and nothing that ONNX Runtime would copy."""
 
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import layout
-from pipeline.run_onnxruntime import OnnxRuntime, cores, forget_pages
+from pipeline.run_onnxruntime import OnnxRuntime, cores
 from pipeline.session import axes_bounds
 from pipeline.signature import Signature
 
@@ -55,20 +54,3 @@ def test_threads_follow_the_cores_that_are_allowed() -> None:
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
-
-
-def test_a_mapped_file_gives_its_pages_back(tmp_path: Path) -> None:
-    """What was read of a mapped file no longer counts as this process' memory, and reads as before."""
-    path = tmp_path / "weights"
-    path.write_bytes(bytes(range(256)) * 2**15)  # 8 MiB
-    mapped = np.memmap(path, np.uint8, "c")
-    total = int(mapped.sum())
-
-    def resident() -> int:
-        (kib,) = re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text())
-        return int(kib)
-
-    assert resident() >= 8192
-    forget_pages(path)
-    assert resident() == 0
-    assert int(mapped.sum()) == total
