@@ -62,7 +62,7 @@ def main() -> None:
         "prefill_s": round(median(run.prefill for run in runs), 6),
         "decode_tok_s": round(options.batch / step, 2),
         "step_ms": round(step * 1e3, 3),
-        "load_s": round(load, 2),
+        "load_s": round(load, 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1),
         "model_mb": round(sum(f.stat().st_size for f in folder.iterdir()) / 2**20, 1),
     }

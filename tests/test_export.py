@@ -14,6 +14,7 @@ from pipeline.cases import catalog
 from pipeline.compare import Truth, run_case
 from pipeline.contract import onnx_findings
 from pipeline.names import ROOT
+from pipeline.pack import ATTENTION, FEED_FORWARD
 from pipeline.reference import Reference
 from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
@@ -80,8 +81,8 @@ def misnamed(graph: Path, modules: set[str]) -> list[str]:
     found = [name for name in set(names) if names.count(name) > 1]
     for node in nodes:
         module, _, operator = node.name.rpartition(".")
-        known = module in modules or module == ROOT or module.removesuffix(".qkv_proj") in modules
-        if not known or not re.fullmatch(rf"{node.op_type}(_\d+)?", operator):
+        packed = re.sub(rf"\.({ATTENTION}|{FEED_FORWARD})$", "", module)
+        if not {module, packed} & {ROOT, *modules} or not re.fullmatch(rf"{node.op_type}(_\d+)?", operator):
             found.append(node.name)
     return found
 

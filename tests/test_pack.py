@@ -1,4 +1,4 @@
-"""Query, key and value projections become one product, and nothing else does."""
+"""Query, key and value projections become one product, gate and up another, and nothing else does."""
 
 from typing import Any
 
@@ -14,8 +14,9 @@ SIZES = {"q": 8, "k": 4, "v": 4}  # 2 heads of 4 over 1 key and value head
 LAYER = "layers.0.self_attn"
 
 
-def attention(biased: str, norm: bool = False) -> ir.Model:
-    """An attention of 3 projections, those in `biased` with a bias; `norm`: with a Tanh between each and its heads."""
+def attention(biased: str, norm: bool = False, sides: int = 3) -> ir.Model:
+    """An attention of 3 projections, those in `biased` with a bias; `norm`: with a Tanh between each and its heads;
+    behind it `sides` layers of its output."""
     rng = np.random.default_rng(0)
     shape = ir.Shape(["batch", "sequence", 8])
     source = ir.Value(name="x", shape=shape, type=ir.TensorType(ir.DataType.FLOAT))
@@ -46,8 +47,9 @@ def attention(biased: str, norm: bool = False) -> ir.Model:
     out = add(LAYER, "Attention", *heads)
     out = reshaped("together", add(LAYER, "Transpose", out, perm=[0, 2, 1, 3]), 0, 0, 8)
     out = add(f"{LAYER}.o_proj", "MatMul", out, weight(f"{LAYER}.o_proj.weight", 8, 8))
-    sides = [add(f"layers.0.mlp.{p}", "MatMul", out, weight(f"layers.0.mlp.{p}.weight", 8, 8)) for p in ("a", "b", "c")]
-    graph.outputs.append(add("layers.0.mlp", "Sum", *sides))
+    layers = [f"layers.0.mlp.{part}" for part in "abc"[:sides]]
+    products = [add(part, "MatMul", out, weight(f"{part}.weight", 8, 8)) for part in layers]
+    graph.outputs.append(add("layers.0.mlp", "Sum", *products))
     return ir.Model(graph, ir_version=13)
 
 
@@ -73,6 +75,19 @@ def test_three_projections_become_one(biased: str, norm: bool) -> None:
     assert shapes[f"{packed}.weight"] == [8, 16]
     assert shapes.get(f"{packed}.bias") == ([16] if biased else None)
     assert not [name for name in model.graph.initializers if "k_proj" in name]
+    np.testing.assert_allclose(run(model), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("readers", [2, 3])
+def test_gate_and_up_become_one(readers: int) -> None:
+    """Two layers of one input that are no attention's: one product and a Split. Three are something else."""
+    model = attention("", sides=readers)
+    want = run(model)
+    pack_projections(model)
+    name = "layers.0.mlp.gate_up_proj"
+    packed = [n.op_type for n in model.graph if n.metadata_props[MODULE] == name]
+    assert packed == (["MatMul", "Split"] if readers == 2 else [])
+    assert (f"{name}.weight" in model.graph.initializers) == (readers == 2)
     np.testing.assert_allclose(run(model), want, rtol=1e-4, atol=1e-5)
 
 
