@@ -177,7 +177,7 @@ def test_a_tied_weight_is_stored_once(tied: tuple[Path, Signature], tmp_path: Pa
 
 
 def test_small_weights_stay(tiny: tuple[Path, Signature]) -> None:
-    """What is not worth a file of its own, such as a router's weight, is not quantized by the stage itself."""
+    """What has less than 64 KiB, such as a router's weight, is not quantized by the stage itself."""
     model = graph.load(tiny[0] / layout.SIMPLIFIED)
     entries = quantize.quantize(model, quantize.Quantizer(INT8, lambda _: None))
     assert (
