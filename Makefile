@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast bench lint format lock bench-lock clean
+.PHONY: run test test-fast bench bench-build lint format lock bench-lock clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
@@ -29,8 +29,10 @@ test-fast: $(STAMP) lint  ## without the real model
 	python -m pytest -m "not slow"
 
 bench: $(STAMP) $(BENCH)/.installed  ## beside its peers: make bench SYSTEMS="kvforge,llama.cpp" CASES=full
-	@test -n "$(ENGINES)" || ls artifacts/*/engine/engine.json > /dev/null 2>&1 || dvc repro engine@$(POINT)
 	$(BENCH)/bin/python -m benchmarks --systems "$(SYSTEMS)" --engines "$(ENGINES)" --cases $(CASES) --rounds $(ROUNDS)
+
+bench-build: $(STAMP) $(BENCH)/.installed  ## time and memory to build the ONNX, beside its peers' builders
+	$(BENCH)/bin/python -m benchmarks.builds --rounds $(ROUNDS)
 
 lint: $(STAMP)
 	ruff check .

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+USUAL_CACHE = 1024
+
 
 @dataclass(frozen=True)
 class Case:
@@ -11,7 +13,7 @@ class Case:
     batch: int
     prompt: int
     new: int
-    cache: int = 1024
+    cache: int = USUAL_CACHE
 
     def __str__(self) -> str:
         return f"batch {self.batch}, prompt {self.prompt}, cache {self.cache}"

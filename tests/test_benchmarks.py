@@ -16,7 +16,7 @@ from benchmarks.cases import SETS, Case, interleaved
 from benchmarks.fleet import Worker
 from benchmarks.peers import CannotError, surprise
 from benchmarks.peers.kvforge import System as Kvforge
-from benchmarks.points import POINTS
+from benchmarks.points import CACHES, PRECISIONS
 from benchmarks.systems import GROWING, PEERS, System, chosen, engine
 from pipeline import layout
 from pipeline.config import compose
@@ -118,10 +118,11 @@ def test_chosen() -> None:
         chosen(PEERS, "vllm")
 
 
-@pytest.mark.parametrize("name", POINTS)
+@pytest.mark.parametrize("name", PRECISIONS | CACHES)
 def test_points_compose(name: str) -> None:
-    """The points that are built for the benchmark are valid configurations."""
-    assert str(compose(POINTS[name]).cache.size) in name
+    """The points that are built for the benchmark are valid configurations, and what their names say."""
+    composed = compose((PRECISIONS | CACHES)[name])
+    assert name in ("smollm2", f"smollm2-{composed.quantize.weights.name}", f"smollm2-cache{composed.cache.size}")
 
 
 def test_surprise() -> None:

@@ -15,6 +15,12 @@ from benchmarks.peers.onnx_weights import weight_bytes
 NEVER = 5  # must be in the vocabulary
 
 
+def builder(checkpoint: Path, folder: Path, precision: str) -> list[str]:
+    """The command of its model builder."""
+    where = ["-i", str(checkpoint), "-o", str(folder), "-c", str(folder / "cache")]
+    return [sys.executable, "-m", "onnxruntime_genai.models.builder", *where, "-p", precision, "-e", "cpu"]
+
+
 class System(Peer):
     """See Peer. max_length sets how many slots its shared cache has."""
 
@@ -41,9 +47,7 @@ class System(Peer):
 
     @staticmethod
     def build(checkpoint: Path, folder: Path, options: dict[str, Any]) -> None:
-        builder = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-        where = ["-i", str(checkpoint), "-o", str(folder), "-c", str(folder / "cache")]
-        subprocess.run([*builder, *where, "-p", options["precision"], "-e", "cpu"], check=True)
+        subprocess.run(builder(checkpoint, folder, options["precision"]), check=True)
 
     def begin(self, batch: int, cache: int) -> None:
         params = self.og.GeneratorParams(self.model)
