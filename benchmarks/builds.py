@@ -18,7 +18,6 @@ from typing import Any
 
 from benchmarks import convert
 from benchmarks.cases import interleaved
-from benchmarks.peers import genai
 from benchmarks.points import BIN
 from benchmarks.systems import OURS, PEERS
 
@@ -67,6 +66,8 @@ def theirs(name: str, source: Path) -> dict[str, tuple[list[str | Path], Path]]:
     command: list[str | Path] = [sys.executable, "-m", "benchmarks.convert", peer.module, source, folder]
     command.append(json.dumps(peer.options))
     if peer.module == "genai":  # a command of its own: nothing around it
+        from benchmarks.peers import genai
+
         command = [*genai.builder(source, folder, peer.precision)]
     return {"build": (command, folder)}
 
