@@ -55,10 +55,12 @@ $(STAMP): requirements.lock
 
 # llama.cpp is compiled, for minutes. Should a package fail, the rest is installed one by one, and the benchmark says
 # why a system is missing.
+$(BENCH)/.installed: export CMAKE_ARGS = -DLLAVA_BUILD=OFF
+$(BENCH)/.installed: export CXXFLAGS = -include $(CURDIR)/benchmarks/peers/gcc12_amx.h
 $(BENCH)/.installed: benchmarks/requirements.lock
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet torch==2.13.0
-	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(BENCH)/bin/pip install --quiet --no-deps -r $< \
+	$(BENCH)/bin/pip install --quiet --no-deps -r $< \
 	  || grep -v '^#' $< | xargs -n 1 $(BENCH)/bin/pip install --quiet --no-deps \
 	  || echo "not all of $< is installed"
 	touch $@

@@ -77,7 +77,7 @@ class Bench:
                 first = self.workers[name].ask({"do": "case", **vars(warmup(case))})
                 if "why" in first:
                     whys[name] = first["why"]
-            for _, name in interleaved([name for name in able if name not in whys], rounds):
+            for _, name in interleaved([name for name in able if name not in whys], min(rounds, case.rounds)):
                 answer = self.workers[name].ask({"do": "case", **vars(case)})
                 if "why" in answer:
                     whys[name] = answer["why"]
