@@ -18,9 +18,9 @@ UNPACKING = {"Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeCon
 class System(Peer):
     """See Peer. `precision`: fp32, bf16, int8 or int4.
 
-    On a CPU with AMX OpenVINO computes in bf16 unless it is told otherwise, and keeps keys and values in 8 bits on any;
-    in products with compressed weights it rounds activations to 8 bits in groups of 32. So its users get the rows bf16
-    (of the fp32 model), int8 and int4; fp32 is fp32 throughout.
+    On a CPU with AMX OpenVINO computes in bf16 unless it is told otherwise, and in products with compressed weights it
+    rounds activations to 8 bits in groups of 32. So its users get the rows bf16 (of the fp32 model), int8 and int4; fp32
+    is fp32 throughout.
     """
 
     version = f"openvino {version('openvino')}"
@@ -28,6 +28,7 @@ class System(Peer):
     def __init__(self, folder: Path, options: dict[str, Any], threads: int) -> None:
         self.core = ov.Core()
         self.model = self.core.read_model(folder / MODEL)
+        _help_fusion(self.model)
         self.inputs = {name for port in self.model.inputs for name in port.get_names()}
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
         if options["precision"] == "fp32":
@@ -98,6 +99,22 @@ class System(Peer):
         return sum(
             node.get_byte_size() for node in self.model.get_ops() if node.get_type_name() == "Constant" and _read(node)
         )
+
+
+def _help_fusion(model: ov.Model) -> None:
+    """Repeat keys and values for their query heads by constant numbers. The exporter computes the shapes, and then the
+    CPU plugin does not see attention with a cache in place: it copies the whole cache each step."""
+    for node in model.get_ops():
+        if node.get_type_name() == "Broadcast" and node.input_value(0).get_node().get_type_name() == "Unsqueeze":
+            (reshape,) = [port.get_node() for port in node.output(0).get_target_inputs()]
+            heads, kv_heads = (
+                shaped.get_output_partial_shape(0)[1] for shaped in (reshape, node.input_value(0).get_node())
+            )
+            if reshape.get_type_name() == "Reshape":
+                repeats = [1, 1, heads.get_length() // kv_heads.get_length(), 1, 1]
+                repeated = opset13.broadcast(node.input_value(0), repeats, broadcast_spec="BIDIRECTIONAL")
+                reshape.input(0).replace_source_output(repeated.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def _keep_last(model: ov.Model) -> None:
