@@ -19,8 +19,8 @@ class System(Peer):
     """See Peer. `precision`: fp32, bf16, int8 or int4.
 
     On a CPU with AMX OpenVINO computes in bf16 unless it is told otherwise, and in products with compressed weights it
-    rounds activations to 8 bits in groups of 32. So its users get the rows bf16 (of the fp32 model), int8 and int4; fp32
-    is fp32 throughout.
+    rounds activations to 8 bits in groups of 32. So its users get the rows bf16 (of the fp32 model), int8 and int4;
+    fp32 is fp32 throughout.
     """
 
     version = f"openvino {version('openvino')}"
