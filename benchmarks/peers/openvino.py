@@ -31,6 +31,7 @@ class System(Peer):
         _help_fusion(self.model)
         self.inputs = {name for port in self.model.inputs for name in port.get_names()}
         settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+        self.bf16 = options["precision"] == "bf16"
         if options["precision"] == "fp32":
             settings |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
         self.settings = settings
@@ -96,9 +97,10 @@ class System(Peer):
         return total
 
     def weight_bytes(self) -> int:
-        return sum(
+        total = sum(
             node.get_byte_size() for node in self.model.get_ops() if node.get_type_name() == "Constant" and _read(node)
         )
+        return total // 2 if self.bf16 else total  # halved when the model is compiled
 
 
 def _help_fusion(model: ov.Model) -> None:
