@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast bench lint format lock bench-lock clean
+.PHONY: run test test-fast bench bench-build lint format lock bench-lock clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
@@ -32,8 +32,10 @@ test-fast: $(STAMP) lint  ## without the real model
 	python -m pytest $(PARALLEL) -m "not slow"
 
 bench: $(STAMP) $(BENCH)/.installed  ## beside its peers: make bench SYSTEMS="kvforge,llama.cpp" CASES=full
-	@test -n "$(ENGINES)" || ls artifacts/*/engine/engine.json > /dev/null 2>&1 || dvc repro engine@$(POINT)
 	$(BENCH)/bin/python -m benchmarks --systems "$(SYSTEMS)" --engines "$(ENGINES)" --cases $(CASES) --rounds $(ROUNDS)
+
+bench-build: $(STAMP) $(BENCH)/.installed  ## time and memory to build the ONNX, beside its peers' builders
+	$(BENCH)/bin/python -m benchmarks.builds --rounds $(ROUNDS)
 
 lint: $(STAMP)
 	ruff check .
@@ -56,10 +58,12 @@ $(STAMP): requirements.lock
 
 # llama.cpp is compiled, for minutes. Should a package fail, the rest is installed one by one, and the benchmark says
 # why a system is missing.
+$(BENCH)/.installed: export CMAKE_ARGS = -DLLAVA_BUILD=OFF
+$(BENCH)/.installed: export CXXFLAGS = -include $(CURDIR)/benchmarks/peers/gcc12_amx.h
 $(BENCH)/.installed: benchmarks/requirements.lock
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet torch==2.13.0
-	CMAKE_ARGS=-DLLAVA_BUILD=OFF $(BENCH)/bin/pip install --quiet --no-deps -r $< \
+	$(BENCH)/bin/pip install --quiet --no-deps -r $< \
 	  || grep -v '^#' $< | xargs -n 1 $(BENCH)/bin/pip install --quiet --no-deps \
 	  || echo "not all of $< is installed"
 	touch $@

@@ -77,7 +77,7 @@ class Bench:
                 first = self.workers[name].ask({"do": "case", **vars(warmup(case))})
                 if "why" in first:
                     whys[name] = first["why"]
-            for _, name in interleaved([name for name in able if name not in whys], rounds):
+            for _, name in interleaved([name for name in able if name not in whys], min(rounds, case.rounds)):
                 answer = self.workers[name].ask({"do": "case", **vars(case)})
                 if "why" in answer:
                     whys[name] = answer["why"]
@@ -95,6 +95,20 @@ class Bench:
                 rows.append(row)
         return rows + [self._row(name, None) | {"why": why} for name, why in self.whys.items()]
 
+    def memory(self) -> None:
+        """What a session of each of this project's engines holds when its cache is full, and what of that is neither
+        weights nor cache."""
+        for name, worker in self.workers.items():
+            system, facts = self.systems[name], self.facts[name]
+            if system.name == OURS:
+                answer = worker.ask({"do": "memory", "cache": system.cache})
+                if "why" in answer:
+                    print(f"no memory of {name}: {answer['why']}", file=sys.stderr)
+                    continue
+                held = round(answer["session_mb"], 1)
+                facts |= {"session_mb": held, "cache_mb": round(system.cache_mb, 1)}
+                facts["overhead_mb"] = round(held - facts["model_mb"] - system.cache_mb, 1)
+
     def perplexities(self, measure: bool) -> dict[str, float]:
         """Of each system; what is known from an earlier run of the same version and model is not measured again,
         and what is not is measured only if asked."""
@@ -103,9 +117,8 @@ class Bench:
         found: dict[str, float] = {}
         for name, worker in self.workers.items():
             system, facts = self.systems[name], self.facts[name]
-            key = (
-                f"{system.module} {json.dumps(system.options)} {facts['version']} {convert.model_hash(facts['folder'])}"
-            )
+            made_with = convert.digest(convert.module_file(system))[:16]
+            key = f"{name} {made_with} {facts['version']} {convert.model_hash(facts['folder'])}"
             if key not in known and measure:
                 print(f"perplexity of {name}", file=sys.stderr)
                 answer = worker.ask({"do": "perplexity"})
@@ -129,7 +142,7 @@ class Bench:
         row = {"system": system.name, "precision": system.precision, "point": system.point}
         row |= {key: getattr(case, key, None) for key in ("batch", "prompt", "cache")}
         row |= dict.fromkeys(("prefill_s", "decode_tok_s", "peak_mb", "perplexity", "share_of_bandwidth", "why"))
-        return row | {key: facts.get(key) for key in ("model_mb", "build_s", "load_s", "version")}
+        return row | {key: facts.get(key) for key in ("model_mb", "build_s", "load_s", "version", *report.MEMORY)}
 
 
 def engines(folders: str) -> list[System]:
@@ -148,8 +161,8 @@ def main() -> None:
     """Run the benchmark."""
     asked = options(sys.argv[1:])
     cases = SETS[asked.cases]
-    if asked.cases in ("full", "caches") and not asked.engines:
-        points.build_missing()
+    if not asked.engines:
+        points.build_missing(cases)
     systems = chosen([*engines(asked.engines), *PEERS], asked.systems)
     systems = [system for system in systems if any(system.takes(case) for case in cases)]
     (SCRATCH / "logs").mkdir(parents=True, exist_ok=True)
@@ -163,6 +176,7 @@ def main() -> None:
     bench = Bench(systems, tokens, threads)
     try:
         bench.start(source)
+        bench.memory()
         rows = bench.measure(cases, asked.rounds, bandwidth)
         write(rows, asked.out, report.table(rows, bandwidth, method, threads))  # perplexity may take minutes more
         perplexities = bench.perplexities(asked.cases != "smoke")

@@ -44,8 +44,7 @@ def converted(system: System, source: Path, scratch: Path) -> tuple[Path, float 
     if not system.builds:
         return (gguf() if system.module == "llamacpp" else source), None, ""
     folder = scratch / "models" / system.slug
-    module = HERE / "peers" / f"{system.module}.py"
-    made_with = _digest(HERE / "requirements.lock", module, gguf(), json.dumps(system.options))
+    made_with = digest(HERE / "requirements.lock", module_file(system), gguf(), json.dumps(system.options))
     note = folder / NOTE
     if note.exists() and (known := json.loads(note.read_text()))["made_with"] == made_with:
         return folder, known["build_s"], known["why"]
@@ -79,11 +78,17 @@ def _convert(system: System, source: Path, folder: Path, log: Path) -> str:
     return f"the conversion failed: {lines[-1][:250] if lines else f'exit code {code}'}"
 
 
-def _digest(*parts: Path | str) -> str:
-    digest = hashlib.sha256()
+def module_file(system: System) -> Path:
+    """The module of peers/ that runs a system."""
+    return HERE / "peers" / f"{system.module}.py"
+
+
+def digest(*parts: Path | str) -> str:
+    """Over files' bytes and texts."""
+    total = hashlib.sha256()
     for part in parts:
-        digest.update(part.read_bytes() if isinstance(part, Path) else part.encode())
-    return digest.hexdigest()
+        total.update(part.read_bytes() if isinstance(part, Path) else part.encode())
+    return total.hexdigest()
 
 
 def model_files(path: Path) -> list[Path]:
@@ -93,12 +98,12 @@ def model_files(path: Path) -> list[Path]:
 
 def model_hash(path: Path) -> str:
     """Over names and bytes of all files."""
-    digest = hashlib.sha256()
+    total = hashlib.sha256()
     for file in model_files(path):
         if file.name != NOTE:
             with file.open("rb") as stream:
-                digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+                total.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ from benchmarks.cases import Case
 from benchmarks.systems import CLASSES, OURS
 
 Row = dict[str, Any]
+# of this project's engines, in MB: a session whose cache is full, that cache, and what is neither cache nor model
+MEMORY = ("session_mb", "cache_mb", "overhead_mb")
+# Perplexities closer than this are one: rounding activations to 8 bits costs about as much.
+SAME = 1.005
 
 
 def speeds(answers: Sequence[dict[str, Any]], batch: int) -> Row:
@@ -42,12 +46,23 @@ def ratio(row: Row, rows: Iterable[Row], figure: str) -> tuple[float, str] | Non
     """
     others = [r for r in rows if case_of(r) == case_of(row) and r["system"] not in (OURS, row["system"]) and r[figure]]
     same = [r for r in others if _class(r) == _class(row)] or [r for r in others if _class(r) == "fp32"]
-    if not same or not row[figure]:
+    return _best(row, same, figure)
+
+
+def ratio_to_no_better(row: Row, rows: Iterable[Row], figure: str) -> tuple[float, str] | None:
+    """The same, but among all peers, of whatever precision, whose perplexity is no better than the row's."""
+    others = [r for r in rows if case_of(r) == case_of(row) and r["system"] not in (OURS, row["system"])]
+    known = [r for r in others if r[figure] and r["perplexity"] and row["perplexity"]]
+    return _best(row, [r for r in known if r["perplexity"] * SAME >= row["perplexity"]], figure)
+
+
+def _best(row: Row, others: Sequence[Row], figure: str) -> tuple[float, str] | None:
+    if not others or not row[figure]:
         return None
     if figure.endswith("_s") and not figure.endswith("tok_s"):
-        best = min(same, key=lambda r: r[figure])
+        best = min(others, key=lambda r: r[figure])
         return best[figure] / row[figure], f"{best['system']} {best['precision']}"
-    best = max(same, key=lambda r: r[figure])
+    best = max(others, key=lambda r: r[figure])
     return row[figure] / best[figure], f"{best['system']} {best['precision']}"
 
 
@@ -64,21 +79,24 @@ def table(rows: Sequence[Row], bandwidth: float, method: str, threads: int) -> s
     """Markdown: a table for each case, fastest first, and what is missing with the reason."""
     lines = [
         f"SmolLM2-135M-Instruct, {threads} threads, memory read at {bandwidth / 1e9:.1f} GB/s ({method}).",
-        "In brackets: times as fast as the fastest peer of the same precision. Share: of that bandwidth, for weights.",
+        "In brackets: times as fast as the fastest peer of the same precision. No better: as the fastest peer of",
+        "any precision whose perplexity is no better (0.5 % count as equal). Share: of that bandwidth, for weights.",
     ]
     measured = [row for row in rows if row["decode_tok_s"] is not None]
     for case in dict.fromkeys(case_of(row) for row in measured):
         batch, prompt, cache = case
         lines += ["", f"### {Case(batch, prompt, 0, cache)}", ""]
         lines += [
-            "| system | precision | decode tokens/s | prefill s | peak MB | model MB | perplexity | share | build s |"
+            "| system | precision | decode tokens/s | prefill s | no better | peak MB | model MB | perplexity | share |"
+            " build s |"
         ]
-        lines += ["|---|---|--:|--:|--:|--:|--:|--:|--:|"]
+        lines += ["|---|---|--:|--:|---|--:|--:|--:|--:|--:|"]
         here = [row for row in measured if case_of(row) == case]
         for row in sorted(here, key=lambda r: -r["decode_tok_s"]):
             figures = [
                 _with_ratio(row, here, "decode_tok_s", ".1f"),
                 _with_ratio(row, here, "prefill_s", ".3f"),
+                _no_better(row, here),
                 _number(row["peak_mb"], ".0f"),
                 _number(row["model_mb"], ".0f"),
                 _number(row["perplexity"], ".2f"),
@@ -87,6 +105,7 @@ def table(rows: Sequence[Row], bandwidth: float, method: str, threads: int) -> s
             ]
             name = f"**{row['point']}**" if row["system"] == OURS else row["system"]
             lines.append(f"| {' | '.join([name, row['precision'], *figures])} |")
+    lines += _memory(rows)
     whys = dict.fromkeys(
         f"* {row['point'] or row['system']} {row['precision']}"
         + (f", {Case(row['batch'], row['prompt'], 0, row['cache'])}" if row["batch"] else "")
@@ -102,6 +121,21 @@ def table(rows: Sequence[Row], bandwidth: float, method: str, threads: int) -> s
 def _with_ratio(row: Row, rows: Sequence[Row], figure: str, form: str) -> str:
     found = ratio(row, rows, figure)
     return _number(row[figure], form) + (f" ({found[0]:.2f})" if found else "")
+
+
+def _no_better(row: Row, rows: Sequence[Row]) -> str:
+    found = ratio_to_no_better(row, rows, "decode_tok_s") if row["system"] == OURS else None
+    return f"{found[0]:.2f} ({found[1]})" if found else ""
+
+
+def _memory(rows: Sequence[Row]) -> list[str]:
+    lines = [
+        f"* {row['point']} {row['precision']}: {row['session_mb']:.0f} MB = model {row['model_mb']:.0f}"
+        f" + cache {row['cache_mb']:.0f} + {row['overhead_mb']:.0f}"
+        for row in rows
+        if row.get("session_mb")
+    ]
+    return ["", "Memory of a process with one session whose cache is full:", "", *dict.fromkeys(lines)] if lines else []
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,26 +1,29 @@
 """Which systems there are: each a module in peers/, with the options that make it a variant."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.cases import Case
+import numpy as np
+
+from benchmarks.cases import USUAL_CACHE, Case
 
 OURS = "kvforge"
 GROWING, ANY = "growing", "any"  # a cache that grows with the text; one that is made in any size
-USUAL_CACHE = 1024
-# names of a precision that are compared as one: Q4_1 is 4 bits with a scale and an offset for each 32 weights
-CLASSES = {"Q4_1": "int4"}
+# names of a precision that are compared as one: llama.cpp's have a scale (Q4_1: and an offset) for each 32 weights
+CLASSES = {"Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8"}
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 @dataclass(frozen=True)
 class System:
     """`module`: of peers/. `cache`: GROWING, ANY, or the one size there is. `folder`: what is loaded as it is; None
-    for what the module's build makes. `point`: of this project's engines, their name."""
+    for what the module's build makes. Of this project's engines: `point`, their name, and `cache_mb`, one row's cache
+    in MB (2^20 bytes)."""
 
     name: str
     precision: str
@@ -29,6 +32,7 @@ class System:
     cache: str | int = ANY
     folder: Path | None = None
     point: str = ""
+    cache_mb: float = 0
     builds: bool = True
 
     def __str__(self) -> str:
@@ -56,9 +60,13 @@ PEERS = [
     System("mobius", "fp32", "mobius", {"precision": "fp32"}, USUAL_CACHE),
     System("mobius", "int4", "mobius", {"precision": "int4"}, USUAL_CACHE),
     System("openvino", "fp32", "openvino", {"precision": "fp32"}, GROWING),
+    System("openvino", "bf16", "openvino", {"precision": "bf16"}, GROWING),
     System("openvino", "int8", "openvino", {"precision": "int8"}, GROWING),
     System("openvino", "int4", "openvino", {"precision": "int4"}, GROWING),
-    System("llama.cpp", "Q4_1", "llamacpp", builds=False),
+    System("llama.cpp", "fp32", "llamacpp", {"type": "ALL_F32", "cache": "F32"}),
+    System("llama.cpp", "Q8_0", "llamacpp", {"type": "MOSTLY_Q8_0"}),
+    System("llama.cpp", "Q4_0", "llamacpp", {"type": "MOSTLY_Q4_0"}),
+    System("llama.cpp", "Q4_1", "llamacpp", builds=False),  # the checkpoint's own
 ]
 
 
@@ -70,7 +78,10 @@ def engine(folder: Path) -> System:
     types = {"float32": "fp32", "float16": "fp16"}
     kind = next(types[t["dtype"]] for t in signature["inputs"] if t["dtype"] in types)
     precision = named[0] if named else kind
-    return System(OURS, precision, OURS, cache=signature["cache_size"], folder=folder, point=point, builds=False)
+    size = signature["cache_size"]
+    caches = [t for t in signature["inputs"] if t["dtype"] in types]
+    cache_mb = sum(math.prod(t["shape"][1:]) * np.dtype(t["dtype"]).itemsize for t in caches) / 2**20
+    return System(OURS, precision, OURS, cache=size, folder=folder, point=point, cache_mb=cache_mb, builds=False)
 
 
 def chosen(systems: Sequence[System], wanted: str) -> list[System]:

@@ -2,7 +2,8 @@
 
     python -m benchmarks.worker '{"module": ..., "folder": ..., "options": {...}, "threads": 2, "tokens": "..."}'
 
-Commands: {"do": "case", "batch": 1, "prompt": 44, "new": 128, "cache": 1024}, {"do": "perplexity"}.
+Commands: {"do": "case", "batch": 1, "prompt": 44, "new": 128, "cache": 1024}, {"do": "memory", "cache": 1024},
+{"do": "perplexity"}.
 What goes wrong is an answer too: {"why": "..."}.
 """
 
@@ -25,6 +26,7 @@ from benchmarks.peers import CannotError, Peer, peer_class
 def run_case(peer: Peer, tokens: list[int], case: dict[str, Any]) -> dict[str, Any]:
     """Seconds of the prompt and of each step after it; the first row's tokens; most memory held meanwhile."""
     prompts = text.prompts(tokens, case["batch"], case["prompt"])
+    wake(peer, prompts, case["cache"])
     Path("/proc/self/clear_refs").write_text("5")  # begin the memory's high-water mark anew
     peer.begin(case["batch"], case["cache"])
     try:
@@ -38,15 +40,37 @@ def run_case(peer: Peer, tokens: list[int], case: dict[str, Any]) -> dict[str, A
             chosen = peer.step(rows)
             steps.append(time.perf_counter() - start)
             said.append(chosen[0])
-        return {"prefill_s": prefill, "steps_s": steps, "said": said, "peak_mb": peak_mb()}
+        return {"prefill_s": prefill, "steps_s": steps, "said": said, "peak_mb": held_mb("VmHWM")}
     finally:
         peer.end()
 
 
-def peak_mb() -> float:
-    """Most memory this process held, in MB (2^20 bytes), files mapped into it included."""
+def wake(peer: Peer, prompts: list[list[int]], cache: int) -> None:
+    """A short run: whoever was held still finds its threads asleep and other systems' weights in the processor's cache,
+    which a system in use does not."""
+    peer.begin(len(prompts), cache)
+    chosen = peer.step([row[:8] for row in prompts])
+    for _ in range(2):
+        chosen = peer.step([[token] for token in chosen])
+    peer.end()
+
+
+def run_memory(peer: Peer, tokens: list[int], cache: int) -> dict[str, Any]:
+    """Memory held at the end of a session of one row whose cache is full to the last slot: an empty one is only
+    promised by Linux, not there."""
+    peer.begin(1, cache)
+    try:
+        for start in range(0, cache, 128):
+            peer.step([tokens[start : min(start + 128, cache)]])
+        return {"session_mb": held_mb("VmRSS")}
+    finally:
+        peer.end()
+
+
+def held_mb(kind: str) -> float:
+    """Memory of this process in MB (2^20 bytes), files mapped into it included: "VmRSS" now, "VmHWM" at most."""
     status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+    return int(status.split(f"{kind}:")[1].split()[0]) / 2**10
 
 
 def perplexity(peer: Peer, tokens: list[int]) -> dict[str, Any]:
@@ -95,8 +119,13 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         try:
-            case = command["do"] == "case"
-            answer(run_case(peer, tokens, command) if case else perplexity(peer, tokens))
+            match command["do"]:
+                case "case":
+                    answer(run_case(peer, tokens, command))
+                case "memory":
+                    answer(run_memory(peer, tokens, command["cache"]))
+                case "perplexity":
+                    answer(perplexity(peer, tokens))
         except Exception as error:
             answer(failure(error))
 

@@ -11,15 +11,16 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks import report, text
+from benchmarks import builds, report, text
 from benchmarks.cases import SETS, Case, interleaved
 from benchmarks.fleet import Worker
 from benchmarks.peers import CannotError, surprise
 from benchmarks.peers.kvforge import System as Kvforge
-from benchmarks.points import POINTS
+from benchmarks.points import CACHES, PRECISIONS
 from benchmarks.systems import GROWING, PEERS, System, chosen, engine
 from pipeline import layout
 from pipeline.config import compose
+from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 
 TINY = Case(batch=2, prompt=5, new=6, cache=64)
@@ -85,11 +86,27 @@ def test_ratio_is_to_the_best_peer_of_the_precision() -> None:
     assert report.ratio(ours, [ours], "decode_tok_s") is None
 
 
+def test_ratio_to_no_better() -> None:
+    """Of any precision, but not those that read better than ours by more than half a percent."""
+    ours = row("kvforge", "int8", 90, perplexity=15.0)
+    rows = [
+        ours,
+        row("openvino", "int8", 200, perplexity=14.9),
+        row("llama.cpp", "Q4_1", 60, perplexity=14.95),
+        row("onnxruntime-genai", "int4", 45, perplexity=26.1),
+        row("mobius", "int4", 300),
+    ]
+    assert report.ratio_to_no_better(ours, rows, "decode_tok_s") == (1.5, "llama.cpp Q4_1")
+    assert report.ratio_to_no_better(ours, rows[:2], "decode_tok_s") is None
+    assert report.ratio_to_no_better(row("kvforge", "int8", 90), rows, "decode_tok_s") is None
+
+
 def test_table() -> None:
-    """A section for each case, fastest first, and a line for what is missing."""
+    """A section for each case, fastest first, the engines' memory, and a line for what is missing."""
+    memory = {"session_mb": 700.4, "model_mb": 517.0, "cache_mb": 45.0, "overhead_mb": 138.4}
     rows = [
         row("pytorch", "fp32", 20.0, perplexity=14.92),
-        row("kvforge", "fp32", 40.0, point="smollm2", share_of_bandwidth=0.5),
+        row("kvforge", "fp32", 40.0, point="smollm2", share_of_bandwidth=0.5, **memory),
         row("mobius", "fp32", None, why="ImportError: no mobius", batch=None, prompt=None, cache=None),
         row("openvino", "fp32", None, why="out of memory", batch=8),
     ]
@@ -98,8 +115,23 @@ def test_table() -> None:
     assert table.count("###") == 1
     assert table.index("| **smollm2** | fp32 | 40.0 (2.00) |") < table.index("| pytorch | fp32 | 20.0 |")
     assert "| 50% |" in table
+    assert "* smollm2 fp32: 700 MB = model 517 + cache 45 + 138\n" in table
     assert "* mobius fp32: ImportError: no mobius\n" in table
     assert "* openvino fp32, batch 8, prompt 44, cache 1024: out of memory\n" in table
+
+
+def test_builds() -> None:
+    """Time of all steps together, the hungriest one's memory, medians over rounds."""
+    rounds = [{"wrap": (wrap, 900.0), "export": (2.0, 1000.0)} for wrap in (4.0, 3.0, 90.0)]
+    found = builds.rows({"kvforge": rounds, "mobius": [{"build": (5.0, 800.0)}]})
+    assert [(row["system"], row["seconds"], row["peak_mb"]) for row in found] == [
+        ("kvforge", 6.0, 1000),
+        ("mobius", 5.0, 800),
+    ]
+    assert builds.table(found).splitlines()[2:] == [
+        "| mobius | 5.0 | 800 | build 5.0 |",
+        "| kvforge | 6.0 | 1000 | wrap 4.0, export 2.0 |",
+    ]
 
 
 def test_share_and_common_start() -> None:
@@ -113,15 +145,16 @@ def test_share_and_common_start() -> None:
 def test_chosen() -> None:
     """By name, by name and precision, and a wrong name is refused."""
     assert len(chosen(PEERS, "")) == len(PEERS)
-    assert [str(s) for s in chosen(PEERS, "llama.cpp, openvino int8")] == ["openvino int8", "llama.cpp Q4_1"]
+    assert [str(s) for s in chosen(PEERS, "mobius, openvino int8")] == ["mobius fp32", "mobius int4", "openvino int8"]
     with pytest.raises(SystemExit, match=r"no system 'vllm'; choose from .*openvino"):
         chosen(PEERS, "vllm")
 
 
-@pytest.mark.parametrize("name", POINTS)
+@pytest.mark.parametrize("name", PRECISIONS | CACHES)
 def test_points_compose(name: str) -> None:
-    """The points that are built for the benchmark are valid configurations."""
-    assert str(compose(POINTS[name]).cache.size) in name
+    """The points that are built for the benchmark are valid configurations, and what their names say."""
+    composed = compose((PRECISIONS | CACHES)[name])
+    assert name in ("smollm2", f"smollm2-{composed.quantize.weights.name}", f"smollm2-cache{composed.cache.size}")
 
 
 def test_surprise() -> None:
@@ -154,6 +187,8 @@ def test_worker(worker: Worker, tiny: tuple[Path, Signature]) -> None:
     assert "cache has 64 slots" in worker.ask(question | {"cache": 128})["why"]
     assert "do not fit" in worker.ask(question | {"new": 70})["why"]
     assert worker.ask(question)["said"] == answer["said"]
+    assert 1 < worker.ask({"do": "memory", "cache": 64})["session_mb"] < 4096
+    assert "why" in worker.ask({"do": "memory", "cache": 65})
     assert psutil.Process(worker.process.pid).status() == psutil.STATUS_STOPPED
 
 
@@ -172,6 +207,7 @@ def test_kvforge(tiny: tuple[Path, Signature]) -> None:
     folder = tiny[0] / layout.ENGINE
     system = engine(folder)
     assert (system.name, system.precision, system.cache) == ("kvforge", "fp32", 64)
+    assert system.cache_mb * 2**20 == sum(cache.nbytes for cache in open_engine(folder).session(1).caches)
     peer = Kvforge(folder, {}, 2)
     windows = [[1, 2, 3, 4], [5, 6, 7, 8]]
     total = 0.0

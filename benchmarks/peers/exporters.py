@@ -83,4 +83,5 @@ def _empty(tensor: Any, batch: int, cache: int) -> np.ndarray:
     """A cache [batch, heads, cache, head] of zeros, or the counter of what is used."""
     if "int64" in tensor.type:
         return np.zeros([1] * len(tensor.shape), np.int64)
-    return np.zeros((batch, tensor.shape[1], cache, tensor.shape[3]), np.float32)
+    heads, head = (int(tensor.shape[axis]) for axis in (1, 3))  # the exporter leaves them as names, "3" and "64"
+    return np.zeros((batch, heads, cache, head), np.float32)

@@ -1,4 +1,4 @@
-"""llama.cpp, through llama-cpp-python's low-level calls, on the GGUF file as it is."""
+"""llama.cpp, through llama-cpp-python's low-level calls, on the GGUF file as it is or with another type of weights."""
 
 import ctypes
 from importlib.metadata import version
@@ -9,13 +9,20 @@ import llama_cpp
 import numpy as np
 
 from benchmarks.peers import Peer, Rows, surprise
+from benchmarks.systems import gguf
+
+MODEL = "model.gguf"
 
 # llama.cpp's messages would fill the worker's log
 _SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
 class System(Peer):
-    """See Peer. `folder` is the GGUF file. Its cache is allocated whole, attention reads the used part."""
+    """See Peer. `folder` is the GGUF file or holds one. Its cache is allocated whole, attention reads the used part.
+
+    `type`: of the weights, as llama.cpp calls it. `cache`: of keys and values, "F32" or its default, F16. Activations
+    are rounded to 8 bits in products with quantized weights. Flash attention is llama.cpp's own choice, and it does.
+    """
 
     version = f"llama-cpp-python {version('llama-cpp-python')}"
 
@@ -23,8 +30,18 @@ class System(Peer):
         llama_cpp.llama_log_set(_SILENT, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self.threads = threads
-        self.model = llama_cpp.llama_model_load_from_file(str(folder).encode(), llama_cpp.llama_model_default_params())
+        self.options = options
+        file = folder / MODEL if folder.is_dir() else folder
+        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
         self.vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
+
+    @staticmethod
+    def build(checkpoint: Path, folder: Path, options: dict[str, Any]) -> None:
+        params = llama_cpp.llama_model_quantize_default_params()
+        params.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_{options['type']}")
+        params.allow_requantize = True  # from Q4_1 and Q8_0, which fp32 holds exactly
+        if llama_cpp.llama_model_quantize(str(gguf()).encode(), str(folder / MODEL).encode(), params):
+            raise RuntimeError("llama_model_quantize failed")
 
     def begin(self, batch: int, cache: int) -> None:
         params = llama_cpp.llama_context_default_params()
@@ -32,6 +49,8 @@ class System(Peer):
         params.n_seq_max = batch
         params.n_batch = 8192
         params.n_threads = params.n_threads_batch = self.threads
+        if "cache" in self.options:
+            params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{self.options['cache']}")
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         self.position = 0
 
