@@ -1,5 +1,5 @@
 """Stage compose: conf/ and a point's overrides -> artifacts/<point>/params.yaml, and links to its checkpoint and
-the text that its quality is measured on.
+the texts that it is calibrated and measured on.
 
     python -m pipeline.compose <point>
 
@@ -15,7 +15,7 @@ from pipeline import config, errors, points, sources, texts
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_text
 from pipeline.layout import PARAMS
-from pipeline.spec import Model, Verify, section
+from pipeline.spec import Model, Quantize, Verify, section
 
 
 def as_yaml(composed: DictConfig) -> str:
@@ -36,7 +36,8 @@ def main() -> None:
     folder = points.ARTIFACTS / name
     write_text(folder / PARAMS, as_yaml(composed))
     sources.write_link(section(Model, folder), folder)
-    texts.write_link(section(Verify, folder).quality, folder)
+    texts.write_link(section(Verify, folder).quality.text, texts.QUALITY, folder)
+    texts.write_link(section(Quantize, folder).calibration.text, texts.CALIBRATION, folder)
 
 
 if __name__ == "__main__":

@@ -89,38 +89,51 @@ def nearest(rows: Floats, block: int, bits: int) -> Grid:
     return Grid(q.reshape(rows.shape), scale, None, bits)
 
 
-def closest(rows: Floats, block: int, bits: int, *, centered: bool) -> Grid:
+def closest(rows: Floats, block: int, bits: int, *, centered: bool, importance: Floats | None = None) -> Grid:
     """Rows [N, K] in blocks of `block` values on grids with a small squared error, around 0 or around a center.
 
     Rounding to a grid and fitting the grid to what was rounded, by least squares, in turns (Lloyd's algorithm on evenly
     spaced levels); from grids that span 80, 90 and 100 % of a block's range, of which the best is kept. On weights of
     SmolLM2-135M in blocks of 32 the rms error falls from 8.1 to 7.4 % with a center, from 10.4 to 9.2 % without.
+    importance: what a squared error at each value counts, above 0, fp32 [K]; None: all the same.
     """
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     blocks = rows.reshape(len(rows), -1, block)
     least, most = blocks.min(axis=2), blocks.max(axis=2)
     middle = (least + most) / 2 if centered else np.zeros_like(most)
     step = (most - least) / (high - low) if centered else np.maximum(most, -least) / high
-    mean = blocks.mean(axis=2)
+    share = None if importance is None else _shares(importance, block)
+    mean = _mean(blocks, share)
     best = np.full(step.shape, np.inf, np.float32)
     q, scale, center = np.empty(blocks.shape, np.int8), np.empty_like(step), np.zeros_like(step)
-    for share in SPANS:
-        s = _usable(step * np.float32(share))
+    for span in SPANS:
+        s = _usable(step * np.float32(span))
         c = middle + s / 2 if centered else middle  # -8..7 has its middle at -1/2
         for _ in range(FITS):
             levels = np.rint((blocks - c[:, :, None]) / s[:, :, None]).clip(low, high)
-            at = levels.mean(axis=2) if centered else np.zeros_like(mean)
-            spread = np.square(levels).mean(axis=2) - np.square(at)
-            together = (levels * blocks).mean(axis=2) - at * mean
+            at = _mean(levels, share) if centered else np.zeros_like(mean)
+            spread = _mean(np.square(levels), share) - np.square(at)
+            together = _mean(levels * blocks, share) - at * mean
             fits = (spread > 1e-6) & (together > 0)  # else all levels are one
             s = np.where(fits, together / np.where(fits, spread, 1), s)
             c = mean - s * at if centered else c
-            error = np.square(levels * s[:, :, None] + c[:, :, None] - blocks).sum(axis=2)
+            error = _mean(np.square(levels * s[:, :, None] + c[:, :, None] - blocks), share)
             better = error < best
             best = np.where(better, error, best)
             q[better] = levels[better]
             scale, center = np.where(better, s, scale), np.where(better, c, center)
     return Grid(q.reshape(rows.shape), scale, center if centered else None, bits)
+
+
+def _shares(importance: Floats, block: int) -> Floats:
+    """What each value counts in the mean of its block, [K/B, B]."""
+    blocks = importance.reshape(-1, block)
+    return np.asarray(blocks / blocks.sum(axis=1, keepdims=True))
+
+
+def _mean(blocks: Floats, share: Floats | None) -> Floats:
+    """Means over the blocks of [N, K/B, B]."""
+    return blocks.mean(axis=2) if share is None else np.asarray(np.einsum("nkb,kb->nk", blocks, share))
 
 
 def _usable(scale: Floats) -> Floats:

@@ -5,6 +5,7 @@ from pathlib import Path
 PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
 TEXT = "text"
+CALIBRATION = "calibration"
 
 WRAPPED = "wrapped"
 ONNX = "onnx"

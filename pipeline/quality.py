@@ -7,6 +7,7 @@ a step takes rows. The original runs beside it, a chunk of positions at a time, 
 little with the vocabulary.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.reference import Reference
 from pipeline.session import Bounds, Runtime
 from pipeline.spec import Quality
-from pipeline.tokens import load_tokenizer
+from pipeline.tokens import cut, load_tokenizer, split
 
 CHUNK = 2**24  # logits of each model that are held at once, 64 MiB: 32 positions of 8 rows at 49,152 tokens
 LETTERS = 64  # characters of a text that are read for each token wanted; English takes 3 to 5
@@ -47,9 +48,14 @@ class Sums:
         self.seen += len(targets)
 
 
-def measure(engine: Runtime, reference: Reference, windows: list[list[int]], quality: Quality) -> Result:
+def measure(
+    engine: Runtime, reference: Reference, windows: list[list[int]], quality: Quality, carried_over: bool = False
+) -> Result:
     """Perplexity (exp of the mean negative log-likelihood) of both models over tokens 2 to the last of each window,
-    its relative increase, the mean KL(original || engine) in nats, and how often both rank the same token first."""
+    its relative increase, the mean KL(original || engine) in nats, and how often both rank the same token first.
+
+    carried_over: what the function of this name says; perplexity may have a gate of its own then.
+    """
     sums, rows = Sums(), rows_of_a_step(engine.bounds)
     with tqdm(total=sum(len(window) - 1 for window in windows), desc="quality", unit="token", leave=False) as bar:
         for first in range(0, len(windows), rows):
@@ -61,7 +67,10 @@ def measure(engine: Runtime, reference: Reference, windows: list[list[int]], qua
     result = Result()
     result.figures |= {"perplexity": own, "perplexity_original": original, "predicted_tokens": sums.seen}
     where = f"{sums.seen} predicted tokens"
-    result.gate("perplexity_increase", own / original - 1, quality.perplexity, where, "verify.quality.perplexity")
+    key, limit = "verify.quality.perplexity", quality.perplexity
+    if carried_over and quality.perplexity_carried_over is not None:
+        key, limit = "verify.quality.perplexity_carried_over", quality.perplexity_carried_over
+    result.gate("perplexity_increase", own / original - 1, limit, where, key)
     result.gate("mean_kl", sums.kl / sums.seen, quality.kl, where, "verify.quality.kl")
     result.share("top1", sums.same / sums.seen, quality.top1, where, "verify.quality.top1")
     return result
@@ -87,6 +96,13 @@ def _side_by_side(engine: Runtime, reference: Reference, windows: list[list[int]
         yield
 
 
+def carried_over(point: Path) -> bool:
+    """Whether a point has weights of 4 bits, and every one of them is the checkpoint's own."""
+    entries = json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text())["tensors"]
+    rows = [(entry["carried_over"], entry["rows"]) for entry in entries if entry["bits"] == 4]
+    return bool(rows) and all(carried == all_ for carried, all_ in rows)
+
+
 def rows_of_a_step(bounds: Bounds) -> int:
     """The most rows that take one token each in a step."""
     return max(axes["batch"][1] for axes in bounds.values() if axes["sequence"][0] == 1)
@@ -101,13 +117,12 @@ def windows(point: Path, quality: Quality, vocab: int, seed: int) -> list[list[i
     if tokenizer is None:
         tokens = np.random.default_rng(seed).integers(0, vocab, quality.tokens).tolist()
     else:
-        text = texts.read(quality, point)[: LETTERS * quality.tokens]
-        tokens = tokenizer(text, verbose=False)["input_ids"]
-        start = tokens[:1] if tokens[:1] == [tokenizer.bos_token_id] else []
-        tokens = tokens[len(start) :][: quality.tokens]
-    width = quality.window - len(start)
-    found = [[*start, *tokens[first : first + width]] for first in range(0, len(tokens), width)]
-    found = [window for window in found if len(window) > 1]
+        text = texts.read(quality.text, texts.QUALITY, point)[: LETTERS * quality.tokens]
+        start, tokens = split(tokenizer, text)
+    tokens = tokens[: quality.tokens]
+    found = [window for window in cut(start, tokens, quality.window) if len(window) > 1]
     if not found:
-        raise UserError(Problem(f"the text has {len(tokens)} tokens", texts.KEY, "give a text of 2 tokens or more"))
+        raise UserError(
+            Problem(f"the text has {len(tokens)} tokens", texts.QUALITY.key, "give a text of 2 tokens or more")
+        )
     return found

@@ -1,7 +1,8 @@
 """Stage quantize: simplified/ -> quantized/, the same graph with weights of 8 or 4 bits, in standard operators.
 
-Which weights: pipeline.weights. Their numbers: pipeline.grids, or the checkpoint's own blocks: pipeline.gguf_blocks.
-Weights are read one at a time from the data file; only what has been quantized stays in memory.
+Which weights: pipeline.weights. Their numbers: pipeline.grids and, by a text, pipeline.gptq; or the checkpoint's own
+blocks: pipeline.gguf_blocks. Weights are read one at a time from the data file; what has been quantized stays in
+memory, and with a text X^T X of each layer's inputs, three quarters of the weights' bytes.
 With quantize.weights=none quantized/ holds the report alone, and the engine is made of simplified/.
 """
 
@@ -16,12 +17,15 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
+from tqdm import tqdm
 
 from pipeline import graph, grids, layout, stage, weights
 from pipeline.files import replacing_folder, write_json
 from pipeline.gguf_blocks import BLOCK, Library, is_gguf
+from pipeline.gptq import factor, gptq
 from pipeline.grids import Floats, Grid
-from pipeline.spec import Embedding, Quantize, section
+from pipeline.signature import Signature
+from pipeline.spec import Calibration, Embedding, Quantize, Rounding, section
 from pipeline.spec import Weights as Kind
 from pipeline.weights import Weight
 
@@ -35,6 +39,7 @@ class Entry:
 
     name: str
     form: str
+    bits: int
     block: int
     rows: int
     carried_over: int  # rows whose blocks are the checkpoint's own
@@ -44,36 +49,67 @@ class Entry:
     bytes_after: int
 
 
-class Quantizer:
-    """Chooses and makes the grid of each weight. `library(bits)`: the checkpoint's own rows of so many bits."""
+@dataclass(frozen=True)
+class Job:
+    """A weight to be quantized. carried: the rows whose blocks are the checkpoint's own, bool [N], and their grid."""
 
-    def __init__(self, options: Quantize, library: Callable[[int], Library | None]) -> None:
+    weight: Weight
+    bits: int
+    block: int
+    carried: tuple[Mask, Grid] | None
+
+    @property
+    def inputs(self) -> set[str]:
+        """Names of what is multiplied with the weight: one, but for a weight that is used in several places."""
+        return {str(reader.inputs[0].name) for reader in self.weight.readers if reader.inputs[0] is not None}
+
+
+class Quantizer:
+    """Chooses and makes the grid of each weight.
+
+    library(bits): the checkpoint's own rows of so many bits. moments(names): X^T X of these inputs of linear layers.
+    """
+
+    def __init__(
+        self,
+        options: Quantize,
+        library: Callable[[int], Library | None],
+        moments: Callable[[set[str]], dict[str, Floats]] | None = None,
+    ) -> None:
         self._options = options
         self._library = library
+        self._moments = moments
 
-    def bits(self, weight: Weight) -> int | None:
-        """4 or 8, or None for a weight that stays as it is."""
-        if weight.is_table or weight.is_head:
-            return {Embedding.none: None, Embedding.int8: 8}[self._options.embedding]
-        return {Kind.none: None, Kind.int8: 8, Kind.int4: 4}[self._options.weights]
+    def jobs(self, found: list[Weight]) -> list[Job]:
+        """What is to be done, in the weights' order."""
+        jobs = []
+        for weight in found:
+            jobs += [job] if (job := self._job(weight)) is not None else []
+            weight.release()
+        return jobs
 
-    def quantize(self, weight: Weight, bits: int) -> tuple[Grid, Entry]:
+    def calibrated(self, jobs: list[Job]) -> dict[str, Floats]:
+        """X^T X of the inputs by whose numbers GPTQ will round."""
+        needed = [job.inputs for job in jobs if self._by_gptq(job)]
+        return self._moments(set().union(*needed)) if self._moments is not None and needed else {}
+
+    def quantize(self, job: Job, moments: dict[str, Floats]) -> tuple[Grid, Entry]:
         """A weight's grid with the numbers that its type can hold, and what is to be reported."""
-        tensor = weight.tensor
-        array = tensor.numpy()
-        rows = array if weight.by_rows else array.T
-        carried = self._carried(rows, bits)
-        if carried is None:
-            grid = grids.by_chunks(rows, self._method(weight, bits, rows.shape[1]))
-            found = np.zeros(len(rows), np.bool_)
+        rows, tensor = job.weight.rows(), job.weight.tensor
+        found, method = np.zeros(len(rows), np.bool_), self._method(job, moments)
+        if job.carried is None:
+            grid = grids.by_chunks(rows, method)
         else:
-            found, grid = carried
+            found, grid = job.carried
+            if not found.all():
+                grid = grids.merge(found, grid, grids.by_chunks(rows[~found], method))
         grid = grid.rounded(tensor.dtype.numpy())
         rms, exact = _difference(rows, grid, found)
         size = grid.q.size * grid.bits // 8 + grid.scale.size * tensor.dtype.itemsize * (1 + (grid.center is not None))
         entry = Entry(
-            name=str(weight.value.name),
-            form=_form(weight, grid),
+            name=str(job.weight.value.name),
+            form=_form(job.weight, grid),
+            bits=grid.bits,
             block=grid.block,
             rows=len(rows),
             carried_over=int(found.sum()),
@@ -84,34 +120,46 @@ class Quantizer:
         )
         return grid, entry
 
-    def _method(self, weight: Weight, bits: int, k: int) -> Callable[[Floats], Grid]:
-        """How to round rows of k values anew."""
-        options = self._options
-        by_blocks = not (weight.is_table or weight.is_head) and options.block_size > 0
-        block = grids.largest_block(k, options.block_size) if by_blocks else k
-        if block is None:  # no divisor of k is a block
-            block, bits = k, 8
-        return _anew(block, bits, centered=not options.symmetric)
+    def _bits(self, weight: Weight) -> int | None:
+        """4 or 8, or None for a weight that stays as it is."""
+        if weight.is_table or weight.is_head:
+            return {Embedding.none: None, Embedding.int8: 8}[self._options.embedding]
+        return {Kind.none: None, Kind.int8: 8, Kind.int4: 4}[self._options.weights]
 
-    def _carried(self, rows: Array, bits: int) -> tuple[Mask, Grid] | None:
-        """The checkpoint's own blocks, if at least half the rows are there, and the others in blocks of that size."""
+    def _job(self, weight: Weight) -> Job | None:
+        bits, k = self._bits(weight), weight.width
+        if bits is None:
+            return None
+        carried = self._carried(weight, bits)
+        if carried is not None:
+            return Job(weight, bits, BLOCK, carried)
+        by_blocks = not (weight.is_table or weight.is_head) and self._options.block_size > 0
+        block = grids.largest_block(k, self._options.block_size) if by_blocks else k
+        # where no divisor of k is a block: 8 bits for the whole row
+        return Job(weight, bits, block, None) if block is not None else Job(weight, 8, k, None)
+
+    def _by_gptq(self, job: Job) -> bool:
+        anew = job.carried is None or not job.carried[0].all()
+        return self._options.rounding is Rounding.gptq and job.bits == 4 and anew
+
+    def _method(self, job: Job, moments: dict[str, Floats]) -> Callable[[Floats], Grid]:
+        """How to round the rows that are not carried over."""
+        if job.bits == 8:
+            return partial(grids.nearest, block=job.block, bits=8)
+        centered = job.carried is not None or not self._options.symmetric
+        if self._by_gptq(job):
+            total = np.sum([moments[name] for name in job.inputs], axis=0)
+            return partial(gptq, factor=factor(total), block=job.block, bits=4, centered=centered)
+        return partial(grids.closest, block=job.block, bits=4, centered=centered)
+
+    def _carried(self, weight: Weight, bits: int) -> tuple[Mask, Grid] | None:
+        """The checkpoint's own blocks, if at least half the rows are there."""
         library = self._library(bits)
-        if library is None or rows.shape[1] % BLOCK:
+        if library is None or weight.width % BLOCK:
             return None
-        places = library.locate(rows)
+        places = library.locate(weight.rows())
         found = places[:, 0] >= 0
-        if found.mean() < 0.5:
-            return None
-        own = library.grid(places[found])
-        if found.all():
-            return found, own
-        return found, grids.merge(found, own, grids.by_chunks(rows[~found], _anew(BLOCK, bits, centered=True)))
-
-
-def _anew(block: int, bits: int, *, centered: bool) -> Callable[[Floats], Grid]:
-    if bits == 8:
-        return partial(grids.nearest, block=block, bits=bits)
-    return partial(grids.closest, block=block, bits=bits, centered=centered)
+        return (found, library.grid(places[found])) if found.mean() >= 0.5 else None
 
 
 def _difference(rows: Array, grid: Grid, which: Mask) -> tuple[float, int]:
@@ -137,17 +185,15 @@ def _form(weight: Weight, grid: Grid) -> str:
 
 def quantize(model: ir.Model, quantizer: Quantizer, least: int = graph.INLINE_BELOW) -> list[Entry]:
     """Quantize the model's weights of `least` bytes and more in place; returns what became of each."""
+    jobs = quantizer.jobs(weights.find(model.graph, least))
+    moments = quantizer.calibrated(jobs)
     writer = weights.Writer(model.graph)
     entries = []
-    for weight in weights.find(model.graph, least):
-        bits = quantizer.bits(weight)
-        if bits is None:
-            continue
-        grid, entry = quantizer.quantize(weight, bits)
-        (writer.table if weight.is_table else writer.linear)(weight, grid)
+    for job in tqdm(jobs, desc="quantize", unit="weight", leave=False):
+        grid, entry = quantizer.quantize(job, moments)
+        (writer.table if job.weight.is_table else writer.linear)(job.weight, grid)
         entries.append(entry)
-        if isinstance(weight.tensor, ir.ExternalTensor):
-            weight.tensor.release()  # its pages of the data file leave memory
+        job.weight.release()
     NameFixPass()(model)
     return entries
 
@@ -155,6 +201,16 @@ def quantize(model: ir.Model, quantizer: Quantizer, least: int = graph.INLINE_BE
 def blocks_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[int], Library | None]:
     """The rows of a GGUF checkpoint by their bits, read when first asked for; none of another checkpoint."""
     return functools.cache(lambda bits: Library(checkpoint, bits, dtype) if is_gguf(checkpoint) else None)
+
+
+def moments(options: Calibration, names: set[str]) -> dict[str, Floats]:
+    """X^T X of these values of the simplified graph over the calibration text, in a point's folder."""
+    from pipeline import calibrate  # with transformers and ONNX Runtime: seconds that are not needed without
+
+    signature = Signature.load(Path(layout.WRAPPED, layout.SIGNATURE))
+    read = calibrate.windows(Path(), options, signature)
+    print(f"calibration: {sum(map(len, read))} tokens, inputs of {len(names)} layers")
+    return calibrate.moments(Path(layout.SIMPLIFIED), signature, names, read)
 
 
 def report(options: Quantize, entries: list[Entry]) -> dict[str, Any]:
@@ -173,7 +229,7 @@ def main() -> None:
             logits = model.graph.outputs[0].dtype
             assert logits is not None
             library = blocks_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda _: None
-            entries = quantize(model, Quantizer(options, library))
+            entries = quantize(model, Quantizer(options, library, partial(moments, options.calibration)))
             graph.save(model, out)
         summary = report(options, entries)
         write_json(out / layout.QUANTIZATION, summary)

@@ -17,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue
 
 from pipeline import sources, texts
 from pipeline.errors import Problem, UserError
-from pipeline.spec import Compute, Config, Embedding, EngineKind, Model, Range, Shapes, Source, Weights
+from pipeline.spec import Compute, Config, Embedding, EngineKind, Model, Range, Rounding, Shapes, Source, Weights
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level of params.yaml
 OPSETS = (24, 25)  # 24 is the first with TensorScatter; what speaks against 25 stands in conf/config.yaml
@@ -51,7 +51,7 @@ RANGES = {
     **dict.fromkeys(("axes.batch", "axes.sequence", "cache.size"), COUNT),
     **{f"profile.{step}.{axis}.{end}": COUNT for step, axis in SIDES for end in ("min", "opt", "max")},
     **dict.fromkeys(("verify.greedy_tokens", "bench.batch", "bench.prompt", "bench.new_tokens"), COUNT),
-    "bench.repeats": COUNT,
+    **dict.fromkeys(("bench.repeats", "quantize.calibration.tokens"), COUNT),
     "engine.threads": Interval(0, 1024),  # ONNX Runtime starts them all, and a million takes minutes to fail
     **dict.fromkeys(("simplify.memory_gb", "simplify.timeout_s"), POSITIVE),
     **dict.fromkeys((f"verify.gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE),
@@ -59,7 +59,9 @@ RANGES = {
         (f"verify.quantized_gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE
     ),
     **dict.fromkeys((f"verify.{group}.greedy_agreement" for group in ("gates", "quantized_gates")), Interval(0, 1)),
-    **dict.fromkeys(("verify.quality.tokens", "verify.quality.perplexity", "verify.quality.kl"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        (f"verify.quality.{key}" for key in ("tokens", "perplexity", "perplexity_carried_over", "kl")), NOT_NEGATIVE
+    ),
     **dict.fromkeys(("verify.quality.top1", "verify.quality.repetition"), Interval(0, 1)),
     "verify.quality.window": Interval(2),
     **dict.fromkeys(("model.seed", "verify.seed"), SEED),
@@ -178,6 +180,10 @@ def _weights(config: Config) -> Iterator[Problem]:
         where = "quantize.symmetric"
         what = f"{where}=false says nothing with quantize.weights={quantize.weights.value}"
         yield Problem(what, where, f"{where}=true, or precision=int4")
+    if quantize.weights is not Weights.int4 and quantize.rounding is Rounding.gptq:
+        where = "quantize.rounding"
+        what = f"{where}=gptq says nothing with quantize.weights={quantize.weights.value}"
+        yield Problem(what, where, f"{where}=nearest, or precision=int4")
     if quantize.weights is Weights.none and quantize.embedding is not Embedding.none:
         where = "quantize.embedding"
         what = f"{where}={quantize.embedding.value} says nothing with quantize.weights=none"
@@ -209,11 +215,15 @@ def _greedy(config: Config) -> Iterator[Problem]:
         yield Problem(what, where, f"{where}={config.cache.size} at most, or a larger cache")
 
 
-def _quality_text(config: Config) -> Iterator[Problem]:
-    try:
-        texts.find(config.verify.quality)
-    except UserError as error:
-        yield from error.problems
+def _texts(config: Config) -> Iterator[Problem]:
+    for text, use in (
+        (config.verify.quality.text, texts.QUALITY),
+        (config.quantize.calibration.text, texts.CALIBRATION),
+    ):
+        try:
+            texts.find(text, use)
+        except UserError as error:
+            yield from error.problems
 
 
 def _quality_tokens(config: Config) -> Iterator[Problem]:
@@ -257,7 +267,7 @@ RULES: tuple[Rule, ...] = (
     _opset,
     _prompts,
     _greedy,
-    _quality_text,
+    _texts,
     _quality_tokens,
     _quality_window,
     _bench_tokens,

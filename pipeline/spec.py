@@ -56,6 +56,13 @@ class Embedding(Enum):
     int8 = "int8"
 
 
+class Rounding(Enum):
+    """How weights become whole numbers of 4 bits."""
+
+    nearest = "nearest"
+    gptq = "gptq"
+
+
 class EngineKind(Enum):
     """Who runs the engine."""
 
@@ -170,6 +177,14 @@ class Simplify:
 
 
 @dataclass
+class Calibration:
+    """What GPTQ sees the layers' inputs of."""
+
+    text: str | None = None
+    tokens: int = REQUIRED
+
+
+@dataclass
 class Quantize:
     """Options of stage quantize."""
 
@@ -178,6 +193,8 @@ class Quantize:
     symmetric: bool = REQUIRED
     embedding: Embedding = REQUIRED
     gguf_blocks: bool = REQUIRED
+    rounding: Rounding = REQUIRED
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 @dataclass
@@ -208,6 +225,7 @@ class Quality:
     tokens: int = REQUIRED
     window: int = REQUIRED
     perplexity: float = REQUIRED
+    perplexity_carried_over: float | None = None
     kl: float = REQUIRED
     top1: float = REQUIRED
     repetition: float = REQUIRED

@@ -42,6 +42,19 @@ def encode(tokenizer: Tokenizer, text: str, *, chat: bool, system: str | None) -
     return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
 
 
+def split(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
+    """The tokenizer's start token, as a list that is empty where it has none; and the tokens of the text after it."""
+    tokens = list(tokenizer(text, verbose=False)["input_ids"])
+    start = tokens[:1] if tokens[:1] == [tokenizer.bos_token_id] else []
+    return start, tokens[len(start) :]
+
+
+def cut(start: list[int], tokens: list[int], width: int) -> list[list[int]]:
+    """Tokens in windows of `width` that each begin with `start`, the last one shorter."""
+    step = width - len(start)
+    return [[*start, *tokens[first : first + step]] for first in range(0, len(tokens), step)]
+
+
 def decode_stream(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
     """Pieces of text as tokens come in; a character of several tokens comes whole, special tokens are left out."""
     stream = DecodeStream(skip_special_tokens=True)

@@ -90,7 +90,8 @@ def verify_artifact(
     for label, (batch, count) in greedy_batches(prompts, runtime, options.greedy_tokens, options.greedy_tokens).items():
         runs[label] = partial(run_greedy, batch, count, runtime, truth, *gates, options.quality.repetition)
     if name == layout.ENGINE and options.quality.tokens:
-        runs["quality"] = partial(quality.measure, runtime, truth.reference, windows, options.quality)
+        carried = quality.carried_over(point)
+        runs["quality"] = partial(quality.measure, runtime, truth.reference, windows, options.quality, carried)
     for label, run in tqdm(runs.items(), desc=name, unit="case", leave=False):
         results[label] = Result()
         with _recorded(results[label]):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.grids import Grid
@@ -38,6 +39,21 @@ class Weight:
         """Its numbers."""
         assert self.value.const_value is not None
         return self.value.const_value
+
+    @property
+    def width(self) -> int:
+        """K: the values of a row."""
+        return int(self.tensor.shape.numpy()[1 if self.by_rows else 0])
+
+    def rows(self) -> npt.NDArray[np.floating]:
+        """Its numbers as rows [N, K], one for each output channel."""
+        array = self.tensor.numpy()
+        return array if self.by_rows else array.T
+
+    def release(self) -> None:
+        """Let its pages of the data file leave memory."""
+        if isinstance(self.tensor, ir.ExternalTensor):
+            self.tensor.release()
 
 
 def find(graph: ir.Graph, least: int) -> list[Weight]:

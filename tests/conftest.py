@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
 
+from pipeline import layout
 from pipeline.signature import Signature
 from tests.points import build
 
@@ -44,3 +50,16 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
 def tiny_copy(tiny: tuple[Path, Signature], tmp_path: Path) -> Callable[[], Path]:
     """Makes a copy of the tiny point, to be changed at will."""
     return lambda: Path(shutil.copytree(tiny[0], tmp_path / "point", symlinks=True))
+
+
+@pytest.fixture
+def speaking(tmp_path: Path) -> Path:
+    """A point of which only a tokenizer and its texts are there: word n of 100 is token n, and 0 starts a text."""
+    words = Tokenizer(WordLevel({"<s>": 0} | {f"w{n}": n for n in range(1, 100)}, "<s>"))
+    words.pre_tokenizer = Whitespace()
+    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    special = {"bos_token": "<s>"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(tmp_path / layout.WRAPPED)
+    for name in (layout.TEXT, layout.CALIBRATION):
+        (tmp_path / name).write_text(" ".join(f"w{n}" for n in range(1, 100)))
+    return tmp_path

@@ -11,7 +11,7 @@ from pipeline import engine, export, layout, quantize, simplify, texts, wrap
 from pipeline.config import compose
 from pipeline.signature import Signature
 from pipeline.sources import write_link
-from pipeline.spec import Model, Verify, section
+from pipeline.spec import Model, Quantize, Verify, section
 
 ROOT = Path(__file__).parent.parent
 STAGES = (wrap, export, simplify, quantize, engine)
@@ -29,7 +29,8 @@ def write_point(folder: Path, params: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / layout.PARAMS).write_text(yaml.safe_dump(params))
     write_link(section(Model, folder), folder)
-    texts.write_link(section(Verify, folder).quality, folder)
+    texts.write_link(section(Verify, folder).quality.text, texts.QUALITY, folder)
+    texts.write_link(section(Quantize, folder).calibration.text, texts.CALIBRATION, folder)
 
 
 def build(folder: Path, overrides: list[str], **sections: dict[str, Any]) -> Signature:

@@ -26,7 +26,7 @@ TABLE = {
     "a comment in conf/": ("compose", "compose"),
     "model.seed=1": (ALL, "compose"),
     # the graph stays the same, as both axes are symbolic; only the contract around it says how far they go
-    "axes.batch=5": ("compose wrap export engine verify bench", "compose"),
+    "axes.batch=5": ("compose wrap export quantize engine verify bench", "compose"),
     "cache.size=128": (ALL, "compose"),
     "precision=fp16": (ALL, "compose"),
     "export.opset=25": ("compose export simplify quantize engine verify bench", "compose"),
@@ -40,7 +40,7 @@ TABLE = {
     "quantize.block_size=64": ("compose quantize", "compose"),
     "profile.prefill.sequence.opt=8": ("compose engine verify bench", "compose"),
     "engine.threads=1": ("compose engine verify bench", "compose"),
-    ONNXRUNTIME: ("engine verify bench", ""),
+    ONNXRUNTIME: ("quantize engine verify bench", ""),
     "another gate in conf/": ("compose verify", "compose"),
     "bench.repeats=3": ("compose bench", "compose"),
 }

@@ -27,7 +27,7 @@ INPUTS = {
     "wrap": {"checkpoint"},
     "export": {"wrapped"},
     "simplify": {"onnx"},
-    "quantize": {"checkpoint", "simplified"},
+    "quantize": {"checkpoint", "calibration", "wrapped", "simplified"},
     "engine": {"wrapped", "simplified", "quantized"},
     "verify": {"checkpoint", "text", "wrapped", "onnx", "simplified", "quantized", "engine"},
     "bench": {"engine"},

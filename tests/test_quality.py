@@ -1,21 +1,18 @@
 """pipeline.quality: the figures are what they are called, and a damaged engine misses them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizerFast
 
 from pipeline import checkpoint, layout, quality
 from pipeline.compare import Result
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.reference import Reference
 from pipeline.runtime import open_engine
 from pipeline.signature import Signature
@@ -101,6 +98,24 @@ def test_a_damaged_engine_fails_by_name(
         assert "top1 is 0.0" in failures[2]
 
 
+def test_carried_over_weights_have_a_gate_of_their_own(
+    tiny: tuple[Path, Signature], reference: Reference, tmp_path: Path
+) -> None:
+    """Only where all weights of 4 bits come from the file, and only if there is such a gate."""
+    options = replace(section(Verify, tiny[0]).quality, perplexity=1.0, perplexity_carried_over=-1.0)
+    runtime, windows = open_engine(tiny[0] / layout.ENGINE), quality.windows(tiny[0], options, 512, 0)
+    (failure,) = quality.measure(runtime, reference, windows, options, carried_over=True).failures
+    assert "verify.quality.perplexity_carried_over is -1" in failure
+    none = replace(options, perplexity_carried_over=None)
+    for carried, gates in ((False, options), (True, none)):
+        assert quality.measure(runtime, reference, windows, gates, carried_over=carried).failures == []
+
+    four, eight = {"bits": 4, "rows": 2, "carried_over": 2}, {"bits": 8, "rows": 2, "carried_over": 0}
+    for tensors, carried in (([four, eight], True), ([four, four | {"carried_over": 1}], False), ([eight], False)):
+        write_json(tmp_path / layout.QUANTIZED / layout.QUANTIZATION, {"tensors": tensors})
+        assert quality.carried_over(tmp_path) == carried
+
+
 def test_logits_at_every_position(tmp_path: Path) -> None:
     """wrap.logits=all: a step of one token has one position, and the figures are the same."""
     build(tmp_path, ["wrap.logits=all"])
@@ -112,18 +127,6 @@ def test_rows_are_those_of_a_step_of_one_token() -> None:
     """A profile that starts at longer sequences does not count."""
     bounds = {"prefill": {"batch": (1, 8), "sequence": (2, 512)}, "decode": {"batch": (1, 3), "sequence": (1, 1)}}
     assert quality.rows_of_a_step(bounds) == 3
-
-
-@pytest.fixture
-def speaking(tmp_path: Path) -> Path:
-    """A point of which only a tokenizer and a text are there: word n of 100 is token n, and 0 starts a text."""
-    words = Tokenizer(WordLevel({"<s>": 0} | {f"w{n}": n for n in range(1, 100)}, "<s>"))
-    words.pre_tokenizer = Whitespace()
-    words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    special = {"bos_token": "<s>"}
-    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(tmp_path / layout.WRAPPED)
-    (tmp_path / layout.TEXT).write_text(" ".join(f"w{n}" for n in range(1, 100)))
-    return tmp_path
 
 
 def test_windows_begin_as_the_tokenizer_begins_a_text(speaking: Path) -> None:

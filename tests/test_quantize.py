@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pipeline import checkpoint, graph, grids, layout, quantize
+from pipeline import checkpoint, graph, grids, layout, quantize, weights
 from pipeline.cases import catalog
 from pipeline.compare import Truth, run_case
 from pipeline.contract import onnx_findings
@@ -24,16 +24,16 @@ from pipeline.reference import Reference
 from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.session import axes_bounds
 from pipeline.signature import Signature
-from pipeline.spec import Embedding, Gates, Model, Quantize, Weights, section
+from pipeline.spec import Embedding, Gates, Model, Quantize, Rounding, Weights, section
 from tests.architectures import ARCHITECTURES
 from tests.points import build
 
 GATES = Gates(logits_max_abs=3e-4, kl=1e-7, cache_max_abs=3e-4, greedy_agreement=1.0)
 HALF = Gates(logits_max_abs=0.1, kl=1e-3, cache_max_abs=0.05, greedy_agreement=1.0)
-INT8 = Quantize(Weights.int8, 0, True, Embedding.int8, True)
-INT8_BLOCKS = Quantize(Weights.int8, 32, True, Embedding.int8, True)
-INT4 = Quantize(Weights.int4, 32, True, Embedding.none, True)
-INT4_CENTER = Quantize(Weights.int4, 32, False, Embedding.int8, True)
+INT8 = Quantize(Weights.int8, 0, True, Embedding.int8, True, Rounding.nearest)
+INT8_BLOCKS = Quantize(Weights.int8, 32, True, Embedding.int8, True, Rounding.nearest)
+INT4 = Quantize(Weights.int4, 32, True, Embedding.none, True, Rounding.nearest)
+INT4_CENTER = Quantize(Weights.int4, 32, False, Embedding.int8, True, Rounding.nearest)
 FORMS = [INT8, INT8_BLOCKS, INT4, INT4_CENTER]
 TIED = ["+model.config.tie_word_embeddings=true"]
 
@@ -210,10 +210,10 @@ def stored(rows: np.ndarray, kind: Kind) -> np.ndarray:
     return values
 
 
-def with_weights(point: Path, weights: dict[str, np.ndarray], out: Path) -> Path:
+def with_weights(point: Path, numbers: dict[str, np.ndarray], out: Path) -> Path:
     """The point's simplified model with other numbers in some weights, as a point of its own."""
     model = graph.load(point / layout.SIMPLIFIED)
-    for name, array in weights.items():
+    for name, array in numbers.items():
         value = model.graph.initializers[name]
         assert value.dtype is not None
         value.const_value = ir.tensor(np.ascontiguousarray(array, value.dtype.numpy()), name=name)
@@ -236,12 +236,12 @@ def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) 
     write_gguf(tmp_path / "model.gguf", {f"{name}.weight": (rows[name], kinds[name]) for name in rows})
     q, u, g, e = (stored(rows[name], kinds[name]) for name in COUNTS)
     projections = (q[rng.permutation(64)].T, np.concatenate([g, u]).T)
-    weights = dict(zip(PROJECTIONS, projections, strict=True)) | {"lm_head.weight": e}
-    point = with_weights(tmp_path / "built", weights, tmp_path / "point")
+    numbers = dict(zip(PROJECTIONS, projections, strict=True)) | {"lm_head.weight": e}
+    point = with_weights(tmp_path / "built", numbers, tmp_path / "point")
 
     entries = {e.name: e for e in quantized(point, INT4_CENTER, tmp_path / "out", tmp_path / "model.gguf")}
     whole = {name for name, entry in entries.items() if entry.carried_over == entry.rows}
-    assert whole == set(weights)
+    assert whole == set(numbers)
     assert entries[PROJECTIONS[0]].form == "linear, int4 blocks of 32"
     assert entries[PROJECTIONS[1]].form == "linear, int4 blocks of 32 with a center"
     assert entries["lm_head.weight"].form == "table, int8 blocks of 32"
@@ -266,12 +266,62 @@ def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
     packed = np.concatenate([stored(rows[:30], Kind.Q4_1), stored(rows[30:50], Kind.Q4_0), rows[50:]])
     packed = packed[rng.permutation(60)]
     library = quantize.blocks_of(tmp_path / "a.gguf", np.float32)
-    options = Quantize(Weights.int4, 64, True, Embedding.none, True)
+    options = Quantize(Weights.int4, 64, True, Embedding.none, True, Rounding.nearest)
     value = ir.Value(name="w", const_value=ir.tensor(packed))
-    weight = quantize.Weight(value, (), False, False, True)
-    grid, entry = quantize.Quantizer(options, library).quantize(weight, 4)
+    quantizer = quantize.Quantizer(options, library)
+    (job,) = quantizer.jobs([quantize.Weight(value, (), False, False, True)])
+    grid, entry = quantizer.quantize(job, {})
     assert (entry.carried_over, entry.exact, entry.block) == (50, 50, 32)
     assert np.abs(grid.values() - packed).max() < 0.05
+
+
+def test_blocks_that_are_carried_over_need_no_text(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
+    """GPTQ asks for the inputs of the weights that it rounds, and for none where all come from the file."""
+    asked: list[set[str]] = []
+
+    def moments(names: set[str]) -> dict[str, np.ndarray]:
+        asked.append(names)
+        return {name: np.eye(64, dtype=np.float32) for name in names}
+
+    rng = np.random.default_rng(0)
+    rows = rng.normal(0, 0.2, (128, 64)).astype(np.float32)
+    write_gguf(tmp_path / "model.gguf", {"u": (rows, Kind.Q4_1)})
+    own = stored(rows, Kind.Q4_1)
+    some = np.concatenate([own[:100], rows[100:]])
+    names = PROJECTIONS[1:]
+    point = with_weights(tiny[0], dict.fromkeys(names, own.T), tmp_path / "whole")
+    part = with_weights(tiny[0], dict(zip(names, (own.T, some.T), strict=True)), tmp_path / "part")
+    options = Quantize(Weights.int4, 32, False, Embedding.none, True, Rounding.gptq)
+    for folder in (point, part):
+        model = graph.load(folder / layout.SIMPLIFIED)
+        found = [w for w in weights.find(model.graph, 0) if w.value.name in names]
+        quantizer = quantize.Quantizer(options, quantize.blocks_of(tmp_path / "model.gguf", np.float32), moments)
+        jobs = quantizer.jobs(found)
+        known = quantizer.calibrated(jobs)
+        entries = [quantizer.quantize(job, known)[1] for job in jobs]
+        assert [entry.carried_over for entry in entries] == [128, 128 if folder is point else 100]
+    (inputs,) = asked
+    assert inputs == jobs[1].inputs
+
+
+def test_gptq_from_end_to_end(tmp_path: Path) -> None:
+    """The stage reads random tokens, as this model has no tokenizer; on others its logits are closer than nearest's."""
+    size = "model.config.intermediate_size=512"  # weights of 128 KiB, which the stage quantizes
+    rows = np.random.default_rng(1).integers(0, 512, (4, 32)).tolist()
+    logits = {}
+    for rounding in Rounding:
+        folder = tmp_path / rounding.value
+        signature = build(folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"])
+        for name in (layout.SIMPLIFIED, layout.QUANTIZED):
+            runtime = OnnxRuntime(folder / name / layout.MODEL, signature, axes_bounds(signature))
+            logits[rounding, name] = runtime.session(4).step(rows)
+        entries = json.loads((folder / layout.QUANTIZED / layout.QUANTIZATION).read_text())["tensors"]
+        assert [e["form"] for e in entries].count("linear, int4 blocks of 32 with a center") == 6
+    nearest, by_gptq = (
+        np.square(logits[rounding, layout.QUANTIZED] - logits[rounding, layout.SIMPLIFIED]).mean()
+        for rounding in (Rounding.nearest, Rounding.gptq)
+    )
+    assert by_gptq < nearest * 0.8
 
 
 def test_only_gguf_files_have_blocks(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_a_first_build_that_is_killed_twice_completes(tmp_path: Path) -> None:
         ".wrapped.partial",
         "checkpoint",
         "text",
+        "calibration",
         "params.yaml",
     }
 

@@ -1,4 +1,4 @@
-"""pipeline.texts: which text the quality is measured on."""
+"""pipeline.texts: which texts a point is calibrated and measured on."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import pytest
 
 from pipeline import layout, texts
 from pipeline.errors import UserError
-from pipeline.spec import Quality
+from pipeline.texts import CALIBRATION, QUALITY
 
 
 def test_the_default_is_pythons_documentation(tmp_path: Path) -> None:
     """A long English text in a fixed order; DVC hashes the module that holds it."""
-    texts.write_link(Quality(), tmp_path)
-    text = texts.read(Quality(), tmp_path)
+    texts.write_link(None, QUALITY, tmp_path)
+    text = texts.read(None, QUALITY, tmp_path)
     assert text.startswith('The "assert" statement')
     assert len(text) > 300_000
     assert "\n\nAssignment statements\n" in text
@@ -23,11 +23,10 @@ def test_a_file_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """It is linked by its absolute path and read through the link, wherever the stage runs; a new link replaces it."""
     monkeypatch.chdir(tmp_path)
     Path("mine.txt").write_text("Größe", encoding="utf-8")
-    quality = Quality(text="mine.txt")
     for _ in range(2):
-        texts.write_link(quality, tmp_path / "point")
+        texts.write_link("mine.txt", CALIBRATION, tmp_path / "point")
     monkeypatch.chdir("/")
-    assert texts.read(quality, tmp_path / "point") == "Größe"
+    assert texts.read("mine.txt", CALIBRATION, tmp_path / "point") == "Größe"
 
 
 @pytest.mark.parametrize(
@@ -39,7 +38,7 @@ def test_what_is_no_text(tmp_path: Path, content: bytes | None, says: str) -> No
     if content is not None:
         (tmp_path / "mine.txt").write_bytes(content)
     with pytest.raises(UserError) as error:
-        texts.find(Quality(text=str(tmp_path / "mine.txt")))
+        texts.find(str(tmp_path / "mine.txt"), QUALITY)
     (problem,) = error.value.problems
     assert problem.where == "verify.quality.text"
     assert says in problem.what

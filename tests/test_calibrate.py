@@ -1,0 +1,80 @@
+"""X^T X from the graph against PyTorch's own inputs; and which tokens are read."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+from pipeline import calibrate, checkpoint, graph, layout, weights
+from pipeline.errors import UserError
+from pipeline.signature import Signature
+from pipeline.spec import Calibration, Model, section
+
+
+def inputs_of(point: Path) -> dict[str, str]:
+    """The input of each linear layer's weight: names in the graph."""
+    found = weights.find(graph.load(point / layout.SIMPLIFIED).graph, 0)
+    return {str(w.value.name): str(w.readers[0].inputs[0].name) for w in found if not w.is_table}  # type: ignore[union-attr]
+
+
+def test_moments_are_those_of_pytorch(tiny: tuple[Path, Signature]) -> None:
+    """Of all layers, over windows of several lengths."""
+    point, signature = tiny
+    windows = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
+    names = inputs_of(point)
+    found = calibrate.moments(point / layout.SIMPLIFIED, signature, set(names.values()), windows)
+    model = checkpoint.load(section(Model, point), point / layout.CHECKPOINT)
+    for layer in ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.up_proj"):
+        seen: list[torch.Tensor] = []
+        hook = model.get_submodule(layer).register_forward_pre_hook(
+            lambda _, given, seen=seen: seen.append(given[0][0])
+        )
+        with torch.inference_mode():
+            for window in windows:
+                model(torch.tensor([window]))
+        hook.remove()
+        x = torch.cat(seen)
+        assert len(x) == 11
+        np.testing.assert_allclose(found[names[f"{layer}.weight"]], (x.T @ x).numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_numbers_that_are_not_finite(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
+    """A model that overflows on the text cannot be calibrated on it, and the error says what can be done."""
+    model = graph.load(tiny[0] / layout.SIMPLIFIED)
+    name = next(name for name in model.graph.initializers if "embed" in name)
+    model.graph.initializers[name].const_value = ir.tensor(np.full((512, 64), 1e30, np.float32), name=name)
+    graph.save(model, tmp_path)
+    with pytest.raises(UserError, match="not finite"):
+        calibrate.moments(tmp_path, tiny[1], set(inputs_of(tiny[0]).values()), [[1, 2, 3]])
+
+
+def test_bf16_is_refused(tiny: tuple[Path, Signature]) -> None:
+    """The CPU cannot read a text in it."""
+    point, signature = tiny
+    outputs = tuple(replace(output, dtype="bfloat16") for output in signature.outputs)
+    with pytest.raises(UserError, match="no kernels for bf16"):
+        calibrate.moments(point / layout.SIMPLIFIED, replace(signature, outputs=outputs), set(), [])
+
+
+def test_random_tokens_without_a_tokenizer(tiny: tuple[Path, Signature]) -> None:
+    """As many as are wanted, in windows that the model takes."""
+    windows = calibrate.windows(tiny[0], Calibration(tokens=80), tiny[1])
+    assert [len(window) for window in windows] == [32, 32, 16]
+    assert 0 <= min(map(min, windows)) < max(map(max, windows)) < 512
+
+
+def test_the_end_of_the_text_is_read(speaking: Path, tiny: tuple[Path, Signature]) -> None:
+    """Each window begins with the start token; what is measured is the beginning of the text."""
+    windows = calibrate.windows(speaking, Calibration(text="", tokens=40), tiny[1])
+    assert windows == [[0, *range(60, 91)], [0, *range(91, 100)]]
+
+
+def test_a_text_without_tokens(speaking: Path, tiny: tuple[Path, Signature]) -> None:
+    """Such as a lone tab: refused under the key that it came from."""
+    (speaking / layout.CALIBRATION).write_text("\t")
+    with pytest.raises(UserError, match="no token") as error:
+        calibrate.windows(speaking, Calibration(text="", tokens=40), tiny[1])
+    assert error.value.problems[0].where == "quantize.calibration.text"
