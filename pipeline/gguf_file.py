@@ -43,11 +43,12 @@ def _value(part: Any, types: list[int]) -> Any:
     return bytes(part).decode() if types[-1] == GGUFValueType.STRING else _parse_value(part, types)
 
 
-_reader, _names = remembering(_Reader), remembering(gguf.get_tensor_name_map)
-
-
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Within, transformers loads a GGUF file this way."""
-    with replaced(gguf, GGUFReader=_reader, get_tensor_name_map=_names), replaced(loader, _gguf_parse_value=_value):
+    """Within, transformers loads a GGUF file this way, and once for all that is within; then it leaves memory."""
+    if not isinstance(gguf.GGUFReader, type):  # within already
+        yield
+        return
+    reader, names = remembering(_Reader), remembering(gguf.get_tensor_name_map)
+    with replaced(gguf, GGUFReader=reader, get_tensor_name_map=names), replaced(loader, _gguf_parse_value=_value):
         yield

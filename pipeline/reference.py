@@ -31,6 +31,15 @@ class Reference:
         model.set_attn_implementation("eager")  # the definition, and the one that every architecture has
         self.model = model
 
+    def lend(self, weights: dict[str, torch.Tensor]) -> None:
+        """Put the original's own tensors in the place of those weights of the wrapped program that are equal to them,
+        number for number, so that no second copy stays in memory."""
+        own = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, tensor in weights.items():
+            twin = own.get(name.removeprefix("model."))
+            if twin is not None and twin.dtype == tensor.dtype and torch.equal(twin, tensor):
+                weights[name] = twin
+
     def answer(self, past: list[Floats], tokens: list[int], positions: list[int]) -> Answer:
         """Run `tokens` after the cached `past` (Answer.caches of what is there); logits only at `positions` (of the new
         tokens)."""

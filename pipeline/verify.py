@@ -50,12 +50,17 @@ def artifacts(point: Path) -> list[str]:
     return [name for name in ARTIFACTS if name != layout.QUANTIZED or layout.final_model(point).name == name]
 
 
-def open_artifact(name: str, point: Path, signature: Signature, findings: list[str]) -> Runtime:
-    """Load one artifact of a point, after adding to `findings` what an inspection of its contract finds."""
+def open_artifact(
+    name: str, point: Path, signature: Signature, findings: list[str], reference: Reference | None = None
+) -> Runtime:
+    """Load one artifact of a point, after adding to `findings` what an inspection of its contract finds. The program
+    shares the reference's weights where they are equal."""
     folder = point / name
     if name == layout.WRAPPED:
         program = pt2.load(folder / layout.PROGRAM)
         findings += program_findings(program, signature)
+        if reference is not None:
+            reference.lend(program.state_dict)
         return Torch(program, signature, axes_bounds(signature))
     graph = onnx.load(folder / layout.MODEL, load_external_data=False)
     if name == layout.ENGINE:
@@ -79,7 +84,7 @@ def verify_artifact(
     results = {"contract": contract}
     runtime: Runtime | None = None
     with _recorded(contract):
-        runtime = open_artifact(name, point, signature, contract.failures)
+        runtime = open_artifact(name, point, signature, contract.failures, truth.reference)
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}

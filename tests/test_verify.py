@@ -16,6 +16,7 @@ from pipeline import checkpoint, decoder, layout, quality
 from pipeline.cases import Case
 from pipeline.compare import Result, Truth, run_case, run_greedy
 from pipeline.reference import Reference
+from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Cache, Model, Verify, section
@@ -58,6 +59,22 @@ def test_sound_artifacts_pass(tiny: tuple[Path, Signature], truth: Truth, artifa
     assert 0 < float(figures["cache_max_abs"]) < 1e-4
     assert float(figures["kl"]) < 1e-8
     assert figures["greedy_agreement"] == 1
+
+
+def test_equal_weights_are_held_once(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+    """The program reads the original's own tensors, but for the one that differs from it: that stays as it is."""
+    folder = tiny_copy()
+    path = folder / layout.WRAPPED / layout.PROGRAM
+    program = torch.export.load(path)
+    changed = "model.model.layers.1.mlp.down_proj.weight"
+    program.state_dict[changed].data[3, 5] += 0.05
+    torch.export.save(program, path)
+    runtime = open_artifact(layout.WRAPPED, folder, Signature.load(path.parent / layout.SIGNATURE), [], truth.reference)
+    assert isinstance(runtime, Torch)
+    own = {f"model.{name}": p for name, p in truth.reference.model.named_parameters(remove_duplicate=False)}
+    held = dict(runtime.module.named_parameters(remove_duplicate=False))
+    assert [name for name in held if held[name].data_ptr() != own[name].data_ptr()] == [changed]
+    assert (held[changed] - own[changed]).abs().max() > 0.04
 
 
 def frozen_batch_axis(model: onnx.ModelProto) -> None:
