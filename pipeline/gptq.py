@@ -10,14 +10,14 @@ loss of SmolLM2-135M's stand-in (benchmarks/int4_recipes.md) from 6.4 to 2.3 % o
 
 import numpy as np
 
-from pipeline.grids import Floats, Grid, closest
+from pipeline.grids import Floats, Grid, closest, nearest
 
 DAMPING = 0.01  # of the mean diagonal of H, added to it, as in the paper: channels that the text hardly uses
 AT_ONCE = 128  # channels whose errors are spread over all others in one product
 
 
 def gptq(rows: Floats, factor: Floats, block: int, bits: int, *, centered: bool) -> Grid:
-    """Rows [N, K] on grids of `bits` bits in blocks of `block` values, around 0 or around a center.
+    """Rows [N, K] on grids of `bits` bits in blocks of `block` values, around 0 or, of 4 bits, around a center.
 
     factor: [K, K], what the function `factor` makes of H.
     """
@@ -26,7 +26,7 @@ def gptq(rows: Floats, factor: Floats, block: int, bits: int, *, centered: bool)
     rest = np.array(rows.T, order="C")  # [K, N], a copy: a channel lies together
     q = np.empty((k, n), np.int8)
     scale, center = np.zeros((2, k // block, n), np.float32)
-    width = block * max(1, AT_ONCE // block)
+    width = AT_ONCE // block * block or AT_ONCE  # a block begins with all errors before it spread
     for start in range(0, k, width):
         stop = min(start + width, k)
         errors = np.empty((stop - start, n), np.float32)
@@ -35,7 +35,10 @@ def gptq(rows: Floats, factor: Floats, block: int, bits: int, *, centered: bool)
             if i % block == 0:
                 here = slice(i, i + block)
                 part = np.ascontiguousarray(rest[here].T)
-                grid = closest(part, block, bits, centered=centered, importance=importance[here])
+                if bits == 8:
+                    grid = nearest(part, block, bits)
+                else:
+                    grid = closest(part, block, bits, centered=centered, importance=importance[here])
                 scale[b] = grid.scale[:, 0]
                 center[b] = 0 if grid.center is None else grid.center[:, 0]
             levels = np.rint((rest[i] - center[b]) / scale[b]).clip(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)

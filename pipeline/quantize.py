@@ -140,16 +140,17 @@ class Quantizer:
 
     def _by_gptq(self, job: Job) -> bool:
         anew = job.carried is None or not job.carried[0].all()
-        return self._options.rounding is Rounding.gptq and job.bits == 4 and anew
+        linear = not (job.weight.is_table or job.weight.is_head)
+        return self._options.rounding is Rounding.gptq and linear and anew
 
     def _method(self, job: Job, moments: dict[str, Floats]) -> Callable[[Floats], Grid]:
         """How to round the rows that are not carried over."""
-        if job.bits == 8:
-            return partial(grids.nearest, block=job.block, bits=8)
-        centered = job.carried is not None or not self._options.symmetric
+        centered = job.bits == 4 and (job.carried is not None or not self._options.symmetric)
         if self._by_gptq(job):
             total = np.sum([moments[name] for name in job.inputs], axis=0)
-            return partial(gptq, factor=factor(total), block=job.block, bits=4, centered=centered)
+            return partial(gptq, factor=factor(total), block=job.block, bits=job.bits, centered=centered)
+        if job.bits == 8:
+            return partial(grids.nearest, block=job.block, bits=8)
         return partial(grids.closest, block=job.block, bits=4, centered=centered)
 
     def _carried(self, weight: Weight, bits: int) -> tuple[Mask, Grid] | None:

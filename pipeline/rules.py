@@ -180,10 +180,10 @@ def _weights(config: Config) -> Iterator[Problem]:
         where = "quantize.symmetric"
         what = f"{where}=false says nothing with quantize.weights={quantize.weights.value}"
         yield Problem(what, where, f"{where}=true, or precision=int4")
-    if quantize.weights is not Weights.int4 and quantize.rounding is Rounding.gptq:
+    if quantize.weights is Weights.none and quantize.rounding is Rounding.gptq:
         where = "quantize.rounding"
-        what = f"{where}=gptq says nothing with quantize.weights={quantize.weights.value}"
-        yield Problem(what, where, f"{where}=nearest, or precision=int4")
+        what = f"{where}=gptq says nothing with quantize.weights=none"
+        yield Problem(what, where, f"{where}=nearest, or precision=int8")
     if quantize.weights is Weights.none and quantize.embedding is not Embedding.none:
         where = "quantize.embedding"
         what = f"{where}={quantize.embedding.value} says nothing with quantize.weights=none"

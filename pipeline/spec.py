@@ -57,7 +57,7 @@ class Embedding(Enum):
 
 
 class Rounding(Enum):
-    """How weights become whole numbers of 4 bits."""
+    """How linear layers' weights become whole numbers."""
 
     nearest = "nearest"
     gptq = "gptq"

@@ -45,7 +45,7 @@ def test_numbers_that_are_not_finite(tiny: tuple[Path, Signature], tmp_path: Pat
     """A model that overflows on the text cannot be calibrated on it, and the error says what can be done."""
     model = graph.load(tiny[0] / layout.SIMPLIFIED)
     name = next(name for name in model.graph.initializers if "embed" in name)
-    model.graph.initializers[name].const_value = ir.tensor(np.full((512, 64), 1e30, np.float32), name=name)
+    model.graph.initializers[name].const_value = ir.tensor(np.full((512, 64), np.inf, np.float32), name=name)
     graph.save(model, tmp_path)
     with pytest.raises(UserError, match="not finite"):
         calibrate.moments(tmp_path, tiny[1], set(inputs_of(tiny[0]).values()), [[1, 2, 3]])

@@ -187,7 +187,7 @@ WRONG = [
     (["precision=int4", "quantize.block_size=0"], "quantize.block_size", "choose one of 16, 32, 64, 128, 256"),
     (["precision=int8", "quantize.block_size=48"], "quantize.block_size", "choose one of 0, 16, 32"),
     (["precision=int8", "quantize.symmetric=false"], "quantize.symmetric", "says nothing with quantize.weights=int8"),
-    (["precision=int8", "quantize.rounding=gptq"], "quantize.rounding", "says nothing with quantize.weights=int8"),
+    (["quantize.rounding=gptq"], "quantize.rounding", "says nothing with quantize.weights=none"),
     (["quantize.embedding=int8"], "quantize.embedding", "says nothing with quantize.weights=none"),
     (["verify.greedy_tokens=1025"], "verify.greedy_tokens", "cache.size=1024"),
     (["verify.quality.tokens=1"], "verify.quality.tokens", "0 to measure no quality"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.gptq import DAMPING, factor, gptq
-from pipeline.grids import Floats, closest
+from pipeline.grids import Floats, closest, nearest
 
 K, N = 256, 48
 
@@ -50,6 +50,15 @@ def test_inputs_without_correlation(centered: bool, scale: float) -> None:
     middle = 0 if grid.center is None else np.repeat(grid.center, 32, axis=1)
     np.testing.assert_array_equal(grid.q, np.rint((rows - middle) / steps).clip(-8, 7))
     assert np.square(grid.values() - rows).sum() <= np.square(want.values() - rows).sum() * 1.0001
+
+
+def test_8_bits_of_a_whole_row() -> None:
+    """One scale a row, the one that nearest takes; the outputs have less than half the error."""
+    rows, moments = numbers()
+    grid, plain = gptq(rows, factor(moments), K, 8, centered=False), nearest(rows, K, 8)
+    assert grid.center is None
+    np.testing.assert_array_equal(grid.scale, plain.scale)
+    assert loss(grid.values() - rows, moments) < loss(plain.values() - rows, moments) / 2
 
 
 def test_an_input_that_is_always_zero() -> None:
