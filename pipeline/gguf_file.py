@@ -21,22 +21,28 @@ _parse_value = loader._gguf_parse_value
 
 
 class _Reader(GGUFReader):  # type: ignore[misc]  # its package is not typed
-    """GGUFReader that reads an array of strings, the vocabulary or its merges, in one loop."""
+    """GGUFReader that reads an array of strings, such as the vocabulary, in one loop, and one of numbers at once."""
 
     def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
         kinds = self.data[orig_offs : orig_offs + 4].view("<u4")
-        if raw_type != GGUFValueType.ARRAY or kinds[0] != GGUFValueType.STRING or self.byte_order == "S":
+        number = self.gguf_scalar_to_np.get(kinds[0])
+        known = number is not None or kinds[0] == GGUFValueType.STRING
+        if raw_type != GGUFValueType.ARRAY or not known or self.byte_order == "S":
             parts: tuple[int, list[Any], list[int], list[GGUFValueType]] = super()._get_field_parts(orig_offs, raw_type)
             return parts
         data, length = self.data.view(np.ndarray), struct.Struct("<Q").unpack_from
         (count,) = length(data, orig_offs + 4)
-        strings: list[Any] = [kinds, np.array([count], np.uint64)]
+        found: list[Any] = [kinds, np.array([count], np.uint64)]
         end = orig_offs + 12
+        if number is not None:
+            values = data[end : end + count * np.dtype(number).itemsize].view(number)
+            kind = [GGUFValueType.ARRAY, *[GGUFValueType(kinds[0])] * bool(count)]
+            return 12 + values.nbytes, [*found, *values[:, None]], list(range(2, 2 + count)), kind
         for _ in range(count):
             (size,) = length(data, end)
-            strings.append(data[end + 8 : end + 8 + size])
+            found.append(data[end + 8 : end + 8 + size])
             end += 8 + size
-        return end - orig_offs, strings, list(range(2, 2 + count)), [GGUFValueType.ARRAY, GGUFValueType.STRING]
+        return end - orig_offs, found, list(range(2, 2 + count)), [GGUFValueType.ARRAY, GGUFValueType.STRING]
 
 
 def _value(part: Any, types: list[int]) -> Any:

@@ -15,6 +15,8 @@ def test_every_field_and_tensor_is_the_same(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_uint32("some.number", 7)
     writer.add_array("some.numbers", [1.5, -2.0])
+    writer.add_array("more.numbers", [3, -4, 5])
+    writer.add_array("some.flags", [True, False])
     writer.add_array("tokenizer.ggml.tokens", ["a", "", "naïve 東京", "Ġthe"])
     writer.add_string("some.text", "é")
     writer.add_tensor("weight", np.arange(64, dtype=np.float32).reshape(2, 32))
