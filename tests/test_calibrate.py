@@ -27,7 +27,8 @@ def test_moments_are_those_of_pytorch(tiny: tuple[Path, Signature]) -> None:
     names = inputs_of(point)
     found = calibrate.moments(point / layout.SIMPLIFIED, signature, set(names.values()), windows)
     model = checkpoint.load(section(Model, point), point / layout.CHECKPOINT)
-    for layer in ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj", "model.layers.1.mlp.up_proj"):
+    packed = {"model.layers.1.mlp.up_proj": "model.layers.1.mlp.gate_up_proj"}
+    for layer in ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj", *packed):
         seen: list[torch.Tensor] = []
         hook = model.get_submodule(layer).register_forward_pre_hook(
             lambda _, given, seen=seen: seen.append(given[0][0])
@@ -38,7 +39,7 @@ def test_moments_are_those_of_pytorch(tiny: tuple[Path, Signature]) -> None:
         hook.remove()
         x = torch.cat(seen)
         assert len(x) == 11
-        np.testing.assert_allclose(found[names[f"{layer}.weight"]], (x.T @ x).numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found[names[f"{packed.get(layer, layer)}.weight"]], (x.T @ x).numpy(), rtol=1e-3, atol=1e-3)
 
 
 def test_numbers_that_are_not_finite(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
