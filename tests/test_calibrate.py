@@ -39,7 +39,9 @@ def test_moments_are_those_of_pytorch(tiny: tuple[Path, Signature]) -> None:
         hook.remove()
         x = torch.cat(seen)
         assert len(x) == 11
-        np.testing.assert_allclose(found[names[f"{packed.get(layer, layer)}.weight"]], (x.T @ x).numpy(), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(
+            found[names[f"{packed.get(layer, layer)}.weight"]], (x.T @ x).numpy(), rtol=1e-3, atol=1e-3
+        )
 
 
 def test_numbers_that_are_not_finite(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
