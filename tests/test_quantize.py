@@ -296,9 +296,9 @@ def test_blocks_that_are_carried_over_need_no_text(tiny: tuple[Path, Signature],
         jobs = quantizer.jobs(found)
         known = quantizer.calibrated(jobs)
         entries = [quantizer.quantize(job, known)[1] for job in jobs]
-        assert [entry.carried_over for entry in entries] == [128, 128 if folder is point else 100]
+        assert sorted(entry.carried_over for entry in entries) == [128 if folder is point else 100, 128]
     (inputs,) = asked
-    assert inputs == jobs[1].inputs
+    assert inputs == jobs[0].inputs | jobs[1].inputs
 
 
 def test_gptq_from_end_to_end(tmp_path: Path) -> None:
