@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -32,6 +33,7 @@ def pytest_configure() -> None:
     if worker is not None:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        torch.set_num_threads(1)  # it counted the cores when it was imported
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
