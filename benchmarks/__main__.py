@@ -15,6 +15,7 @@ from benchmarks import convert, machine, plots, points, report, text
 from benchmarks.cases import SETS, Case, interleaved, warmup
 from benchmarks.fleet import Worker
 from benchmarks.systems import OURS, PEERS, System, chosen, engine
+from pipeline.cores import cores
 
 HERE = Path(__file__).parent
 SCRATCH = Path(".bench")
@@ -170,7 +171,7 @@ def main() -> None:
     tokens = SCRATCH / text.FILE
     if not tokens.exists():
         text.write_tokens(source, tokens)
-    threads = machine.threads()
+    threads = cores()  # every system gets as many
     bandwidth, method = machine.bandwidth(threads)
     print(f"memory read bandwidth: {bandwidth / 1e9:.1f} GB/s ({method}, {threads} threads)")
     bench = Bench(systems, tokens, threads)

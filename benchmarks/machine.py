@@ -1,19 +1,12 @@
-"""What the machine can do: cores, and how fast it reads memory."""
+"""What the machine can do: how fast it reads memory."""
 
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import psutil
 
 BYTES = 2**30
-
-
-def threads() -> int:
-    """Physical cores that this process may use: the number that every system gets."""
-    allowed = len(psutil.Process().cpu_affinity())
-    return min(psutil.cpu_count(logical=False) or allowed, allowed)
 
 
 def bandwidth(count: int, repeats: int = 7) -> tuple[float, str]:

@@ -72,18 +72,18 @@ def job(composed: DictConfig) -> None:
         print(error, file=sys.stderr)
 
 
-FIGURES = (  # heading, report, keys, form
-    ("size", layout.BENCH, ("model_mb",), "{:.0f} MB"),
-    ("prefill", layout.BENCH, ("prefill_s",), "{:.3f} s"),
-    ("decode", layout.BENCH, ("decode_tok_s",), "{:.1f} tok/s"),
-    ("perplexity", layout.ACCURACY, (layout.ENGINE, "perplexity"), "{:.3f}"),
-    ("mean KL", layout.ACCURACY, (layout.ENGINE, "mean_kl"), "{:.1e}"),
-)
+FIGURES = {  # heading: figure of bench.json, or of the engine in accuracy.json, and its form
+    "size": ("model_mb", "{:.0f} MB"),
+    "prefill": ("prefill_s", "{:.3f} s"),
+    "decode": ("decode_tok_s", "{:.1f} tok/s"),
+    "perplexity": ("perplexity", "{:.3f}"),
+    "mean KL": ("mean_kl", "{:.1e}"),
+}
 
 
 def summary(names: Iterable[str]) -> Iterator[str]:
     """A table of points, out of their reports: what each engine weighs, how quick and how good it is."""
-    rows = [["point", "", *(heading for heading, *_ in FIGURES)], *map(_row, names)]
+    rows = [["point", "", *FIGURES], *map(_row, names)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -92,13 +92,8 @@ def summary(names: Iterable[str]) -> Iterator[str]:
 def _row(name: str) -> list[str]:
     if _unfinished(name).exists():
         return [name, "FAILED", *["-"] * len(FIGURES)]  # what reports there are may be of an earlier build
-    cells = []
-    for _, file, keys, form in FIGURES:
-        value: Any = _report(name, file)
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        cells.append("-" if value is None else form.format(value))
-    return [name, "verified", *cells]
+    found = _report(name, layout.BENCH) | _report(name, layout.ACCURACY).get(layout.ENGINE, {})
+    return [name, "verified", *(form.format(found[key]) if key in found else "-" for key, form in FIGURES.values())]
 
 
 def _report(name: str, file: str) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from pipeline.spec import Calibration
 
 WINDOW = 512  # tokens that are read from an empty cache at a time, where the model takes so many
 FIX = "quantize.rounding=nearest, which reads no text, or precision.compute=fp32"
-LETTERS = 64  # characters of a text that are read for each token wanted; English takes 3 to 5
 
 
 def windows(point: Path, options: Calibration, signature: Signature) -> list[list[int]]:
@@ -35,7 +34,7 @@ def windows(point: Path, options: Calibration, signature: Signature) -> list[lis
     if tokenizer is None:
         vocab = int(signature.logits.shape[2])
         return tokens.cut([], np.random.default_rng(0).integers(0, vocab, options.tokens).tolist(), width)
-    text = texts.read(options.text, texts.CALIBRATION, point)[-LETTERS * options.tokens :]
+    text = texts.read(options.text, texts.CALIBRATION, point)[-texts.LETTERS * options.tokens :]
     start, found = tokens.split(tokenizer, text)
     if not found:
         raise UserError(Problem("the text has no token", texts.CALIBRATION.key, "give a text that has some"))
@@ -51,15 +50,13 @@ def moments(model: Path, signature: Signature, names: set[str], read: list[list[
     if signature.logits.dtype == "bfloat16":
         what = "the text is read in ONNX Runtime on the CPU, which has no kernels for bf16"
         raise UserError(Problem(what, "quantize.rounding", FIX))
-    inference = _observing(model, sorted(names))
+    order = sorted(names)
+    inference = _observing(model, order)
     sums: dict[str, Floats] = {}
     for window in tqdm(read, desc="calibration", unit="window", leave=False):
-        for name, value in zip(sorted(names), inference.run(None, _feeds(signature, window)), strict=True):
+        for name, value in zip(order, inference.run(None, _feeds(signature, window)), strict=True):
             x = value.reshape(-1, value.shape[-1]).astype(np.float32, copy=False)
-            if name in sums:
-                sums[name] += x.T @ x
-            else:
-                sums[name] = x.T @ x
+            sums[name] = x.T @ x + sums.get(name, 0)
     for name, total in sums.items():
         if not np.isfinite(total).all():
             what = f"{name}, which goes into a linear layer, is not finite on the calibration text"

@@ -25,7 +25,6 @@ from pipeline.spec import Quality
 from pipeline.tokens import cut, load_tokenizer, split
 
 CHUNK = 2**24  # logits of each model that are held at once, 64 MiB: 32 positions of 8 rows at 49,152 tokens
-LETTERS = 64  # characters of a text that are read for each token wanted; English takes 3 to 5
 
 
 @dataclass
@@ -117,7 +116,7 @@ def windows(point: Path, quality: Quality, vocab: int, seed: int) -> list[list[i
     if tokenizer is None:
         tokens = np.random.default_rng(seed).integers(0, vocab, quality.tokens).tolist()
     else:
-        text = texts.read(quality.text, texts.QUALITY, point)[: LETTERS * quality.tokens]
+        text = texts.read(quality.text, texts.QUALITY, point)[: texts.LETTERS * quality.tokens]
         start, tokens = split(tokenizer, text)
     tokens = tokens[: quality.tokens]
     found = [window for window in cut(start, tokens, quality.window) if len(window) > 1]

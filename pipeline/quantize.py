@@ -84,7 +84,9 @@ class Quantizer:
         """What is to be done, in the weights' order."""
         jobs = []
         for weight in found:
-            jobs += [job] if (job := self._job(weight)) is not None else []
+            job = self._job(weight)
+            if job is not None:
+                jobs.append(job)
             weight.release()
         return jobs
 

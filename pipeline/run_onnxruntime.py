@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
-import psutil
 
 from pipeline import pages
+from pipeline.cores import cores
 from pipeline.layout import DATA
 from pipeline.session import Array, Bounds, Runtime, Session
 from pipeline.signature import LOGITS, Signature
@@ -47,12 +47,6 @@ class OnnxRuntime(Runtime):
 
     def session(self, batch: int) -> "OnnxRuntimeSession":
         return OnnxRuntimeSession(self, batch)
-
-
-def cores() -> int:
-    """Physical cores that this process may use; ONNX Runtime by itself takes those of the whole machine."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, psutil.cpu_count(logical=False) or allowed)
 
 
 class OnnxRuntimeSession(Session):

@@ -12,6 +12,7 @@ from pipeline import layout
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing
 
+LETTERS = 64  # characters of a text that are read for each token wanted; English takes 3 to 5
 DEFAULT = "pydoc_data.topics"  # what help() shows: 465,000 characters of English about Python in 3.11
 
 

@@ -92,8 +92,9 @@ def verify_artifact(
     gates = gates_of(name, point, options)
     for case in cases:
         runs[case.name] = partial(run_case, case, runtime, truth, *gates)
-    for label, (batch, count) in greedy_batches(prompts, runtime, options.greedy_tokens, options.greedy_tokens).items():
-        runs[label] = partial(run_greedy, batch, count, runtime, truth, *gates, options.quality.repetition)
+    new = options.greedy_tokens
+    for label, batch in greedy_batches(prompts, runtime, new).items():
+        runs[label] = partial(run_greedy, batch, new, runtime, truth, *gates, options.quality.repetition)
     if name == layout.ENGINE and options.quality.tokens:
         carried = quality.carried_over(point)
         runs["quality"] = partial(quality.measure, runtime, truth.reference, windows, options.quality, carried)
@@ -108,20 +109,13 @@ def verify_artifact(
     return results
 
 
-def greedy_batches(
-    prompts: list[list[int]], runtime: Runtime, count: int, alone: int
-) -> dict[str, tuple[list[list[int]], int]]:
-    """Each prompt by itself, and as many together as a batch takes, cut to what the engine and the cache hold; and how
-    many tokens each batch generates: `count`, or `alone` for a prompt by itself that generates `count` in the batch.
-    """
+def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> dict[str, list[list[int]]]:
+    """Each prompt by itself, and as many together as a batch takes, cut to what leaves room for `count` new tokens."""
     most = largest(runtime.bounds)
     longest = min(most["sequence"], runtime.signature.cache_size - count + 1)
     fitting = [prompt[:longest] for prompt in prompts]
-    together = fitting[: most["batch"]]
-    batches = {}
-    for i, prompt in enumerate(fitting):
-        batches[f"greedy {i}"] = [prompt], min(count, alone) if i < len(together) > 1 else count
-    return batches | {"greedy ragged batch": (together, count)}
+    alone = {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)}
+    return alone | {"greedy ragged batch": fitting[: most["batch"]]}
 
 
 @contextmanager

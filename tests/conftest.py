@@ -22,7 +22,6 @@ from tests.points import build
 settings.register_profile("kvforge", settings.default, deadline=None)
 settings.load_profile("kvforge")
 
-
 FIRST = ("test_smollm2", "test_dvc", "test_sweep", "test_resilience")  # files that take minutes
 
 

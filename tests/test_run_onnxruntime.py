@@ -1,13 +1,12 @@
 """The cache is written in place: one buffer on both sides, and nothing that ONNX Runtime would copy."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pipeline import layout
-from pipeline.run_onnxruntime import OnnxRuntime, cores
+from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.session import axes_bounds
 from pipeline.signature import Signature
 
@@ -43,14 +42,3 @@ def test_every_optimization_level_gives_the_same(tiny: tuple[Path, Signature], o
         session = runtime.session(2)
         results.append([session.step(tokens) for tokens in steps])
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
-
-
-def test_threads_follow_the_cores_that_are_allowed() -> None:
-    """A process that may use one core gets one thread, whatever the machine has."""
-    allowed = sorted(os.sched_getaffinity(0))
-    assert 1 <= cores() <= len(allowed)
-    try:
-        os.sched_setaffinity(0, allowed[:1])
-        assert cores() == 1
-    finally:
-        os.sched_setaffinity(0, allowed)

@@ -111,7 +111,6 @@ def _with_all_logits(folder: Path) -> None:
     for node in pruning:
         model.graph.node.remove(node)
     del model.graph.value_info[:]
-    next(out for out in model.graph.output if out.name == "logits").type.tensor_type.shape.dim[
-        1
-    ].dim_param = "sequence_length"
+    logits = next(out for out in model.graph.output if out.name == "logits")
+    logits.type.tensor_type.shape.dim[1].dim_param = "sequence_length"
     onnx.save(model, folder / ALL_LOGITS)

@@ -28,9 +28,8 @@ class System(Peer):
     def build(checkpoint: Path, folder: Path, options: dict[str, Any]) -> None:
         from mobius import CausalLMTask, build, build_from_gguf
 
-        if (
-            options["precision"] == "int4"
-        ):  # the file's own 4 bits, its offsets rounded to whole steps; the head in fp32
+        # int4: the file's own 4 bits, its offsets rounded to whole steps; the head in fp32
+        if options["precision"] == "int4":
             static = {"static_cache": True, "max_seq_len": CACHE}
             package = build_from_gguf(gguf(), keep_quantized=True, execution_provider="cpu", **static)
         else:
