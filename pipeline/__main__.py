@@ -82,18 +82,29 @@ FIGURES = {  # heading: figure of bench.json, or of the engine in accuracy.json,
 
 
 def summary(names: Iterable[str]) -> Iterator[str]:
-    """A table of points, out of their reports: what each engine weighs, how quick and how good it is."""
+    """A table of points, out of their reports: what each engine weighs, how quick and how good it is; below it, what
+    could not be run on this machine."""
+    names = list(names)
     rows = [["point", "", *FIGURES], *map(_row, names)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for name in names:
+        for artifact, reason in _skipped(name).items():
+            yield f"{name}: {artifact} was not run: {reason}"
 
 
 def _row(name: str) -> list[str]:
     if _unfinished(name).exists():
         return [name, "FAILED", *["-"] * len(FIGURES)]  # what reports there are may be of an earlier build
     found = _report(name, layout.BENCH) | _report(name, layout.ACCURACY).get(layout.ENGINE, {})
-    return [name, "verified", *(form.format(found[key]) if key in found else "-" for key, form in FIGURES.values())]
+    state = "not run" if layout.ENGINE in _skipped(name) else "verified"
+    return [name, state, *(form.format(found[key]) if key in found else "-" for key, form in FIGURES.values())]
+
+
+def _skipped(name: str) -> dict[str, str]:
+    skipped: dict[str, str] = {} if _unfinished(name).exists() else _report(name, layout.VERIFY).get("skipped", {})
+    return skipped
 
 
 def _report(name: str, file: str) -> dict[str, Any]:

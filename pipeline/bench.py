@@ -2,6 +2,7 @@
 
 bench.json: prefill_s (seconds for bench.prompt tokens a row), decode_tok_s (new tokens a second, all rows
 together) and step_ms (one decode step), each the median of its repeats or steps; load_s, peak_mb, model_mb.
+An engine for another machine is not measured: bench.json then has the reason alone, `skipped`.
 latency.json: every decode step of the last repeat, for `dvc plots`.
 One number of one run on a busy machine says little: to compare systems, use ratios from interleaved runs.
 """
@@ -16,7 +17,7 @@ import numpy as np
 
 from pipeline import layout, stage
 from pipeline.files import write_json
-from pipeline.runtime import open_engine
+from pipeline.runtime import cannot_run, open_engine
 from pipeline.session import Runtime
 from pipeline.spec import Bench, section
 
@@ -53,6 +54,12 @@ def main() -> None:
     """Run the stage in a point's folder."""
     options = section(Bench)
     folder = Path(layout.ENGINE)
+    reason = cannot_run(folder)
+    if reason is not None:
+        write_json(Path(layout.BENCH), {"skipped": reason})
+        write_json(Path(layout.LATENCY), [])
+        print(f"not measured: {reason}")
+        return
     start = time.perf_counter()
     runtime = open_engine(folder)
     load = time.perf_counter() - start
@@ -62,7 +69,7 @@ def main() -> None:
         "prefill_s": round(median(run.prefill for run in runs), 6),
         "decode_tok_s": round(options.batch / step, 2),
         "step_ms": round(step * 1e3, 3),
-        "load_s": round(load, 3),
+        "load_s": round(load, 4),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1),
         "model_mb": round(sum(f.stat().st_size for f in folder.iterdir()) / 2**20, 1),
     }

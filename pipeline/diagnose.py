@@ -26,7 +26,7 @@ from pipeline.errors import Problem
 from pipeline.spec import Config
 
 EXPERIMENT = "experiment"  # the one group that is no section of the schema
-FREE = "model.config"  # the one key whose own keys are not in the schema
+FREE = ("model.config.", "profile.more.")  # below them keys are the user's own
 # what Hydra and OmegaConf raise for a user's mistakes: ValueError for a group's value, OSError for a file's form
 REFUSED = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
 
@@ -137,7 +137,7 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 def _apply(config: DictConfig, setting: Setting) -> Problem | None:
     """Set one key, or say why it cannot be."""
     key, value, where, plus = setting
-    free = key.startswith(f"{FREE}.")
+    free = key.startswith(FREE)
     if key not in SCHEMA and not free:
         near = _near(key)
         section = key.rpartition(".")[0]

@@ -12,6 +12,7 @@ ONNX = "onnx"
 SIMPLIFIED = "simplified"
 QUANTIZED = "quantized"
 ENGINE = "engine"
+NETWORK = "network"  # no folder: what TensorRT made of the model before it built the engine
 
 PROGRAM = "model.pt2"
 SIGNATURE = "signature.json"
@@ -19,6 +20,7 @@ MODEL = "model.onnx"
 DATA = "model.onnx.data"  # every weight of graph.INLINE_BELOW bytes and more
 CHANGES = "simplify.json"
 QUANTIZATION = "quantize.json"
+PLAN = "model.plan"  # TensorRT's engine
 ENGINE_INFO = "engine.json"
 VERIFY = "verify.json"
 ACCURACY = "accuracy.json"

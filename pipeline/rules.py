@@ -15,13 +15,14 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue
 
-from pipeline import sources, texts
+from pipeline import profiles, sources, texts
 from pipeline.errors import Problem, UserError
-from pipeline.spec import Compute, Config, Embedding, EngineKind, Model, Range, Rounding, Shapes, Source, Weights
+from pipeline.profiles import ENDS, SIDES
+from pipeline.spec import Compute, Config, Embedding, Engine, EngineKind, Model, Rounding, Source, Weights
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level of params.yaml
 OPSETS = (24, 25)  # 24 is the first with TensorScatter; what speaks against 25 stands in conf/config.yaml
-PROVIDERS = {EngineKind.onnxruntime: ("CPUExecutionProvider",)}
+PROVIDERS = ("CPUExecutionProvider",)  # of onnxruntime
 INT4_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel for 4 bits, MatMulNBits, takes
 NO_KERNELS = {("CPUExecutionProvider", Compute.bf16)}
 
@@ -46,14 +47,13 @@ class Interval:
 
 COUNT, NOT_NEGATIVE, POSITIVE = Interval(1), Interval(0), Interval(0, closed=False)
 SEED = Interval(0, 2**32 - 1)  # what both torch and numpy take
-SIDES = [(step, axis) for step in ("prefill", "decode") for axis in ("batch", "sequence")]
 RANGES = {
     **dict.fromkeys(("axes.batch", "axes.sequence", "cache.size"), COUNT),
-    **{f"profile.{step}.{axis}.{end}": COUNT for step, axis in SIDES for end in ("min", "opt", "max")},
+    **{f"profile.{step}.{axis}.{end}": COUNT for step, axis in SIDES for end in ENDS},
     **dict.fromkeys(("verify.greedy_tokens", "bench.batch", "bench.prompt", "bench.new_tokens"), COUNT),
     **dict.fromkeys(("bench.repeats", "quantize.calibration.tokens"), COUNT),
     "engine.threads": Interval(0, 1024),  # ONNX Runtime starts them all, and a million takes minutes to fail
-    **dict.fromkeys(("simplify.memory_gb", "simplify.timeout_s"), POSITIVE),
+    **dict.fromkeys(("simplify.memory_gb", "simplify.timeout_s", "engine.workspace_gb"), POSITIVE),
     **dict.fromkeys((f"verify.gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE),
     **dict.fromkeys(
         (f"verify.quantized_gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE
@@ -67,6 +67,12 @@ RANGES = {
     **dict.fromkeys(("model.seed", "verify.seed"), SEED),
 }
 
+# the keys that each kind of engine has besides `kind`
+ENGINE_KEYS = {
+    EngineKind.onnxruntime: ("provider", "lower", "int8_activations", "optimization", "threads"),
+    EngineKind.tensorrt: ("workspace_gb",),
+    EngineKind.tensorrt_rtx: ("targets", "workspace_gb"),
+}
 # the keys that each source needs, and those that it may have besides
 MODEL_KEYS = {
     Source.hub: (("id",), ("revision", "trust_remote_code")),
@@ -135,31 +141,6 @@ def _sequence(config: Config) -> Iterator[Problem]:
         )
 
 
-def _side(config: Config, step: str, axis: str) -> Iterator[Problem]:
-    """One axis of one profile: in order, and inside the declared axis."""
-    where = f"profile.{step}.{axis}"
-    shapes: Shapes = getattr(config.profile, step)
-    ends: Range = getattr(shapes, axis)
-    if not ends.min <= ends.opt <= ends.max:
-        order = f"min {ends.min}, opt {ends.opt}, max {ends.max}"
-        yield Problem(f"{where} is out of order: {order}", where, "make it min <= opt <= max")
-    most = getattr(config.axes, axis)
-    if ends.max > most:
-        yield Problem(
-            f"{where}.max={ends.max} is above axes.{axis}={most}",
-            f"{where}.max",
-            f"{where}.max={most} at most, axes.{axis}={ends.max}, or the option of profile/ that fits the axes",
-        )
-
-
-def _one_token(config: Config, axis: str) -> Iterator[Problem]:
-    """Generating for one row is in no profile but decode: it must be there."""
-    least = getattr(config.profile.decode, axis).min
-    if least > 1:
-        where = f"profile.decode.{axis}.min"
-        yield Problem(f"{where}={least} leaves out the step of one row and one token", where, f"{where}=1")
-
-
 def _precision(config: Config) -> Iterator[Problem]:
     compute, provider = config.precision.compute, config.engine.provider
     if (provider, compute) in NO_KERNELS:
@@ -184,17 +165,39 @@ def _weights(config: Config) -> Iterator[Problem]:
         where = "quantize.rounding"
         what = f"{where}=gptq says nothing with quantize.weights=none"
         yield Problem(what, where, f"{where}=nearest, or precision=int8")
+    if quantize.rounding is Rounding.gptq and config.precision.compute is Compute.bf16:
+        where = "quantize.rounding"
+        what = f"{where}=gptq reads its text in ONNX Runtime on the CPU, which has no kernels for bf16"
+        yield Problem(what, where, f"{where}=nearest, or precision.compute=fp32")
     if quantize.weights is Weights.none and quantize.embedding is not Embedding.none:
         where = "quantize.embedding"
         what = f"{where}={quantize.embedding.value} says nothing with quantize.weights=none"
         yield Problem(what, where, f"{where}=none, or precision=int8")
 
 
+def _engine(config: Config) -> Iterator[Problem]:
+    """No key that would be without effect."""
+    kind = config.engine.kind
+    for field in fields(Engine)[1:]:
+        default = [] if field.default is MISSING else field.default
+        if getattr(config.engine, field.name) != default and field.name not in ENGINE_KEYS[kind]:
+            where = f"engine.{field.name}"
+            fix = f"leave it out; {kind.value} takes {', '.join(ENGINE_KEYS[kind])}"
+            yield Problem(f"{where} says nothing with engine.kind={kind.value}", where, fix)
+
+
 def _provider(config: Config) -> Iterator[Problem]:
-    allowed = PROVIDERS[config.engine.kind]
-    if config.engine.provider not in allowed:
-        what = f"{config.engine.kind.value} has no provider {config.engine.provider} here"
-        yield Problem(what, "engine.provider", f"choose {' or '.join(allowed)}")
+    engine = config.engine
+    if engine.kind is EngineKind.onnxruntime and engine.provider not in PROVIDERS:
+        what = f"{engine.kind.value} has no provider {engine.provider} here"
+        yield Problem(what, "engine.provider", f"choose {' or '.join(PROVIDERS)}")
+
+
+def _targets(config: Config) -> Iterator[Problem]:
+    engine = config.engine
+    if engine.kind is EngineKind.tensorrt_rtx and not engine.targets:
+        fix = "give at least one, as engine.targets=[8.9]"
+        yield Problem("TensorRT-RTX needs to know the GPUs to build for", "engine.targets", fix)
 
 
 def _opset(config: Config) -> Iterator[Problem]:
@@ -259,11 +262,12 @@ RULES: tuple[Rule, ...] = (
     _name,
     _model,
     _sequence,
-    *(functools.partial(_side, step=step, axis=axis) for step, axis in SIDES),
-    *(functools.partial(_one_token, axis=axis) for axis in ("batch", "sequence")),
+    *profiles.RULES,
     _precision,
     _weights,
+    _engine,
     _provider,
+    _targets,
     _opset,
     _prompts,
     _greedy,

@@ -8,6 +8,7 @@ from pipeline.errors import Problem, UserError
 from pipeline.layout import ENGINE_INFO, MODEL
 from pipeline.session import Bounds, Runtime
 from pipeline.signature import Signature
+from pipeline.spec import EngineKind
 
 
 def profile_bounds(profiles: dict[str, Any]) -> Bounds:
@@ -16,7 +17,7 @@ def profile_bounds(profiles: dict[str, Any]) -> Bounds:
 
 
 def open_engine(folder: Path) -> Runtime:
-    """Load the engine in `folder`. Raises UserError when there is none."""
+    """Load the engine in `folder`. Raises UserError when there is none, or none that runs here."""
     if not (folder / ENGINE_INFO).exists():
         raise UserError(
             Problem(
@@ -26,6 +27,10 @@ def open_engine(folder: Path) -> Runtime:
             )
         )
     info = json.loads((folder / ENGINE_INFO).read_text())
+    if info["kind"] != EngineKind.onnxruntime.value:
+        from pipeline.tensorrt_plan import obstacle
+
+        raise UserError(obstacle(folder, info))
     from pipeline.run_onnxruntime import OnnxRuntime  # one runtime's import must not be another's need
 
     return OnnxRuntime(
@@ -35,3 +40,22 @@ def open_engine(folder: Path) -> Runtime:
         optimization=info["optimization"],
         threads=info["threads"],
     )
+
+
+def cannot_run(folder: Path) -> str | None:
+    """Why the engine in `folder` cannot run on this machine; None when it can. What is built may be for another."""
+    info = json.loads((folder / ENGINE_INFO).read_text())
+    if info["kind"] == EngineKind.onnxruntime.value:
+        return None
+    from pipeline.tensorrt_plan import obstacle
+
+    return obstacle(folder, info).what
+
+
+def cannot_parse(folder: Path) -> str | None:
+    """Why TensorRT here makes no such network of the model as the one that the plan in `folder` was built of."""
+    info = json.loads((folder / ENGINE_INFO).read_text())
+    from pipeline.tensorrt_plan import other_version
+
+    problem = other_version(folder, info)
+    return None if problem is None else problem.what

@@ -7,11 +7,10 @@ Only metadata is read and nothing imported, which keeps it at a tenth of a secon
 import os
 import platform
 import re
-import shutil
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pipeline import hardware
 from pipeline.files import write_json
 
 TARGET = Path("artifacts/toolchain.json")
@@ -23,7 +22,8 @@ PACKAGES = {  # key -> the distributions that may provide it, the first one inst
     "onnxscript": ("onnxscript",),
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "onnxsim": ("onnxsim",),
-    "tensorrt": ("tensorrt", "tensorrt-rtx"),
+    "tensorrt": ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
 }
 
 
@@ -39,15 +39,7 @@ def installed(distributions: tuple[str, ...]) -> str | None:
 
 def gpu() -> str | None:
     """Names and compute capabilities of the NVIDIA GPUs, such as "NVIDIA H200, 9.0"; None without one."""
-    if shutil.which("nvidia-smi") is None:
-        return None
-    query = ["nvidia-smi", "--query-gpu=name,compute_cap", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    names = sorted({line.strip() for line in done.stdout.splitlines()})
-    return "; ".join(names) if done.returncode == 0 and names else None
+    return "; ".join(sorted({f"{name}, {capability}" for name, capability in hardware.gpus()})) or None
 
 
 def cpu() -> str:

@@ -1,6 +1,7 @@
 """Stage verify: hold every artifact against the original model in fp32; fail when a gate is missed.
 
-verify.json: {"passed", "gates", "quantized_gates", "quality", "artifacts": {artifact: {case: figures and failures}}}.
+verify.json: {"passed", "gates", "quantized_gates", "quality", "skipped": {artifact: why it cannot run here},
+"artifacts": {artifact: {case: figures and failures}}}. What cannot run here is inspected and no more.
 accuracy.json: the worst figure of each artifact, for `dvc metrics`.
 """
 
@@ -25,14 +26,13 @@ from pipeline.files import write_json
 from pipeline.reference import Reference
 from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.run_torch import Torch
-from pipeline.runtime import open_engine
+from pipeline.runtime import cannot_parse, cannot_run, open_engine
 from pipeline.session import Runtime, axes_bounds, largest
 from pipeline.signature import Signature
 from pipeline.spec import Gates, Model, Verify, section
 from pipeline.tokens import load_tokenizer
 
-ARTIFACTS = (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.QUANTIZED, layout.ENGINE)
-BEHIND_QUANTIZE = (layout.QUANTIZED, layout.ENGINE)
+BEHIND_QUANTIZE = (layout.QUANTIZED, layout.NETWORK, layout.ENGINE)
 SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
 
@@ -46,8 +46,38 @@ def gates_of(name: str, point: Path, options: Verify) -> tuple[Gates, str]:
 
 
 def artifacts(point: Path) -> list[str]:
-    """Those that a point has: quantized/ holds a model only where weights were quantized."""
-    return [name for name in ARTIFACTS if name != layout.QUANTIZED or layout.final_model(point).name == name]
+    """Those that a point has: quantized/ holds a model only where weights were quantized; TensorRT's network, which is
+    interpreted, comes before its engine."""
+    found = [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED]
+    found += [layout.QUANTIZED] if layout.final_model(point).name == layout.QUANTIZED else []
+    found += [layout.NETWORK] if (point / layout.ENGINE / layout.PLAN).exists() else []
+    return [*found, layout.ENGINE]
+
+
+def unrunnable(point: Path, signature: Signature) -> dict[str, str]:
+    """The artifacts of a point that no case can be run of on this machine, and why."""
+    reasons = {}
+    for name in artifacts(point):
+        reason = None
+        if name == layout.ENGINE:
+            reason = cannot_run(point / name)
+        elif name == layout.NETWORK:
+            reason = cannot_parse(point / layout.ENGINE)
+        elif name != layout.WRAPPED and signature.caches[0].dtype == "bfloat16":
+            reason = "ONNX Runtime has no CPU kernels for bf16"
+        if reason is not None:
+            reasons[name] = reason
+    return reasons
+
+
+def inspect(name: str, point: Path, signature: Signature) -> dict[str, Result]:
+    """What can be said of an artifact without running it. A plan has been inspected when it was built."""
+    contract = Result()
+    if (point / name / layout.MODEL).exists():
+        with _recorded(contract):
+            graph = onnx.load(point / name / layout.MODEL, load_external_data=False)
+            contract.failures += onnx_findings(graph, signature)
+    return {"contract": contract}
 
 
 def open_artifact(
@@ -62,6 +92,10 @@ def open_artifact(
         if reference is not None:
             reference.lend(program.state_dict)
         return Torch(program, signature, axes_bounds(signature))
+    if name == layout.NETWORK:
+        from pipeline.tensorrt_interpreter import open_network  # TensorRT is not everybody's
+
+        return open_network(point, signature)
     graph = onnx.load(folder / layout.MODEL, load_external_data=False)
     if name == layout.ENGINE:
         findings += interface_findings(graph, signature)
@@ -146,7 +180,12 @@ def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Re
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
     results = {}
+    skipped = unrunnable(point, signature)
     for name in artifacts(point):
+        if name in skipped:
+            print(f"{name} is not run: {skipped[name]}")
+            results[name] = inspect(name, point, signature)
+            continue
         results[name] = verify_artifact(name, point, signature, truth, prompts, windows, options)
         gc.collect()  # a program's graph is full of cycles: its weights would stay while the next ones load
     return results
@@ -184,6 +223,7 @@ def main() -> None:
         "gates": asdict(options.gates),
         "quantized_gates": asdict(options.quantized_gates),
         "quality": asdict(options.quality),
+        "skipped": unrunnable(Path(), Signature.load(Path(layout.WRAPPED) / layout.SIGNATURE)),
         "artifacts": {a: {c: r.as_dict() for c, r in cases.items()} for a, cases in results.items()},
     }
     write_json(Path(layout.VERIFY), report)

@@ -14,8 +14,9 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from pipeline import layout
+from pipeline import layout, quantize
 from pipeline.signature import Signature
+from tests.architectures import ARCHITECTURES
 from tests.points import build
 
 # how long an example takes is the machine's affair; the rest is hypothesis' default, on CI its own for CI
@@ -45,6 +46,21 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
     """A tiny Llama with random weights, built up to its engine: its folder and its contract. Not to be changed."""
     folder = tmp_path_factory.mktemp("tiny")
     return folder, build(folder, [])
+
+
+@pytest.fixture(scope="session")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
+    """The tiny Llama in fp16, as a portable model. Not to be changed."""
+    folder = tmp_path_factory.mktemp("half")
+    return folder, build(folder, ["engine=tensorrt_rtx", "precision=fp16"], quantize)
+
+
+@pytest.fixture(scope="session")
+def window(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
+    """A tiny Gemma 2 with soft-capped scores and a sliding window in every other layer, as a portable model."""
+    folder = tmp_path_factory.mktemp("window")
+    model = {"source": "random", "architecture": "gemma2", "config": ARCHITECTURES["gemma2"], "seed": 0}
+    return folder, build(folder, [], quantize, model=model)
 
 
 @pytest.fixture

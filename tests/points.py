@@ -2,6 +2,7 @@
 
 import contextlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -33,10 +34,10 @@ def write_point(folder: Path, params: dict[str, Any]) -> None:
     texts.write_link(section(Quantize, folder).calibration.text, texts.CALIBRATION, folder)
 
 
-def build(folder: Path, overrides: list[str], **sections: dict[str, Any]) -> Signature:
-    """Build a tiny point in `folder` up to its engine; `sections` replace whole sections of its params."""
+def build(folder: Path, overrides: list[str], last: ModuleType = engine, **sections: dict[str, Any]) -> Signature:
+    """Build a tiny point in `folder` up to a stage; `sections` replace whole sections of its params."""
     write_point(folder, composed(["experiment=tiny", *overrides]) | sections)
-    for stage in STAGES:
+    for stage in STAGES[: STAGES.index(last) + 1]:
         with contextlib.chdir(folder):
             stage.main()
     return Signature.load(folder / layout.WRAPPED / layout.SIGNATURE)

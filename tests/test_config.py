@@ -57,9 +57,10 @@ def test_defaults_are_smollm2_in_fp32() -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
-    """Every option of every group gives a valid configuration; bf16 waits for an engine that has kernels for it."""
+    """Every option of every group gives a valid configuration; bf16 needs an engine that has kernels for it."""
     if (group, option) == ("precision", "bf16"):
         assert [p.where for p in problems("precision=bf16")] == ["precision.compute"]
+        config.compose(["precision=bf16", "engine=tensorrt_rtx"], CONF)
     else:
         config.compose([f"{group}={option}", *FITTING.get((group, option), [])], CONF)
 
@@ -140,7 +141,7 @@ WRONG = [
     (["quantize.calibration=text"], "quantize.calibration", "its keys one by one: text, tokens"),
     (["quantize.embedding=int4"], "quantize.embedding", "one of none, int8"),
     (["wrap.logits=first"], "wrap.logits", "one of last, all"),
-    (["engine.kind=tensorrt"], "engine.kind", "one of onnxruntime"),
+    (["engine.kind=tensort"], "engine.kind", "one of onnxruntime, tensorrt, tensorrt_rtx"),
     (["model.config=3"], "model.config", "a mapping"),
     (["wrap=all"], "wrap", "its keys one by one: logits"),
     (["profile.prefill.batch=3"], "profile.prefill.batch", "min, opt, max"),
@@ -175,6 +176,12 @@ WRONG = [
     (["bench.repeats=0"], "bench.repeats", "1 or more"),
     (["export.opset=23"], "export.opset", "choose 24 or 25"),
     (["engine.provider=CUDAExecutionProvider"], "engine.provider", "choose CPUExecutionProvider"),
+    (["engine.targets=[8.9]"], "engine.targets", "says nothing with engine.kind=onnxruntime"),
+    (["engine=tensorrt", "engine.targets=[8.9]"], "engine.targets", "tensorrt takes workspace_gb"),
+    (["engine=tensorrt_rtx", "engine.targets=[]"], "engine.targets", "as engine.targets=[8.9]"),
+    (["engine=tensorrt_rtx", "engine.targets=[ada]"], "engine.targets", "a list"),
+    (["engine=tensorrt_rtx", "engine.threads=2"], "engine.threads", "says nothing with engine.kind=tensorrt_rtx"),
+    (["engine=tensorrt_rtx", "engine.workspace_gb=0"], "engine.workspace_gb", "above 0"),
     (["point=a.b"], "point", "letters, digits, _ and -"),
     # values that do not fit together
     (["cache.size=500", "verify.quality.tokens=0"], "axes.sequence", "axes.sequence=500 at most"),
@@ -187,6 +194,11 @@ WRONG = [
     (["precision=int4", "quantize.block_size=0"], "quantize.block_size", "choose one of 16, 32, 64, 128, 256"),
     (["precision=int8", "quantize.block_size=48"], "quantize.block_size", "choose one of 0, 16, 32"),
     (["precision=int8", "quantize.symmetric=false"], "quantize.symmetric", "says nothing with quantize.weights=int8"),
+    (
+        ["engine=tensorrt_rtx", "precision=int8", "precision.compute=bf16"],
+        "quantize.rounding",
+        "no kernels for bf16",
+    ),
     (["quantize.rounding=gptq"], "quantize.rounding", "says nothing with quantize.weights=none"),
     (["quantize.embedding=int8"], "quantize.embedding", "says nothing with quantize.weights=none"),
     (["verify.greedy_tokens=1025"], "verify.greedy_tokens", "cache.size=1024"),

@@ -3,6 +3,7 @@
 `pytest -s tests/test_dvc.py` prints the table as it was measured.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,14 +13,18 @@ from typing import Any
 
 import pytest
 
+from pipeline import layout
 from tests.points import composed
-from tests.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro
+from tests.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro, run
+from tests.tensorrt import rtx
 from tests.test_dvc_yaml import params
 from tests.test_toolchain import fake_distribution
 
-# A change: an override, or one of EDITS, or ONNXRUNTIME -> the stages that run, and those that run when it is undone.
+# A change: an override, or one of EDITS or PACKAGES -> the stages that run, and those that run when it is undone.
 # The others of the first come back from the cache then. toolchain is left out: it always runs.
 ONNXRUNTIME = "another onnxruntime"
+TENSORRT = "another TensorRT-RTX"
+PACKAGES = {ONNXRUNTIME: "onnxruntime", TENSORRT: "tensorrt-rtx-cu13-bindings"}
 ALL = "compose wrap export simplify quantize engine verify bench"
 TABLE = {
     "nothing": ("", ""),
@@ -41,6 +46,8 @@ TABLE = {
     "profile.prefill.sequence.opt=8": ("compose engine verify bench", "compose"),
     "engine.threads=1": ("compose engine verify bench", "compose"),
     ONNXRUNTIME: ("quantize engine verify bench", ""),
+    # the engine of ONNX Runtime comes out as it was: nothing follows
+    TENSORRT: ("engine", ""),
     "another gate in conf/": ("compose verify", "compose"),
     "bench.repeats=3": ("compose bench", "compose"),
 }
@@ -67,9 +74,9 @@ def measure(change: str, folder: Path) -> Row:
     """Make a change in a built repository, build, undo it, build."""
     before = locked(folder)
     variables = {}
-    if change == ONNXRUNTIME:
+    if change in PACKAGES:
         packages = folder.parent / "packages"
-        fake_distribution(packages, "onnxruntime", "9.9.9")
+        fake_distribution(packages, PACKAGES[change], "9.9.9")
         variables["PYTHONPATH"] = str(packages)
     elif change in EDITS:
         edit(folder, *EDITS[change])
@@ -79,7 +86,7 @@ def measure(change: str, folder: Path) -> Row:
     if change in EDITS:
         file, old, new = EDITS[change]
         edit(folder, file, new, old)
-    elif change != ONNXRUNTIME:
+    elif change not in PACKAGES:
         override(folder)
     return Row(changed, repro(folder), before, locked(folder))
 
@@ -124,6 +131,30 @@ def test_a_stage_can_be_asked_for(tmp_path_factory: pytest.TempPathFactory) -> N
     assert of_tiny(start.engine.ran) == list(STAGES[: STAGES.index("engine") + 1])
     assert of_tiny(start.rest.ran) == ["toolchain", "verify", "bench"]
     assert start.rest.restored == []
+
+
+def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A plan is built without a GPU, the rest of the point is proven, and bench and verify say what they left out. With
+    another version of TensorRT only the engine and what follows it runs; going back restores them."""
+    rtx()
+    folder = built(tmp_path_factory.getbasetemp()).copy(tmp_path_factory.mktemp("tensorrt") / "repository")
+    override(folder, "engine=tensorrt_rtx")
+    assert of_tiny(repro(folder).ran) == ["toolchain", "compose", "engine", "verify", "bench"]
+    point = folder / "artifacts/tiny"
+    proof, speed = (json.loads((point / name).read_text()) for name in (layout.VERIFY, layout.BENCH))
+    assert proof["passed"]
+    assert set(proof["artifacts"]) == {"wrapped", "onnx", "simplified", "engine"}
+    assert speed == {"skipped": proof["skipped"]["engine"]}
+    assert (point / layout.ENGINE / layout.PLAN).stat().st_size > 10**6
+    done = run(folder, "python", "-m", "pipeline.generate", "point=tiny", "prompt=a")
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert speed["skipped"] in done.stderr
+    packages = folder.parent / "packages"
+    fake_distribution(packages, PACKAGES[TENSORRT], "9.9.9")
+    assert of_tiny(repro(folder, PYTHONPATH=str(packages)).ran) == ["toolchain", "engine", "verify", "bench"]
+    undone = repro(folder)
+    assert of_tiny(undone.ran) == ["toolchain"]
+    assert of_tiny(undone.restored) == ["engine", "verify", "bench"]
 
 
 def test_no_section_hides_a_key_from_the_run_cache() -> None:

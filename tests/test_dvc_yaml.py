@@ -42,8 +42,8 @@ KEYS = {  # imported package -> its key in toolchain.json
     "onnxruntime": "onnxruntime",
     "gguf": "gguf",
 }
-# used without an import: onnxsim is run as a command
-INDIRECT = {"simplify": {"onnxsim"}}
+# used without an import statement: onnxsim is run as a command, TensorRT is imported by name
+INDIRECT = {"simplify": {"onnxsim"}, "tensorrt_network": {"tensorrt", "tensorrt_rtx"}}
 # their version does not show in the results
 WITHOUT_KEY = {
     "huggingface_hub",

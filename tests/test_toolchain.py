@@ -52,9 +52,9 @@ def test_it_tells_the_installed_versions(tmp_path: Path) -> None:
 def test_a_package_on_pythonpath_shadows_the_installed_one(tmp_path: Path) -> None:
     """The version is that of the package that would be imported."""
     fake_distribution(tmp_path / "site", "onnxruntime", "9.9.9")
-    fake_distribution(tmp_path / "site", "tensorrt-rtx", "1.2.3")
+    fake_distribution(tmp_path / "site", "tensorrt-rtx-cu13-bindings", "1.2.3")
     written = run(tmp_path, PYTHONPATH=str(tmp_path / "site"))
-    assert (written["onnxruntime"], written["tensorrt"]) == ("9.9.9", "1.2.3")
+    assert (written["onnxruntime"], written["tensorrt_rtx"]) == ("9.9.9", "1.2.3")
 
 
 def test_equal_machines_write_equal_files(tmp_path: Path) -> None:
