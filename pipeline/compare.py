@@ -128,11 +128,13 @@ def run_case(case: Case, runtime: Runtime, truth: Truth, gates: Gates, group: st
     """
     session = runtime.session(case.batch)
     rows = [truth.row(case, r) for r in range(case.batch)]
-    for i, cache in enumerate(session.caches):
+    caches = session.fetch()
+    for i, cache in enumerate(caches):
         cache[...] = SENTINEL
         for r, row in enumerate(rows):
             if row.used:
                 cache[r, :, : row.used] = row.past(i)
+    session.store(caches)
     session.lengths[:] = case.past
     result = Result()
     _compare_logits(case, session, rows, truth.every_position, gates, group, result)
@@ -169,9 +171,10 @@ def _distance(got: Floats, want: Floats) -> dict[str, float]:
 
 def _compare_caches(case: Case, session: Session, rows: list[Row], gates: Gates, group: str, result: Result) -> None:
     worst, where, touched = 0.0, "", []
+    caches = session.fetch()
     for r, row in enumerate(rows):
         start, end = case.past[r], case.past[r] + len(row.tokens)
-        for i, (tensor, cache) in enumerate(zip(session.signature.caches, session.caches, strict=True)):
+        for i, (tensor, cache) in enumerate(zip(session.signature.caches, caches, strict=True)):
             difference = np.abs(cache[r, :, start:end].astype(np.float32) - row.answer.caches[i])
             largest = float(difference.max(initial=0.0))
             name = f"{tensor.name}, row {r}"

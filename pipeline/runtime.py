@@ -28,9 +28,9 @@ def open_engine(folder: Path) -> Runtime:
         )
     info = json.loads((folder / ENGINE_INFO).read_text())
     if info["kind"] != EngineKind.onnxruntime.value:
-        from pipeline.tensorrt_plan import obstacle
+        from pipeline.run_tensorrt import TensorRT
 
-        raise UserError(obstacle(folder, info))
+        return TensorRT(folder, info)
     from pipeline.run_onnxruntime import OnnxRuntime  # one runtime's import must not be another's need
 
     return OnnxRuntime(
@@ -49,7 +49,7 @@ def cannot_run(folder: Path) -> str | None:
         return None
     from pipeline.tensorrt_plan import obstacle
 
-    return obstacle(folder, info).what
+    return what(obstacle(folder, info))
 
 
 def cannot_parse(folder: Path) -> str | None:
@@ -57,5 +57,9 @@ def cannot_parse(folder: Path) -> str | None:
     info = json.loads((folder / ENGINE_INFO).read_text())
     from pipeline.tensorrt_plan import other_version
 
-    problem = other_version(folder, info)
+    return what(other_version(folder, info))
+
+
+def what(problem: Problem | None) -> str | None:
+    """What is wrong, if anything is."""
     return None if problem is None else problem.what

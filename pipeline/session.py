@@ -1,6 +1,6 @@
 """A model that runs, and a session over it: the static cache, how far each row has filled it, and one `step`.
 
-Every runtime (PyTorch, ONNX Runtime; TensorRT later) is a `Runtime` that makes `Session`s. What a step needs
+Every runtime (PyTorch, ONNX Runtime, TensorRT) is a `Runtime` that makes `Session`s. What a step needs
 beyond the tokens (padding, masks, positions, cache slots) is made here once for all of them, and whatever a
 step cannot do is refused here, before anything runs.
 """
@@ -33,7 +33,8 @@ class Session(ABC):
     """A static cache of `batch` rows and the model over it.
 
     `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r].
-    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the signature's order.
+    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the signature's order; where the
+    caches lie on a GPU, copies of them, which `fetch` brings up to date.
     `piece`: a step of more tokens a row is run in pieces of so many, None: in one.
     """
 
@@ -90,6 +91,14 @@ class Session(ABC):
         logits = self._run(feeds)
         self.lengths += counts
         return logits.astype(np.float32, copy=False)
+
+    def fetch(self) -> list[Array]:
+        """All caches on the host, to be read, or changed and stored; where they lie there anyway, the very arrays."""
+        return self.caches
+
+    def store(self, caches: list[Array]) -> None:
+        """Put back what `fetch` gave."""
+        self.caches = caches
 
     def check(self, counts: Sequence[int]) -> None:
         """Raise UserError when `step` could not take that many new tokens of each row."""

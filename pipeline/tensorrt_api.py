@@ -12,6 +12,7 @@ What a version can do is asked of the module by name, never looked up in a table
 import importlib
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -106,6 +107,11 @@ class TensorRT:
 def load(kind: EngineKind) -> TensorRT:
     """Import the module of an engine kind. Raises UserError when there is none, or one that cannot do the work."""
     return TensorRT(kind, _import(kind))
+
+
+def scratch(api: TensorRT, what: str) -> Path:
+    """A file that outlives processes: timings, or compiled kernels. Beside the artifacts, which must not hang on it."""
+    return Path.home() / ".cache" / "kvforge" / f"{api.trt.__name__}-{api.version}.{what}"
 
 
 def _import(kind: EngineKind) -> ModuleType:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from pipeline import hardware, layout, profiles, tensorrt_api, tensorrt_network
 from pipeline.errors import Problem, UserError
-from pipeline.files import write_json
+from pipeline.files import replacing, write_json
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile
 from pipeline.tensorrt_api import TensorRT
@@ -150,7 +150,7 @@ def _serialize(parsed: Parsed, config: Any) -> Any:
     monitor = _progress(api.trt)
     if monitor is not None:
         config.progress_monitor = monitor
-    cache = _timings(api) if api.timing_cache else None
+    cache = tensorrt_api.scratch(api, "timings") if api.timing_cache else None
     if cache is not None:
         known = cache.read_bytes() if cache.exists() else b""
         config.set_timing_cache(config.create_timing_cache(known), False)
@@ -159,8 +159,8 @@ def _serialize(parsed: Parsed, config: Any) -> Any:
     if plan is None:
         raise _failed(parsed, "engine")
     if cache is not None:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        cache.write_bytes(memoryview(config.get_timing_cache().serialize()))
+        with replacing(cache) as path:
+            path.write_bytes(memoryview(config.get_timing_cache().serialize()))
     return plan
 
 
@@ -188,11 +188,6 @@ def _described(api: TensorRT, raw: Any, signature: Signature | None = None) -> d
     """A tensor of the network; an output with the input whose memory it is."""
     row = {"name": raw.name, "dtype": api.numpy_type(raw.dtype), "shape": list(raw.shape)}
     return row if signature is None else row | {"alias": signature.aliases.get(raw.name)}
-
-
-def _timings(api: TensorRT) -> Path:
-    """Where measured tactics are kept from build to build; beside the artifacts, which must not depend on them."""
-    return Path.home() / ".cache" / "kvforge" / f"{api.trt.__name__}-{api.version}.timings"
 
 
 def _progress(trt: Any) -> Any:

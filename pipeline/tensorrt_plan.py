@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import hardware, tensorrt_api
+from pipeline.device import unreachable
 from pipeline.errors import Problem, UserError
 from pipeline.spec import EngineKind
 
 
-def obstacle(folder: Path, info: dict[str, Any]) -> Problem:
-    """Why the plan in `folder`, with the engine.json `info`, does not run here."""
+def obstacle(folder: Path, info: dict[str, Any]) -> Problem | None:
+    """Why the plan in `folder`, with the engine.json `info`, does not run here; None when it should."""
     kind = EngineKind(info["kind"])
     product = tensorrt_api.PRODUCTS[kind]
     targets = ", ".join(info["targets"])
@@ -22,8 +23,7 @@ def obstacle(folder: Path, info: dict[str, Any]) -> Problem:
         here = "; ".join(f"{name}, {capability}" for name, capability in gpus)
         what = f"the plan is for compute capability {targets}, the GPU here is {here}"
         return Problem(what, "engine.targets", f"add it to engine.targets where {product} builds for it, and {again}")
-    other = other_version(folder, info)
-    return other or Problem(f"kvforge runs no plans of {product} yet", "engine.kind", "take engine=onnxruntime_cpu")
+    return other_version(folder, info) or unreachable()
 
 
 def other_version(folder: Path, info: dict[str, Any]) -> Problem | None:

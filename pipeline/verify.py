@@ -96,6 +96,8 @@ def open_artifact(
         from pipeline.tensorrt_interpreter import open_network  # TensorRT is not everybody's
 
         return open_network(point, signature)
+    if name == layout.ENGINE and not (folder / layout.MODEL).exists():
+        return open_engine(folder)  # a plan, which says itself what it takes
     graph = onnx.load(folder / layout.MODEL, load_external_data=False)
     if name == layout.ENGINE:
         findings += interface_findings(graph, signature)

@@ -1,0 +1,197 @@
+"""python -m pipeline.doctor: what this machine can build and run, what is amiss, and the cure of each.
+
+For a server as for a notebook (`!python -m pipeline.doctor`, or `doctor.findings()`). Nothing is changed, no model or
+point is needed, and of the packages that may be missing none is imported before its turn. Exit code 1 when something is
+amiss that every build needs.
+"""
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pipeline import errors, hardware
+from pipeline.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+# Of a model in fp32, per byte of its weights: verify's memory (2.1 times for TinyLlama-1.1B), and all artifacts of a
+# point with their copies in DVC's cache (4 times).
+MEMORY, DISK = 2.1, 4.0
+INSTALL = "pip install --no-deps -r requirements.lock, which lists what was tested"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: `state` is "ok", "note" (fine, but some engines are out of reach) or "wrong"."""
+
+    state: str
+    what: str
+    cure: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.state:5}  {self.what}" + (f"\n       cure: {self.cure}" if self.cure else "")
+
+
+def findings() -> Iterator[Finding]:
+    """All of them, in the order in which they matter."""
+    for check in CHECKS:
+        try:
+            yield from check()
+        except ImportError as error:
+            yield Finding("wrong", f"{error.name} cannot be imported: {error}", INSTALL)
+
+
+def _python() -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    wanted = _project()["requires-python"]
+    here = ".".join(map(str, sys.version_info[:3]))
+    if Requirement(f"python{wanted}").specifier.contains(here):
+        yield Finding("ok", f"Python {here}")
+    else:
+        yield Finding("wrong", f"Python {here}; kvforge runs on {wanted}", "make PYTHON=python3.11")
+    on_path = shutil.which("python")
+    if on_path is None or Path(on_path).parent.resolve() != Path(sys.executable).parent.resolve():
+        what = f"`python` on PATH is {on_path or 'missing'}, this is {sys.executable}: dvc repro would run the former"
+        yield Finding(
+            "note", what, f"export PATH={Path(sys.executable).parent}:$PATH (python -m pipeline does it itself)"
+        )
+
+
+def _packages() -> Iterator[Finding]:
+    """Each requirement of pyproject.toml against what is installed, and pairs that do not go together."""
+    from packaging.requirements import Requirement
+
+    wrong = False
+    for text in _project()["dependencies"]:
+        requirement = Requirement(text)
+        has = _version(requirement.name)
+        if has is None or not requirement.specifier.contains(has, prereleases=True):
+            wrong = True
+            what = f"{requirement.name} {has or 'is missing'}; kvforge needs {requirement.specifier}"
+            yield Finding("wrong", what, INSTALL)
+    if not wrong:
+        yield Finding("ok", f"{len(_project()['dependencies'])} packages that every build needs")
+    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+        what = "onnxruntime and onnxruntime-gpu are both installed: they overwrite each other's files"
+        yield Finding("wrong", what, "pip uninstall onnxruntime onnxruntime-gpu, then install the one you want")
+
+
+def _gpu() -> Iterator[Finding]:
+    gpus = hardware.gpus()
+    for name, capability in gpus:
+        yield Finding("ok", f"GPU {name}, compute capability {capability}")
+    if not gpus:
+        yield Finding("note", "no NVIDIA GPU, or no driver: engines for GPUs can be built, some of them, and not run")
+        return
+    cuda = hardware.cuda() or "0"
+    yield Finding("ok", f"driver {hardware.driver()}, for CUDA up to {cuda}")
+    import torch
+
+    built = torch.version.cuda
+    if built is None:
+        what, cure = (
+            f"PyTorch {torch.__version__} is built for the CPU",
+            "pip install torch==2.13.0 from PyPI, or pycuda",
+        )
+        yield Finding("note", f"{what}: plans of TensorRT need it, or pycuda, to reach the GPU", cure)
+    elif int(built.partition(".")[0]) > int(cuda.partition(".")[0]):
+        yield Finding("note", f"PyTorch is built for CUDA {built}, the driver takes {cuda}", "update the driver")
+
+
+def _onnxruntime() -> Iterator[Finding]:
+    import onnxruntime
+
+    providers = onnxruntime.get_available_providers()
+    yield Finding("ok", f"engine=onnxruntime_cpu: builds and runs (ONNX Runtime {onnxruntime.__version__})")
+    if "CUDAExecutionProvider" in providers and hardware.gpus():
+        yield Finding("ok", "engine=onnxruntime_cuda: builds and runs")
+    elif hardware.gpus():
+        cure = "pip uninstall onnxruntime; pip install kvforge[gpu]"
+        yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", cure)
+
+
+def _tensorrt() -> Iterator[Finding]:
+    from pipeline import tensorrt_api
+    from pipeline.spec import EngineKind
+
+    gpus = hardware.gpus()
+    for kind in (EngineKind.tensorrt_rtx, EngineKind.tensorrt):
+        option = f"engine={kind.value}"
+        try:
+            api = tensorrt_api.load(kind)
+        except UserError as error:
+            (problem,) = error.problems
+            yield Finding("note", f"{option}: {problem.what}", problem.fix)
+            continue
+        targets = ", ".join(api.targets) or "the GPU of this machine"
+        runs = [name for name, capability in gpus if not api.targets or capability in api.targets]
+        where = f"runs on {', '.join(runs)}" if runs else "its plans do not run here"
+        try:
+            api.builder()
+        except UserError as error:
+            yield Finding("note", f"{option}: {error.problems[0].what}", error.problems[0].fix)
+            continue
+        yield Finding("ok", f"{option}: builds for {targets} ({api.product}); {where}")
+
+
+def _room() -> Iterator[Finding]:
+    """Memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
+    import psutil
+
+    memory = psutil.virtual_memory().available
+    free = shutil.disk_usage(ROOT).free
+    for what, size, times in (("memory", memory, MEMORY), ("disk", free, DISK)):
+        billions = size / times / 4 / 1e9
+        text = f"{size / 1e9:.0f} GB of {what} free: models of up to about {billions:.1f} billion parameters in fp32"
+        state = "ok" if billions >= 0.2 else "wrong"  # less than SmolLM2-135M with some room
+        yield Finding(state, text, "" if state == "ok" else f"free some {what}, or use a larger machine")
+
+
+def _checkout() -> Iterator[Finding]:
+    if not (ROOT / ".dvc").is_dir():
+        yield Finding("wrong", f"{ROOT} is no DVC project", "work in a clone of kvforge, where .dvc/ is")
+    elif not (ROOT / ".git").exists():
+        yield Finding("wrong", f"{ROOT} is no git checkout, which DVC asks for", "git clone it, or: git init")
+    else:
+        done = subprocess.run([sys.executable, "-m", "dvc", "version"], cwd=ROOT, capture_output=True, text=True)
+        first = (done.stdout or done.stderr).strip().splitlines()[:1]
+        if done.returncode:
+            yield Finding("wrong", f"DVC does not start: {''.join(first)}", INSTALL)
+        else:
+            yield Finding("ok", "".join(first))
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    _python, _packages, _checkout, _room, _gpu, _onnxruntime, _tensorrt,
+)  # fmt: skip
+
+
+def _project() -> dict[str, Any]:
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return project
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Print all findings; exit code 1 when one is wrong."""
+    wrong = False
+    for finding in findings():
+        print(finding, flush=True)
+        wrong |= finding.state == "wrong"
+    sys.exit(int(wrong))
+
+
+if __name__ == "__main__":
+    errors.run(main)
