@@ -19,7 +19,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast bench bench-build lint format lock bench-lock clean
+.PHONY: run test test-fast gpu-check bench bench-build lint format lock bench-lock clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
@@ -30,6 +30,10 @@ test: $(STAMP) lint  ## everything, the real model included
 
 test-fast: $(STAMP) lint  ## without the real model
 	python -m pytest $(PARALLEL) -m "not slow"
+
+gpu-check: $(STAMP)  ## what needs a GPU, on a machine that has one
+	python -m pipeline.doctor
+	python -m pytest -m gpu
 
 bench: $(STAMP) $(BENCH)/.installed  ## beside its peers: make bench SYSTEMS="kvforge,llama.cpp" CASES=full
 	$(BENCH)/bin/python -m benchmarks --systems "$(SYSTEMS)" --engines "$(ENGINES)" --cases $(CASES) --rounds $(ROUNDS)

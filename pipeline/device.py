@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # numpy knows bfloat16 once it is imported
 import numpy as np
 
 from pipeline.errors import Problem, UserError
@@ -38,6 +39,10 @@ class Device(ABC):
     @abstractmethod
     def allocate(self, nbytes: int) -> Memory:
         """Zeros."""
+
+    def array(self, shape: tuple[int, ...], dtype: str) -> Memory:
+        """Zeros for an array of numpy's type."""
+        return self.allocate(math.prod(shape) * np.dtype(dtype).itemsize)
 
     @abstractmethod
     def upload(self, memory: Memory, array: Array) -> None:

@@ -3,6 +3,8 @@
 Only engine/ holds a lowered graph; the portable one stays as it is. Whatever has no counterpart stays a standard node.
 """
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 from pipeline.editor import Editor, attribute, made_by
@@ -10,19 +12,20 @@ from pipeline.lower_attention import DOMAIN, AttentionLowering
 from pipeline.lower_linear import lower_linear, lower_table
 
 
-def lower(model: ir.Model, *, int8_activations: bool) -> None:
+def lower(model: ir.Model, *, int8_activations: bool, attention: bool = True) -> None:
     """Rewrite a graph of the contract in place. `int8_activations`: products with quantized weights round their input
-    to 8 bits too."""
+    to 8 bits too; `attention`: whether to take GroupQueryAttention."""
     editor = Editor(model)
-    attention = AttentionLowering(editor)
-    for op, rewrite in (
-        ("Attention", attention.lower),
+    rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
         ("MatMul", lambda node: lower_linear(editor, node, int8_activations=int8_activations)),
         ("MatMul", lambda node: _tied_head(editor, node)),
         ("DequantizeLinear", lambda node: lower_table(editor, node)),
-    ):
+    ]
+    if attention:
+        rewrites.insert(0, ("Attention", AttentionLowering(editor).lower))
+    for op, rewrite in rewrites:
         for node in editor.nodes(op):
             rewrite(node)
     model.opset_imports[DOMAIN] = 1

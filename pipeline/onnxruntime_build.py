@@ -1,4 +1,9 @@
-"""Build the engine for ONNX Runtime: the portable graph lowered to its own operators, and engine.json."""
+"""Build the engine for ONNX Runtime: the portable graph in the form that its provider computes best, and engine.json.
+
+On the CPU it is lowered to ONNX Runtime's own operators, on CUDA too but for attention: there the standard one reads
+the used part of the cache (flash attention, 16 bits), while GroupQueryAttention's CUDA kernel knows no ragged chunks.
+For the TensorRT provider it stays standard, with masks in the place of attention's lengths.
+"""
 
 import shutil
 from dataclasses import asdict
@@ -7,20 +12,25 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime
 
-from pipeline import graph, layout
+from pipeline import graph, layout, profiles, tensorrt_graph
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_json
 from pipeline.lower import lower
-from pipeline.runtime import open_engine
+from pipeline.runtime import cannot_run, open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile
 
+CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
+
 
 def build(model: Path, engine: Engine, profile: Profile, signature: Signature, out: Path) -> None:
-    """Write model and engine.json to `out` and load them once, so that an engine which does not load fails here."""
+    """Write model and engine.json to `out` and load them once, so that an engine which does not load fails here; one
+    for a GPU is loaded only where there is one."""
     lowered = graph.load(model)
-    if engine.lower:
-        lower(lowered, int8_activations=engine.int8_activations)
+    if engine.provider == TENSORRT:
+        tensorrt_graph.prepare(lowered, lengths=False)  # its parser drops the lengths of attention
+    elif engine.lower:
+        lower(lowered, int8_activations=engine.int8_activations, attention=engine.provider == CPU)
     if any(node.op_type == "MatMulNBits" for node in lowered.graph):
         graph.save(lowered, out)
     else:  # the same bytes as before, which DVC's cache then stores once
@@ -29,6 +39,7 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
     info = {
         "kind": engine.kind.value,
         "provider": engine.provider,
+        "provider_options": shapes(profile, signature) if engine.provider == TENSORRT else {},
         "optimization": engine.optimization.value,
         "threads": engine.threads,
         "lower": engine.lower,
@@ -38,6 +49,8 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
         "signature": asdict(signature),
     }
     write_json(out / layout.ENGINE_INFO, info)
+    if cannot_run(out) is not None:
+        return
     try:
         open_engine(out)
     except UserError:
@@ -51,3 +64,16 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
                 "choose another precision or engine; the line above names the operator",
             )
         ) from error
+
+
+def shapes(profile: Profile, signature: Signature) -> dict[str, str]:
+    """Options of the TensorRT provider: one profile over all of ours, tuned for decode; "name:1x1,other:1x1" each."""
+    named = profiles.shapes(profile, signature)
+    ends = {
+        name: (min(p[name][0] for p in named.values()), tuned, max(p[name][2] for p in named.values()))
+        for name, (_, tuned, _) in named["decode"].items()
+    }
+    return {
+        f"trt_profile_{end}_shapes": ",".join(f"{n}:{'x'.join(map(str, sizes[i]))}" for n, sizes in ends.items())
+        for i, end in enumerate(("min", "opt", "max"))
+    }

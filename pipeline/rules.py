@@ -22,9 +22,9 @@ from pipeline.spec import Compute, Config, Embedding, Engine, EngineKind, Model,
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level of params.yaml
 OPSETS = (24, 25)  # 24 is the first with TensorScatter; what speaks against 25 stands in conf/config.yaml
-PROVIDERS = ("CPUExecutionProvider",)  # of onnxruntime
+PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")  # of onnxruntime
 INT4_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel for 4 bits, MatMulNBits, takes
-NO_KERNELS = {("CPUExecutionProvider", Compute.bf16)}
+NO_KERNELS = {(provider, Compute.bf16) for provider in PROVIDERS}
 
 
 @dataclass(frozen=True)
@@ -191,6 +191,9 @@ def _provider(config: Config) -> Iterator[Problem]:
     if engine.kind is EngineKind.onnxruntime and engine.provider not in PROVIDERS:
         what = f"{engine.kind.value} has no provider {engine.provider} here"
         yield Problem(what, "engine.provider", f"choose {' or '.join(PROVIDERS)}")
+    if engine.provider in PROVIDERS[1:] and config.quantize.weights is not Weights.none:
+        what = f"{engine.provider} has no kernels for kvforge's weights of {config.quantize.weights.value}"
+        yield Problem(what, "quantize.weights", "precision=fp16, engine=tensorrt_rtx or engine=onnxruntime_cpu")
 
 
 def _targets(config: Config) -> Iterator[Problem]:

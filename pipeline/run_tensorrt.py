@@ -31,8 +31,8 @@ class TensorRT(Runtime):
         self.bounds = profile_bounds(info["profiles"])  # in the order of the plan's profiles
         self.api = tensorrt_api.load(EngineKind(info["kind"]))
         self.device = open_device()
-        self._runtime = self.api.trt.Runtime(self.api.logger)
-        self.engine = self._runtime.deserialize_cuda_engine((folder / PLAN).read_bytes())
+        self._loader = self.api.trt.Runtime(self.api.logger)
+        self.engine = self._loader.deserialize_cuda_engine((folder / PLAN).read_bytes())
         if self.engine is None:
             said = " ".join(self.api.log.errors[-1:]) or "nothing"
             fix = "dvc repro builds the engine again where its inputs changed; dvc checkout restores a damaged file"
@@ -62,10 +62,10 @@ class TensorRT(Runtime):
         if hasattr(trt, "IRuntimeCache"):
             config = self.engine.create_runtime_config()
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
-            cache = config.create_runtime_cache()
-            if self._kernels.exists():
-                cache.deserialize(self._kernels.read_bytes())
-            config.set_runtime_cache(cache)
+            kernels = config.create_runtime_cache()
+            if self._kept.exists():
+                kernels.deserialize(self._kept.read_bytes())
+            config.set_runtime_cache(kernels)
         context = self.engine.create_execution_context(config) if config else self.engine.create_execution_context()
         if context is None or not context.set_optimization_profile_async(profile, self.device.stream):
             said = " ".join(self.api.log.errors[-1:]) or "nothing"
@@ -76,13 +76,15 @@ class TensorRT(Runtime):
     def keep_kernels(self, context: Any) -> None:
         """Write the kernels that a context was given or compiled where the next process finds them."""
         if hasattr(self.api.trt, "IRuntimeCache"):
-            compiled = bytes(memoryview(context.get_runtime_config().get_runtime_cache().serialize()))
-            if not self._kernels.exists() or self._kernels.stat().st_size != len(compiled):
-                with replacing(self._kernels) as path:
+            config = context.get_runtime_config()
+            kernels = config.get_runtime_cache()
+            compiled = bytes(memoryview(kernels.serialize()))
+            if not self._kept.exists() or self._kept.stat().st_size != len(compiled):
+                with replacing(self._kept) as path:
                     path.write_bytes(compiled)
 
     @property
-    def _kernels(self) -> Path:
+    def _kept(self) -> Path:
         return tensorrt_api.scratch(self.api, "kernels")
 
 
@@ -95,7 +97,7 @@ class TensorRTSession(Session):
         self._device = runtime.device
         longest = max(axes["sequence"][1] for axes in runtime.bounds.values())
         self._memory = {
-            tensor.name: self._device.allocate(tensor.nbytes(batch=batch, sequence=longest))
+            tensor.name: self._device.array(tensor.sized(batch=batch, sequence=longest), tensor.dtype)
             for tensor in (*self.signature.inputs, self.signature.logits)
         }
         self._memory |= {new: self._memory[past] for new, past in self.signature.aliases.items()}

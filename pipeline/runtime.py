@@ -39,6 +39,8 @@ def open_engine(folder: Path) -> Runtime:
         profile_bounds(info["profiles"]),
         optimization=info["optimization"],
         threads=info["threads"],
+        provider=info["provider"],
+        provider_options=info["provider_options"],
     )
 
 
@@ -46,7 +48,9 @@ def cannot_run(folder: Path) -> str | None:
     """Why the engine in `folder` cannot run on this machine; None when it can. What is built may be for another."""
     info = json.loads((folder / ENGINE_INFO).read_text())
     if info["kind"] == EngineKind.onnxruntime.value:
-        return None
+        from pipeline import run_onnxruntime
+
+        return what(run_onnxruntime.obstacle(info["provider"]))
     from pipeline.tensorrt_plan import obstacle
 
     return what(obstacle(folder, info))

@@ -4,13 +4,9 @@ The shapes and their meaning are those of the README's contract table. A dimensi
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import ml_dtypes  # noqa: F401  # numpy then knows bfloat16
-import numpy as np
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 LOGITS = "logits"
@@ -27,10 +23,6 @@ class Tensor:
     def sized(self, **axes: int) -> tuple[int, ...]:
         """The shape with numbers in the place of axes: `tensor.sized(batch=2, sequence=1)`."""
         return tuple(axes[d] if isinstance(d, str) else d for d in self.shape)
-
-    def nbytes(self, **axes: int) -> int:
-        """Bytes of it, with numbers in the place of axes."""
-        return math.prod(self.sized(**axes)) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)

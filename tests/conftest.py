@@ -14,7 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from pipeline import layout, quantize
+from pipeline import hardware, layout, quantize
 from pipeline.signature import Signature
 from tests.architectures import ARCHITECTURES
 from tests.points import build
@@ -37,7 +37,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files come first, so that no worker is left alone with one at the end."""
+    """Long files come first, so that no worker is left alone with one at the end; what needs a GPU is skipped where
+    there is none."""
+    if not hardware.gpus():
+        skipped = pytest.mark.skip(reason="needs an NVIDIA GPU and its driver; make gpu-check runs it there")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skipped)
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
