@@ -5,6 +5,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from tests.points import composed
 from tests.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro, run
 from tests.tensorrt import rtx
 from tests.test_dvc_yaml import params
-from tests.test_toolchain import fake_distribution
+from tests.test_toolchain import fake_distribution, fake_nvidia_smi
 
 # A change: an override, or one of EDITS or PACKAGES -> the stages that run, and those that run when it is undone.
 # The others of the first come back from the cache then. toolchain is left out: it always runs.
@@ -134,8 +135,9 @@ def test_a_stage_can_be_asked_for(tmp_path_factory: pytest.TempPathFactory) -> N
 
 
 def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A plan is built without a GPU, the rest of the point is proven, and bench and verify say what they left out. With
-    another version of TensorRT only the engine and what follows it runs; going back restores them."""
+    """A plan is built without a GPU, the rest of the point is proven, its network by interpretation, and bench and
+    verify say what they left out. With another profile, another version of TensorRT or another GPU only the engine and
+    what follows it runs; going back restores them."""
     rtx()
     folder = built(tmp_path_factory.getbasetemp()).copy(tmp_path_factory.mktemp("tensorrt") / "repository")
     override(folder, "engine=tensorrt_rtx")
@@ -143,7 +145,8 @@ def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFac
     point = folder / "artifacts/tiny"
     proof, speed = (json.loads((point / name).read_text()) for name in (layout.VERIFY, layout.BENCH))
     assert proof["passed"]
-    assert set(proof["artifacts"]) == {"wrapped", "onnx", "simplified", "engine"}
+    assert set(proof["artifacts"]) == {"wrapped", "onnx", "simplified", "network", "engine"}
+    assert set(proof["artifacts"]["network"]) == set(proof["artifacts"]["simplified"])  # every case
     assert speed == {"skipped": proof["skipped"]["engine"]}
     assert (point / layout.ENGINE / layout.PLAN).stat().st_size > 10**6
     done = run(folder, "python", "-m", "pipeline.generate", "point=tiny", "prompt=a")
@@ -151,10 +154,14 @@ def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFac
     assert speed["skipped"] in done.stderr
     packages = folder.parent / "packages"
     fake_distribution(packages, PACKAGES[TENSORRT], "9.9.9")
-    assert of_tiny(repro(folder, PYTHONPATH=str(packages)).ran) == ["toolchain", "engine", "verify", "bench"]
-    undone = repro(folder)
-    assert of_tiny(undone.ran) == ["toolchain"]
-    assert of_tiny(undone.restored) == ["engine", "verify", "bench"]
+    smi = fake_nvidia_smi(folder.parent / "bin", "echo 'NVIDIA H200, 9.0'")
+    for variables in ({"PYTHONPATH": str(packages)}, {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{smi}"}):
+        assert of_tiny(repro(folder, **variables).ran) == ["toolchain", "engine", "verify", "bench"]
+        undone = repro(folder)
+        assert of_tiny(undone.ran) == ["toolchain"]
+        assert of_tiny(undone.restored) == ["engine", "verify", "bench"]
+    override(folder, "engine=tensorrt_rtx", "profile.prefill.sequence.opt=8")
+    assert of_tiny(repro(folder).ran) == ["toolchain", "compose", "engine", "verify", "bench"]
 
 
 def test_no_section_hides_a_key_from_the_run_cache() -> None:

@@ -45,7 +45,7 @@ KEYS = {  # imported package -> its key in toolchain.json
 # used without an import statement: onnxsim is run as a command, TensorRT is imported by name
 INDIRECT = {"simplify": {"onnxsim"}, "tensorrt_network": {"tensorrt", "tensorrt_rtx"}}
 LENDS_MEMORY = {"device": {"torch", "pycuda"}}  # module -> packages that it computes nothing with
-# engine.json holds the version that built a plan, so another one reaches verify through engine/, and only points with one
+# engine.json holds the version that built a plan: another one reaches verify through engine/, and only where it matters
 IN_ENGINE = {"verify": {"tensorrt", "tensorrt_rtx"}}
 # their version does not show in the results
 WITHOUT_KEY = {
