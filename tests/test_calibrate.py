@@ -1,6 +1,5 @@
 """X^T X from the graph against PyTorch's own inputs; and which tokens are read."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,14 +51,6 @@ def test_numbers_that_are_not_finite(tiny: tuple[Path, Signature], tmp_path: Pat
     graph.save(model, tmp_path)
     with pytest.raises(UserError, match="not finite"):
         calibrate.moments(tmp_path, tiny[1], set(inputs_of(tiny[0]).values()), [[1, 2, 3]])
-
-
-def test_bf16_is_refused(tiny: tuple[Path, Signature]) -> None:
-    """The CPU cannot read a text in it."""
-    point, signature = tiny
-    outputs = tuple(replace(output, dtype="bfloat16") for output in signature.outputs)
-    with pytest.raises(UserError, match="no kernels for bf16"):
-        calibrate.moments(point / layout.SIMPLIFIED, replace(signature, outputs=outputs), set(), [])
 
 
 def test_random_tokens_without_a_tokenizer(tiny: tuple[Path, Signature]) -> None:
