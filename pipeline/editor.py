@@ -9,6 +9,8 @@ from onnx_ir.passes import common
 
 from pipeline.graph import add_initializer
 
+SWAP = [0, 2, 1, 3]  # [batch, sequence, heads, head_dim] <-> [batch, heads, sequence, head_dim]
+
 
 class Editor:
     """The graph of a model, and the few operations that rewriting it takes."""
@@ -72,3 +74,12 @@ def made_by(value: ir.Value | None, op: str) -> ir.Node | None:
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """An attribute's value, or what the operator takes it to be."""
     return node.attributes[name].value if name in node.attributes else default
+
+
+def dimension(value: ir.Value | None, axis: int) -> int:
+    """A dimension that the contract makes a number."""
+    assert value is not None
+    assert value.shape is not None
+    found = value.shape[axis]
+    assert isinstance(found, int), f"{value.name} has no fixed size on axis {axis}"
+    return found

@@ -13,10 +13,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from pipeline.editor import Editor, attribute, made_by
+from pipeline.editor import SWAP, Editor, attribute, dimension, made_by
 
 DOMAIN = "com.microsoft"
-SWAP = [0, 2, 1, 3]  # [batch, sequence, heads, head_dim] <-> [batch, heads, sequence, head_dim]
 MASK = 3  # input of Attention
 HEAD_DIM_STEP = 16
 
@@ -47,14 +46,14 @@ class AttentionLowering:
             return
         past_key, key = write_key.inputs[:2]
         past_value, value = write_value.inputs[:2]
-        head_dim = _size(past_key, 3)
-        if head_dim % HEAD_DIM_STEP or head_dim != _size(past_value, 3):
+        head_dim = dimension(past_key, 3)
+        if head_dim % HEAD_DIM_STEP or head_dim != dimension(past_value, 3):
             return  # it has no kernel for that
-        heads = _size(query, 1)
+        heads = dimension(query, 1)
         cos, sin, positions, interleaved = None, None, None, 0
         turn_query, turn_key = made_by(query, "RotaryEmbedding"), made_by(key, "RotaryEmbedding")
         if turn_query and turn_key and turn_query.inputs[1:] == turn_key.inputs[1:] and len(turn_query.inputs) == 3:
-            cos, sin = (self._table(angle, _size(past_key, 2)) for angle in turn_query.inputs[1:])
+            cos, sin = (self._table(angle, dimension(past_key, 2)) for angle in turn_query.inputs[1:])
         if cos and sin and turn_query and turn_key:
             query, key, positions = turn_query.inputs[0], turn_key.inputs[0], self.editor.inputs["position_ids"]
             interleaved = attribute(turn_query, "interleaved", 0)
@@ -75,7 +74,7 @@ class AttentionLowering:
             domain=DOMAIN,
             like=(None, keys, values),
             num_heads=heads,
-            kv_num_heads=_size(past_key, 1),
+            kv_num_heads=dimension(past_key, 1),
             scale=attribute(node, "scale", 0.0),
             softcap=attribute(node, "softcap", 0.0),
             do_rotary=int(cos is not None),
@@ -142,7 +141,7 @@ class AttentionLowering:
             rows = swap.inputs[0]
             split = made_by(rows, "Reshape")
             before = split.inputs[0] if split is not None else None
-            flat = [None, None, _size(value, 1) * _size(value, 3)]
+            flat = [None, None, dimension(value, 1) * dimension(value, 3)]
             if before is not None and before.shape is not None and [None, None, *before.shape[2:]] == flat:
                 return before
         else:
@@ -199,14 +198,6 @@ def _depends_on(value: ir.Value) -> set[str]:
             seen.add(node)
             left += [x for x in node.inputs if x is not None]
     return found
-
-
-def _size(value: ir.Value | None, axis: int) -> int:
-    assert value is not None
-    assert value.shape is not None
-    size = value.shape[axis]
-    assert isinstance(size, int), f"{value.name} has no fixed size on axis {axis}"
-    return size
 
 
 def _rank(value: ir.Value) -> int | None:

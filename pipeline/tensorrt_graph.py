@@ -5,6 +5,7 @@ What is rewritten, into standard operators again:
 * Attention without lengths, where TensorRT's has none (10.15, 10.16): causal by a boolean mask, made once in the graph.
 * Attention with a softcap, which the parser refuses, or with head sizes that no kernel takes: MatMul, Tanh, Softmax.
 * Rotary embeddings in products, as one operator (pipeline.tensorrt_rotary).
+* Splits of projections: of the last axis, and without sequences (pipeline.tensorrt_split).
 * Embedding of 8 bits: packed into int32, as TensorRT gathers no rows of int8.
 
 Attention itself stays wherever it can. What cannot be kept is refused, as the parser drops it without a word.
@@ -16,9 +17,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from pipeline.editor import Editor, attribute, made_by
+from pipeline.editor import Editor, attribute, dimension, made_by
 from pipeline.errors import Problem, UserError
 from pipeline.tensorrt_rotary import fuse_rotary
+from pipeline.tensorrt_split import split_plainly
 
 MASK, LENGTHS = 3, 6  # inputs of Attention: attn_mask, nonpad_kv_seqlen
 KEPT_INPUTS = {0, 1, 2, MASK, LENGTHS}
@@ -45,15 +47,14 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
         raise UserError(lost)
     rewrite = _Attentions(editor)
     for node in editor.nodes("Attention"):
-        if attribute(node, "softcap", 0.0) or any(_size(node.inputs[i], 3) % HEAD_STEP for i in (0, 2)):
+        if attribute(node, "softcap", 0.0) or any(dimension(node.inputs[i], 3) % HEAD_STEP for i in (0, 2)):
             rewrite.decompose(node)
             continue
         rewrite.scale(node)
         if not lengths:
             rewrite.mask(node)
     fuse_rotary(editor)
-    for node in editor.nodes("SplitToSequence"):
-        _split(editor, node)
+    split_plainly(editor)
     for node in editor.nodes("DequantizeLinear"):
         _gathered_rows(editor, node)
         _tied_head(editor, node)
@@ -101,7 +102,7 @@ class _Attentions:
         query = node.inputs[0]
         assert query is not None
         assert query.dtype is not None
-        factor = attribute(node, "scale", _size(query, 3) ** -0.5)
+        factor = attribute(node, "scale", dimension(query, 3) ** -0.5)
         number = self.editor.constant(f"attention.{query.dtype}.{factor:g}", np.array(factor, query.dtype.numpy()))
         scaled = self.editor.insert(node, "Mul", [query, number], like=(query,))
         node.replace_input_with(0, scaled.outputs[0])
@@ -114,7 +115,7 @@ class _Attentions:
         assert keys is not None
         assert values is not None
         assert query.dtype is not None
-        heads, shared = _size(query, 1), _size(keys, 1)
+        heads, shared = dimension(query, 1), dimension(keys, 1)
         kind = query.dtype.numpy()
 
         def insert(op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
@@ -126,10 +127,10 @@ class _Attentions:
         def shape(*sizes: int) -> ir.Value:
             return self.editor.constant(f"attention.shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
 
-        scale = attribute(node, "scale", _size(query, 3) ** -0.5)
+        scale = attribute(node, "scale", dimension(query, 3) ** -0.5)
         softcap = attribute(node, "softcap", 0.0)
         scaled = insert("Mul", query, number(scale))
-        grouped = insert("Reshape", scaled, shape(0, shared, heads // shared, -1, _size(query, 3)))
+        grouped = insert("Reshape", scaled, shape(0, shared, heads // shared, -1, dimension(query, 3)))
         turned = insert("Unsqueeze", insert("Transpose", keys, perm=[0, 1, 3, 2]), shape(2))
         scores = insert("MatMul", grouped, turned)  # [batch, kv_heads, heads of each, sequence, cache_size]
         if softcap:
@@ -138,7 +139,7 @@ class _Attentions:
         weights = insert("Softmax", insert("Where", seen, scores, number(-np.inf)), axis=-1)
         out = insert("MatMul", weights, insert("Unsqueeze", values, shape(2)))
         last = self.editor.insert(
-            node, "Reshape", [out, shape(0, heads, -1, _size(values, 3))], like=(node.outputs[0],)
+            node, "Reshape", [out, shape(0, heads, -1, dimension(values, 3))], like=(node.outputs[0],)
         )
         self.editor.replace(node.outputs[0], last.outputs[0])
 
@@ -168,28 +169,9 @@ class _Attentions:
             rows = insert("Unsqueeze", first, constant("causal.of_row", np.array([1, 2, 3], np.int64)))
             steps = insert("Unsqueeze", insert("Range", zero, size, one), constant("causal.step", np.array([1])))
             last_seen = insert("Add", rows, steps)  # [batch, 1, sequence, 1]
-            slots = constant("causal.slots", np.arange(_size(keys, 2)))
+            slots = constant("causal.slots", np.arange(dimension(keys, 2)))
             self.masks[length] = insert("LessOrEqual", slots, last_seen)
         return self.masks[length]
-
-
-def _split(editor: Editor, node: ir.Node) -> None:
-    """SplitToSequence in equal parts and a SequenceAt for each -> Split: TensorRT has no sequences (GPT-2)."""
-    value, part = node.inputs[:2]
-    readers = node.outputs[0].consumers()
-    if value is None or part is None or part.const_value is None or part.const_value.size != 1:
-        return
-    axis = attribute(node, "axis", 0)
-    width, size = _size(value, axis), int(part.const_value.numpy().item())
-    chosen = [reader.inputs[1] for reader in readers if reader.op_type == "SequenceAt"]
-    indices = [index.const_value for index in chosen if index is not None and index.const_value is not None]
-    if width % size or len(indices) != len(readers):
-        return
-    split = editor.insert(node, "Split", [value], like=(None,) * (width // size), axis=axis, num_outputs=width // size)
-    for reader, index in zip(readers, indices, strict=True):
-        out, old = split.outputs[int(index.numpy().item())], reader.outputs[0]
-        out.shape, out.type = old.shape, old.type
-        editor.replace(old, out)
 
 
 def _gathered_rows(editor: Editor, node: ir.Node) -> None:
@@ -202,7 +184,7 @@ def _gathered_rows(editor: Editor, node: ir.Node) -> None:
     if rows is None or scales is None:
         return
     table, scale, ids = rows.inputs[0], scales.inputs[0], rows.inputs[1]
-    width, blocks = _size(table, 1), _size(scale, 1)
+    width, blocks = dimension(table, 1), dimension(scale, 1)
     assert table is not None
     assert scale is not None
     if table.const_value is None or width % 4:
@@ -260,12 +242,3 @@ def _is_column(scale: ir.Value) -> bool:
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _size(value: ir.Value | None, axis: int) -> int:
-    """A dimension that the contract makes a number."""
-    assert value is not None
-    assert value.shape is not None
-    size = value.shape[axis]
-    assert isinstance(size, int)
-    return size
