@@ -1,18 +1,23 @@
-"""Weights as whole numbers: rounding rows to grids of 4 or 8 bits, and how good a grid is.
+"""Weights of few bits: rounding rows to grids of 4 or 8 bits, and how good a grid is.
 
 A weight is looked at as rows [N, K], one per output channel. A row is cut into blocks of B values along the input
-axis K; a block's values are w = scale * q + center with q a whole number of `bits` bits, -8..7 or -128..127.
+axis K; a block's values are w = scale * q + center with q a whole number of `bits` bits, -8..7 or -128..127, or a small
+float: of 8 bits (e4m3, up to 448), or of 4 (e2m1, up to 6) with scales that are floats of 8 bits themselves.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
-Ints = npt.NDArray[np.int8]
+Numbers = npt.NDArray[Any]  # int8, or one of FLOAT8, FLOAT4
+FLOAT8, FLOAT4 = np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float4_e2m1fn)
+LARGEST, SMALLEST = {FLOAT8: 448.0, FLOAT4: 6.0}, 2.0**-9  # of FLOAT8, above 0
 SPANS = (0.8, 0.9, 1.0)  # of a block's range, that a grid is first tried with
 FITS = 3  # times that it is fitted then; 12 spans instead of these 3: 7.3 % instead of 7.4, four times slower
 CHUNK = 2**20  # values that are searched at once: the temporary arrays stay below 100 MB and within reach of caches
@@ -20,9 +25,9 @@ CHUNK = 2**20  # values that are searched at once: the temporary arrays stay bel
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows on their grid. q: int8 [N, K]; scale: fp32 [N, K/B]; center: the same, or None where all are 0."""
+    """Rows on their grid. q: [N, K]; scale: fp32 [N, K/B]; center: the same, or None where all are 0."""
 
-    q: Ints
+    q: Numbers
     scale: Floats
     center: Floats | None
     bits: int
@@ -35,19 +40,32 @@ class Grid:
     def values(self) -> Floats:
         """The numbers that the rows have on the grid, fp32 [N, K]."""
         n, k = self.q.shape
-        blocks = self.scale[:, :, None] * self.q.reshape(n, -1, self.block)
+        blocks = self.scale[:, :, None] * self.q.reshape(n, -1, self.block).astype(np.float32)
         if self.center is not None:
             blocks = blocks + self.center[:, :, None]
         return blocks.reshape(n, k).astype(np.float32, copy=False)
+
+    @property
+    def kind(self) -> str:
+        """The type of the numbers: "int4", "int8" or a float's."""
+        return f"int{self.bits}" if self.q.dtype == np.int8 else str(self.q.dtype)
 
     def part(self, rows: slice) -> "Grid":
         """Some of the rows."""
         return Grid(self.q[rows], self.scale[rows], None if self.center is None else self.center[rows], self.bits)
 
     def rounded(self, dtype: npt.DTypeLike) -> "Grid":
-        """The grid with scales and centers as `dtype` holds them."""
+        """The grid with scales and centers as `dtype` holds them; scales of FLOAT4 as `levels` makes them."""
+        if self.q.dtype == FLOAT4:
+            steps, unit = self.levels()
+            return Grid(self.q, steps.astype(np.float32) * np.float32(unit), None, self.bits)
         center = None if self.center is None else self.center.astype(dtype).astype(np.float32)
         return Grid(self.q, self.scale.astype(dtype).astype(np.float32), center, self.bits)
+
+    def levels(self) -> tuple[Numbers, float]:
+        """Scales as floats of 8 bits [N, K/B] and their unit, a power of two, which any type holds."""
+        unit = 2.0 ** math.ceil(math.log2(float(self.scale.max()) / LARGEST[FLOAT8]))
+        return np.maximum(self.scale / np.float32(unit), np.float32(SMALLEST)).astype(FLOAT8), unit
 
 
 def join(grids: list[Grid]) -> Grid:
@@ -87,6 +105,19 @@ def nearest(rows: Floats, block: int, bits: int) -> Grid:
     scale = _usable(np.abs(blocks).max(axis=2) / np.float32(last))
     q = np.rint(blocks / scale[:, :, None]).astype(np.int8)
     return Grid(q.reshape(rows.shape), scale, None, bits)
+
+
+def nearest_float(rows: Floats, block: int, dtype: np.dtype[Any]) -> Grid:
+    """The same on small floats, FLOAT8 or FLOAT4: scale = max|w| / the type's largest number. Scales of FLOAT4 are
+    rounded themselves first."""
+    blocks = rows.reshape(len(rows), -1, block)
+    scale = _usable(np.abs(blocks).max(axis=2) / np.float32(LARGEST[dtype]))
+    bits = 8 if dtype == FLOAT8 else 4
+    grid = Grid(np.empty(rows.shape, dtype), scale, None, bits)
+    if dtype == FLOAT4:
+        grid = grid.rounded(np.float32)
+    q = (blocks / grid.scale[:, :, None]).clip(-LARGEST[dtype], LARGEST[dtype]).astype(dtype)
+    return Grid(q.reshape(rows.shape), grid.scale, None, bits)
 
 
 def closest(rows: Floats, block: int, bits: int, *, centered: bool, importance: Floats | None = None) -> Grid:

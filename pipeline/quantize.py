@@ -23,12 +23,13 @@ from pipeline import graph, grids, layout, stage, weights
 from pipeline.files import replacing_folder, write_json
 from pipeline.gguf_blocks import BLOCK, Library, is_gguf
 from pipeline.gptq import factor, gptq
-from pipeline.grids import Floats, Grid
+from pipeline.grids import FLOAT4, FLOAT8, Floats, Grid
 from pipeline.signature import Signature
 from pipeline.spec import Calibration, Embedding, Quantize, Rounding, section
 from pipeline.spec import Weights as Kind
 from pipeline.weights import Weight
 
+SMALL_FLOATS = {Kind.fp8: FLOAT8, Kind.nvfp4: FLOAT4}
 Array = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
@@ -57,6 +58,7 @@ class Job:
     bits: int
     block: int
     carried: tuple[Mask, Grid] | None
+    dtype: np.dtype[Any] | None = None  # of small floats; None for whole numbers
 
     @property
     def inputs(self) -> set[str]:
@@ -107,7 +109,8 @@ class Quantizer:
                 grid = grids.merge(found, grid, grids.by_chunks(rows[~found], method))
         grid = grid.rounded(tensor.dtype.numpy())
         rms, exact = _difference(rows, grid, found)
-        size = grid.q.size * grid.bits // 8 + grid.scale.size * tensor.dtype.itemsize * (1 + (grid.center is not None))
+        per_block = 1 if grid.q.dtype == FLOAT4 else tensor.dtype.itemsize * (1 + (grid.center is not None))
+        size = grid.q.size * grid.bits // 8 + grid.scale.size * per_block
         entry = Entry(
             name=str(job.weight.value.name),
             form=_form(job.weight, grid),
@@ -122,23 +125,28 @@ class Quantizer:
         )
         return grid, entry
 
-    def _bits(self, weight: Weight) -> int | None:
-        """4 or 8, or None for a weight that stays as it is."""
+    def _kind(self, weight: Weight) -> Kind:
+        """What its numbers become."""
         if weight.is_table or weight.is_head:
-            return {Embedding.none: None, Embedding.int8: 8}[self._options.embedding]
-        return {Kind.none: None, Kind.int8: 8, Kind.int4: 4}[self._options.weights]
+            return {Embedding.none: Kind.none, Embedding.int8: Kind.int8}[self._options.embedding]
+        return self._options.weights
 
     def _job(self, weight: Weight) -> Job | None:
-        bits, k = self._bits(weight), weight.width
-        if bits is None:
+        kind, k = self._kind(weight), weight.width
+        if kind is Kind.none:
             return None
+        if kind in SMALL_FLOATS:
+            block = k if kind is Kind.fp8 else self._options.block_size
+            bits = 8 if kind is Kind.fp8 else 4
+            return Job(weight, bits, block, None, SMALL_FLOATS[kind]) if k % block == 0 else None
+        bits = {Kind.int8: 8, Kind.int4: 4}[kind]
         carried = self._carried(weight, bits)
         if carried is not None:
             return Job(weight, bits, BLOCK, carried)
         by_blocks = not (weight.is_table or weight.is_head) and self._options.block_size > 0
-        block = grids.largest_block(k, self._options.block_size) if by_blocks else k
+        block_or_none = grids.largest_block(k, self._options.block_size) if by_blocks else k
         # where no divisor of k is a block: 8 bits for the whole row
-        return Job(weight, bits, block, None) if block is not None else Job(weight, 8, k, None)
+        return Job(weight, 8, k, None) if block_or_none is None else Job(weight, bits, block_or_none, None)
 
     def _by_gptq(self, job: Job) -> bool:
         anew = job.carried is None or not job.carried[0].all()
@@ -147,6 +155,8 @@ class Quantizer:
 
     def _method(self, job: Job, moments: dict[str, Floats]) -> Callable[[Floats], Grid]:
         """How to round the rows that are not carried over."""
+        if job.dtype is not None:
+            return partial(grids.nearest_float, block=job.block, dtype=job.dtype)
         centered = job.bits == 4 and (job.carried is not None or not self._options.symmetric)
         if self._by_gptq(job):
             total = np.sum([moments[name] for name in job.inputs], axis=0)
@@ -183,7 +193,7 @@ def _form(weight: Weight, grid: Grid) -> str:
     whole = grid.bits == 8 and grid.block == grid.q.shape[1]
     sharing = f"blocks of {grid.block}" if not whole else "per row" if weight.is_table else "per channel"
     center = "" if grid.center is None else " with a center"
-    return f"{'table' if weight.is_table else 'linear'}, int{grid.bits} {sharing}{center}"
+    return f"{'table' if weight.is_table else 'linear'}, {grid.kind} {sharing}{center}"
 
 
 def quantize(model: ir.Model, quantizer: Quantizer, least: int = graph.INLINE_BELOW) -> list[Entry]:

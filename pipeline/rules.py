@@ -24,6 +24,8 @@ NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level 
 OPSETS = (24, 25)  # 24 is the first with TensorScatter; what speaks against 25 stands in conf/config.yaml
 PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")  # of onnxruntime
 INT4_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel for 4 bits, MatMulNBits, takes
+FLOAT_BLOCKS = {Weights.fp8: 0, Weights.nvfp4: 16}  # the block of each small float: the channel, and NVIDIA's format
+FLOAT_TARGETS = {Weights.fp8: 8.9, Weights.nvfp4: 12.0}  # least compute capability that computes with them
 NO_KERNELS = {(provider, Compute.bf16) for provider in PROVIDERS}
 
 
@@ -153,7 +155,8 @@ def _weights(config: Config) -> Iterator[Problem]:
     """Block sizes that both formats and kernels know, and no key that would be without effect."""
     quantize = config.quantize
     size, where = quantize.block_size, "quantize.block_size"
-    allowed = INT4_BLOCKS if quantize.weights is Weights.int4 else (0, *INT4_BLOCKS)
+    small = FLOAT_BLOCKS.get(quantize.weights)
+    allowed = INT4_BLOCKS if quantize.weights is Weights.int4 else (0, *INT4_BLOCKS) if small is None else (small,)
     if quantize.weights is not Weights.none and size not in allowed:
         what = f"{where}={size} is not supported with quantize.weights={quantize.weights.value}"
         yield Problem(what, where, f"choose one of {', '.join(map(str, allowed))}")
@@ -165,6 +168,9 @@ def _weights(config: Config) -> Iterator[Problem]:
         where = "quantize.rounding"
         what = f"{where}=gptq says nothing with quantize.weights=none"
         yield Problem(what, where, f"{where}=nearest, or precision=int8")
+    if quantize.weights in FLOAT_BLOCKS and quantize.rounding is Rounding.gptq:
+        where = "quantize.rounding"
+        yield Problem(f"{where}=gptq is for whole numbers", where, f"{where}=nearest, or precision=int8")
     if quantize.rounding is Rounding.gptq and config.precision.compute is Compute.bf16:
         where = "quantize.rounding"
         what = f"{where}=gptq reads its text in ONNX Runtime on the CPU, which has no kernels for bf16"
@@ -201,6 +207,23 @@ def _targets(config: Config) -> Iterator[Problem]:
     if engine.kind is EngineKind.tensorrt_rtx and not engine.targets:
         fix = "give at least one, as engine.targets=[8.9]"
         yield Problem("TensorRT-RTX needs to know the GPUs to build for", "engine.targets", fix)
+
+
+def _small_floats(config: Config) -> Iterator[Problem]:
+    """Engines that compute with them: TensorRT's, for GPUs that are new enough."""
+    weights, engine = config.quantize.weights, config.engine
+    least = FLOAT_TARGETS.get(weights)
+    if least is None:
+        return
+    if engine.kind is EngineKind.onnxruntime:
+        what = f"ONNX Runtime has no kernels for weights of {weights.value}"
+        yield Problem(what, "quantize.weights", "engine=tensorrt_rtx, or precision=int8 or int4")
+    old = [target for target in engine.targets if target < least]
+    if old:
+        what = f"{weights.value} needs compute capability {least} or later, not {', '.join(map(str, old))}"
+        yield Problem(
+            what, "engine.targets", f"engine.targets=[{', '.join(str(t) for t in (8.9, 12.0) if t >= least)}]"
+        )
 
 
 def _opset(config: Config) -> Iterator[Problem]:
@@ -271,6 +294,7 @@ RULES: tuple[Rule, ...] = (
     _engine,
     _provider,
     _targets,
+    _small_floats,
     _opset,
     _prompts,
     _greedy,

@@ -141,7 +141,8 @@ class TensorRTSession(Session):
                 said = " ".join(self._runtime.api.log.errors[-1:]) or "nothing"
                 raise RuntimeError(f"{self._runtime.api.product} did not run the step. It says: {said}")
 
-        if known and sequence == 1:
+        capturable = getattr(context, "is_stream_capturable", None)  # of TensorRT-RTX alone
+        if known and sequence == 1 and (capturable is None or capturable(self._device.stream)):
             self._decode = self._device.captured(work)
             self._decode()
             return

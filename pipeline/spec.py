@@ -47,6 +47,8 @@ class Weights(Enum):
     none = "none"
     int8 = "int8"
     int4 = "int4"
+    fp8 = "fp8"
+    nvfp4 = "nvfp4"
 
 
 class Embedding(Enum):

@@ -109,7 +109,7 @@ def weights_bytes(proto: onnx.ModelProto) -> int:
 
 def _bytes(tensor: onnx.TensorProto) -> int:
     count = int(np.prod(tensor.dims))
-    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4):
+    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1):
         return (count + 1) // 2
     return count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
 

@@ -80,11 +80,11 @@ class Interpreter(Runtime):
 
     def _constant(self, layer: Any) -> Value:
         numbers = layer.weights
-        if not isinstance(numbers, np.ndarray):  # bf16 and int4, whose bytes Python is not shown: those of the graph
+        if not isinstance(numbers, np.ndarray):  # bf16 and fewer bits, whose bytes Python is not shown: the graph's
             parsed = self._parsed
             weight = next(weight for weight in parsed.proto.graph.initializer if weight.name == layer.name)
             numbers = onnx.numpy_helper.to_array(weight, str(parsed.folder))
-            numbers = numbers.astype(np.float32 if numbers.dtype == "bfloat16" else np.int8)
+            numbers = numbers.astype(np.int8 if numbers.dtype == "int4" else np.float32)
         return torch.from_numpy(numbers.copy()).reshape(tuple(layer.shape))
 
     def _reads(self, layer: Any) -> list[str]:

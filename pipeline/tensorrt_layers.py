@@ -15,7 +15,7 @@ from torch.nn import functional
 
 Value = torch.Tensor
 TYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "int64", "int32", "int8", "bool")}
-WIDE = {"int4": torch.int8}  # types that PyTorch holds in a wider one
+WIDE = {"int4": torch.int8, "fp8": torch.float32, "fp4": torch.float32}  # constants only: held in a wider type
 
 
 def rounded(value: Value, dtype: str) -> Value:

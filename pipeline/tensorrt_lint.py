@@ -26,6 +26,8 @@ TYPES = {  # of an ONNX tensor, in numpy's words
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.BOOL: "bool",
+    onnx.TensorProto.FLOAT8E4M3FN: "fp8",
+    onnx.TensorProto.FLOAT4E2M1: "fp4",
 }
 NUMBERS = TYPES.keys() - {onnx.TensorProto.INT64}  # types of weights; int64 are shapes and axes
 COMPUTE = ("MATRIX_MULTIPLY", "ATTENTION_INPUT", "KV_CACHE_UPDATE")

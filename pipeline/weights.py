@@ -5,7 +5,8 @@ Three forms, all in standard operators (Grid has the numbers, T is the compute t
 * linear, x @ W with W [K, N]: MatMul(x, DequantizeLinear(q)), the scale [N] of each output channel (axis 1) or
   [K/B, N] of each block (axis 0, block_size B). Grids with a center add MatMul(s, center) with s [..., K/B] the sums
   of x over each block, since x @ (scale * q + center) = x @ (scale * q) + s @ center: exact, K/B products instead of K,
-  and without zero points, which TensorRT's parser refuses in 4 bits.
+  and without zero points, which TensorRT's parser refuses in 4 bits. Small floats have the same forms; the scales of
+  floats of 4 bits are DequantizeLinear of floats of 8 bits.
 * table [V, H], gathered by token: Gather of q and of the scales, then DequantizeLinear, so only those rows are read.
 * tied head, a table that is multiplied as well: the same q and scales, dequantized whole and transposed.
 """
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from pipeline.grids import Grid
+from pipeline.grids import FLOAT4, Grid
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 SAME_TOKENS = {"Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"}  # ids stay ids
@@ -128,7 +129,8 @@ class Writer:
         dtype, (n, k) = weight.tensor.dtype, grid.q.shape
         per_channel = grid.block == k and grid.bits == 8
         scale = grid.scale[:, 0] if per_channel else grid.scale.T
-        new = [self._ints(weight, grid.q.T, grid.bits), self._floats(weight, ".scale", scale)]
+        new = [self._numbers(weight, grid, grid.q.T)]
+        new.append(self._levels(weight, grid) if grid.q.dtype == FLOAT4 else self._floats(weight, ".scale", scale))
         form = {"axis": 1} if per_channel else {"axis": 0, "block_size": grid.block}
         if grid.center is not None:
             new.append(self._floats(weight, ".center", grid.center.T))
@@ -150,7 +152,7 @@ class Writer:
         """Let the readers of a table [V, H] read its grid; returns the new initializers."""
         assert grid.center is None
         dtype = weight.tensor.dtype
-        new = [self._ints(weight, grid.q, grid.bits), self._floats(weight, ".scale", grid.scale)]
+        new = [self._numbers(weight, grid, grid.q), self._floats(weight, ".scale", grid.scale)]
         for reader in weight.readers:
             out = reader.outputs[0]
             if reader.op_type == "Gather":
@@ -187,9 +189,22 @@ class Writer:
             node.name = f"{str(old.name).rpartition('.')[0]}.{node.op_type}"
         ir.convenience.replace_nodes_and_values(self._graph, old, [old], new, old.outputs, new[-1].outputs)
 
-    def _ints(self, weight: Weight, q: np.ndarray, bits: int) -> ir.Value:
+    def _numbers(self, weight: Weight, grid: Grid, q: np.ndarray) -> ir.Value:
         array = np.ascontiguousarray(q)
-        return self._register(f"{weight.value.name}.int{bits}", array if bits == 8 else array.astype(ml_dtypes.int4))
+        return self._register(
+            f"{weight.value.name}.{grid.kind}", array.astype(ml_dtypes.int4) if grid.kind == "int4" else array
+        )
+
+    def _levels(self, weight: Weight, grid: Grid) -> ir.Value:
+        """The scales [K/B, N] of small floats, as what DequantizeLinear makes of floats of 8 bits."""
+        steps, unit = grid.levels()
+        shape = list(steps.T.shape)
+        stored = self._register(f"{weight.value.name}.scale", np.ascontiguousarray(steps.T))
+        one = self._floats(weight, ".scale.unit", np.array(unit))
+        node = _node("DequantizeLinear", [stored, one], weight.tensor.dtype, shape)
+        node.name = f"{str(weight.readers[0].name).rpartition('.')[0]}.scale.DequantizeLinear"
+        self._graph.insert_before(self._graph[0], node)
+        return node.outputs[0]
 
     def _floats(self, weight: Weight, suffix: str, array: np.ndarray) -> ir.Value:
         return self._register(f"{weight.value.name}{suffix}", np.ascontiguousarray(array, weight.tensor.dtype.numpy()))

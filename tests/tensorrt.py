@@ -28,8 +28,9 @@ def quantized(point: Path, out: Path, weights: Weights, *, symmetric: bool = Tru
     folder = out / layout.QUANTIZED
     folder.mkdir(parents=True)
     (out / layout.WRAPPED).symlink_to(point / layout.WRAPPED)
-    block = 0 if weights is Weights.int8 else 32
-    options = Quantize(weights, block, symmetric, Embedding.int8, gguf_blocks=False)
+    block = {Weights.int8: 0, Weights.int4: 32, Weights.fp8: 0, Weights.nvfp4: 16}[weights]
+    embedding = Embedding.int8 if weights in (Weights.int8, Weights.int4) else Embedding.none
+    options = Quantize(weights, block, symmetric, embedding, gguf_blocks=False)
     model = graph.load(point / layout.SIMPLIFIED)
     quantize.quantize(model, quantize.Quantizer(options, lambda _: None), least=0)
     graph.save(model, folder)

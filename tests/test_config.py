@@ -57,10 +57,11 @@ def test_defaults_are_smollm2_in_fp32() -> None:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
-    """Every option of every group gives a valid configuration; bf16 needs an engine that has kernels for it."""
-    if (group, option) == ("precision", "bf16"):
-        assert [p.where for p in problems("precision=bf16")] == ["precision.compute"]
-        config.compose(["precision=bf16", "engine=tensorrt_rtx"], CONF)
+    """Every option of every group gives a valid configuration; some precisions need an engine that has kernels."""
+    gpu = {"bf16": "precision.compute", "fp8": "quantize.weights", "nvfp4": "quantize.weights"}
+    if group == "precision" and option in gpu:
+        assert [p.where for p in problems(f"precision={option}")] == [gpu[option]]
+        config.compose([f"precision={option}", "engine=tensorrt_rtx", "engine.targets=[12.0]"], CONF)
     else:
         config.compose([f"{group}={option}", *FITTING.get((group, option), [])], CONF)
 
@@ -136,7 +137,7 @@ WRONG = [
     (["simplify.enabled=maybe"], "simplify.enabled", "true or false"),
     (["simplify.skip=fuse"], "simplify.skip", "a list: [a, b]"),
     (["model.source=huub"], "model.source", "one of hub, local, gguf, random"),
-    (["quantize.weights=int3"], "quantize.weights", "one of none, int8, int4"),
+    (["quantize.weights=int3"], "quantize.weights", "one of none, int8, int4, fp8, nvfp4"),
     (["quantize.rounding=gguf"], "quantize.rounding", "one of nearest, gptq"),
     (["quantize.calibration=text"], "quantize.calibration", "its keys one by one: text, tokens"),
     (["quantize.embedding=int4"], "quantize.embedding", "one of none, int8"),
@@ -200,6 +201,10 @@ WRONG = [
         "quantize.rounding",
         "no kernels for bf16",
     ),
+    (["engine=tensorrt_rtx", "precision=fp8"], "engine.targets", "8.9 or later, not 8.6"),
+    (["engine=tensorrt_rtx", "precision=nvfp4"], "engine.targets", "12.0 or later, not 8.6, 8.9"),
+    (["engine=tensorrt", "precision=nvfp4", "quantize.block_size=32"], "quantize.block_size", "choose one of 16"),
+    (["engine=tensorrt", "precision=fp8", "quantize.rounding=gptq"], "quantize.rounding", "is for whole numbers"),
     (["quantize.rounding=gptq"], "quantize.rounding", "says nothing with quantize.weights=none"),
     (["quantize.embedding=int8"], "quantize.embedding", "says nothing with quantize.weights=none"),
     (["verify.greedy_tokens=1025"], "verify.greedy_tokens", "cache.size=1024"),

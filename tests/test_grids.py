@@ -28,6 +28,28 @@ def test_nearest_is_within_half_a_step(rows: np.ndarray, bits: int, block: int) 
     assert np.abs(grid.q.astype(int)).max() < 2 ** (bits - 1)
 
 
+@given(ROWS)
+def test_floats_of_8_bits_keep_three_digits_of_two(rows: np.ndarray) -> None:
+    """A value is off by at most a sixteenth of itself, or by what is below the smallest step."""
+    grid = grids.nearest_float(rows, 64, grids.FLOAT8)
+    limit = np.maximum(np.abs(rows) / 16, grid.scale * 2.0**-10)
+    assert (np.abs(grid.values() - rows) <= limit * 1.001).all()
+    assert grid.kind == "float8_e4m3fn"
+
+
+@given(ROWS, st.sampled_from([np.float16, np.float32]))
+def test_floats_of_4_bits_and_their_scales(rows: np.ndarray, dtype: type) -> None:
+    """A value is off by at most 1.5 scales; a scale is a float of 8 bits times a power of two, and rounding again
+    changes nothing."""
+    grid = grids.nearest_float(rows, 16, grids.FLOAT4).rounded(dtype)
+    assert (np.abs(grid.values() - rows) <= np.repeat(grid.scale, 16, axis=1) * 1.5 + 1e-6).all()
+    steps, unit = grid.levels()
+    np.testing.assert_array_equal(steps.astype(np.float32) * np.float32(unit), grid.scale)
+    np.testing.assert_array_equal(grid.rounded(dtype).scale, grid.scale)
+    assert float(dtype(unit)) == unit
+    assert (grid.kind, grid.scale.min() > 0) == ("float4_e2m1fn", True)
+
+
 @given(ROWS, st.booleans())
 def test_closest_is_no_worse_than_its_range(rows: np.ndarray, centered: bool) -> None:
     """Whatever the numbers, zeros and equal ones included: finite, 4 bits, an error within the blocks' range."""

@@ -91,6 +91,17 @@ def test_other_precisions_build(tiny: Point, half: Point, window: Point, tmp_pat
     assert sizes["int4"] < sizes["int8"] < 0.4 * sizes["fp32"]
 
 
+@pytest.mark.parametrize(("weights", "target"), [(Weights.fp8, 8.9), (Weights.nvfp4, 12.0)])
+def test_small_floats_build(half: Point, tmp_path: Path, weights: Weights, target: float) -> None:
+    """Weights of 8 and 4 bits in fp16, for the first generation that computes with them."""
+    folder = quantized(half[0], tmp_path / weights.value, weights).parent
+    (folder / layout.PARAMS).symlink_to(half[0] / layout.PARAMS)
+    info = build(folder, tmp_path / "engine", targets=[target])
+    plain = build(half[0], tmp_path / "plain", targets=[target])
+    assert info["build"]["weights_bytes"] < 0.8 * plain["build"]["weights_bytes"]  # the embedding stays in fp16
+    assert info["inputs"][4]["dtype"] == "float16"
+
+
 def test_a_mask_builds_too(half: Point, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What 10.15 and 10.16 get: the same graph with a mask, and engine.json says so."""
     monkeypatch.setattr("pipeline.tensorrt_api.TensorRT.lengths", False)

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from pipeline import layout, quantize
 from pipeline.cases import Case, catalog
@@ -15,7 +18,7 @@ from pipeline.signature import Signature
 from pipeline.spec import Weights
 from pipeline.tensorrt_api import TensorRT
 from pipeline.tensorrt_interpreter import Interpreter
-from pipeline.tensorrt_network import parse
+from pipeline.tensorrt_network import layers, parse
 from tests.architectures import ARCHITECTURES
 from tests.points import build
 from tests.tensorrt import quantized, rtx, signature_of
@@ -107,6 +110,32 @@ def test_quantized_weights(tiny: Point, tmp_path: Path, weights: Weights) -> Non
     """Weights, embedding and head of 8 and 4 bits, all the same numbers as in the graph."""
     folder = quantized(tiny[0], tmp_path / "point", weights, symmetric=weights is Weights.int8)
     agree(folder, interpreted(folder), 1e-5)
+
+
+@pytest.mark.parametrize("weights", [Weights.fp8, Weights.nvfp4])
+def test_weights_of_small_floats(half: Point, tmp_path: Path, weights: Weights) -> None:
+    """ONNX Runtime has no kernel for floats of 4 bits: it gets what ONNX's reference makes of them."""
+    folder = quantized(half[0], tmp_path / "point", weights)
+    network = interpreted(folder)
+    kinds = {layer.get_output(0).dtype.name for layer in layers(network._parsed.api, network._parsed.network)}
+    assert {"FP8", "FP4"} & kinds == ({"FP8"} if weights is Weights.fp8 else {"FP8", "FP4"})
+    agree(plain(folder, tmp_path / "plain"), network, 0.02)  # logits up to 9.4, fp16
+
+
+def plain(folder: Path, out: Path) -> Path:
+    """A model whose DequantizeLinear nodes are the weights that they give."""
+    model = onnx.load(folder / layout.MODEL)
+    nodes = [node for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    outputs = [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT16, None) for node in nodes]
+    graph = helper.make_graph(nodes, "weights", [], outputs, model.graph.initializer)
+    opsets = [helper.make_opsetid("", 24)]
+    found = ReferenceEvaluator(helper.make_model(graph, opset_imports=opsets, ir_version=11)).run(None, {})
+    for node, value in zip(nodes, found, strict=True):
+        model.graph.node.remove(node)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float16), node.output[0]))
+    out.mkdir()
+    onnx.save(model, out / layout.MODEL)
+    return out
 
 
 def test_softcap_and_sliding_window(window: Point) -> None:

@@ -56,12 +56,13 @@ def masked(window: Point, tmp_path: Path) -> Path:
 
 
 def test_sound_networks_have_no_findings(tiny: Point, half: Point, window: Point, masked: Path, tmp_path: Path) -> None:
-    """fp32, fp16, a softcap in products, masks beside lengths, and weights of 8 and 4 bits."""
+    """fp32, fp16, a softcap in products, masks beside lengths, weights of 8 and 4 bits in whole numbers and floats."""
     folders = [masked, *(point[0] / layout.SIMPLIFIED for point in (tiny, half, window))]
     folders += [
         quantized(tiny[0], tmp_path / kind.value, kind, symmetric=kind is Weights.int8)
         for kind in (Weights.int8, Weights.int4)
     ]
+    folders += [quantized(half[0], tmp_path / kind.value, kind) for kind in (Weights.fp8, Weights.nvfp4)]
     assert {str(folder): findings(folder) for folder in folders} == {str(folder): [] for folder in folders}
 
 
