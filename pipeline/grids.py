@@ -63,8 +63,8 @@ class Grid:
         return Grid(self.q, self.scale.astype(dtype).astype(np.float32), center, self.bits)
 
     def levels(self) -> tuple[Numbers, float]:
-        """Scales as floats of 8 bits [N, K/B] and their unit, a power of two, which any type holds."""
-        unit = 2.0 ** math.ceil(math.log2(float(self.scale.max()) / LARGEST[FLOAT8]))
+        """Scales as floats of 8 bits [N, K/B] and their unit, a power of two that fp16 holds."""
+        unit = 2.0 ** max(-24, math.ceil(math.log2(float(self.scale.max()) / LARGEST[FLOAT8])))
         return np.maximum(self.scale / np.float32(unit), np.float32(SMALLEST)).astype(FLOAT8), unit
 
 
@@ -111,7 +111,9 @@ def nearest_float(rows: Floats, block: int, dtype: np.dtype[Any]) -> Grid:
     """The same on small floats, FLOAT8 or FLOAT4: scale = max|w| / the type's largest number. Scales of FLOAT4 are
     rounded themselves first."""
     blocks = rows.reshape(len(rows), -1, block)
-    scale = _usable(np.abs(blocks).max(axis=2) / np.float32(LARGEST[dtype]))
+    largest = np.abs(blocks).max(axis=2)
+    # a scale of 1 for a block of zeros would be the largest, and the unit of the others
+    scale = np.where(largest > 0, largest, largest.max() or 1) / np.float32(LARGEST[dtype])
     bits = 8 if dtype == FLOAT8 else 4
     grid = Grid(np.empty(rows.shape, dtype), scale, None, bits)
     if dtype == FLOAT4:
