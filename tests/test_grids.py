@@ -39,8 +39,8 @@ def test_floats_of_8_bits_keep_three_digits_of_two(rows: np.ndarray) -> None:
 
 @given(ROWS, st.sampled_from([np.float16, np.float32]))
 def test_floats_of_4_bits_and_their_scales(rows: np.ndarray, dtype: type) -> None:
-    """A value is off by at most 1.5 scales, or by six of the smallest that there are; a scale is a float of 8 bits times
-    a power of two, and rounding again changes nothing."""
+    """A value is off by at most 1.5 scales, or by six of the smallest that there are; a scale is a float of 8 bits
+    times a power of two, and rounding again changes nothing."""
     grid = grids.nearest_float(rows, 16, grids.FLOAT4).rounded(dtype)
     steps, unit = grid.levels()
     limit = np.maximum(np.repeat(grid.scale, 16, axis=1) * 1.5, 6 * unit * grids.SMALLEST)
