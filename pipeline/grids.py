@@ -113,7 +113,8 @@ def nearest_float(rows: Floats, block: int, dtype: np.dtype[Any]) -> Grid:
     blocks = rows.reshape(len(rows), -1, block)
     largest = np.abs(blocks).max(axis=2)
     # a scale of 1 for a block of zeros would be the largest, and the unit of the others
-    scale = np.where(largest > 0, largest, largest.max() or 1) / np.float32(LARGEST[dtype])
+    usable = np.where(largest > 0, largest, np.float32(largest.max() or 1))
+    scale = np.asarray(usable / np.float32(LARGEST[dtype]), np.float32)
     bits = 8 if dtype == FLOAT8 else 4
     grid = Grid(np.empty(rows.shape, dtype), scale, None, bits)
     if dtype == FLOAT4:

@@ -45,7 +45,7 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
         "lower": engine.lower,
         "int8_activations": engine.int8_activations,
         "onnxruntime": onnxruntime.__version__,
-        "profiles": {name: asdict(ranges) for name, ranges in profile.named().items()},
+        "profiles": {name: asdict(ranges) for name, ranges in profiles.named(profile).items()},
         "signature": asdict(signature),
     }
     write_json(out / layout.ENGINE_INFO, info)

@@ -7,14 +7,33 @@ keys; the shapes follow from the contract, so no two inputs can disagree.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from pipeline.errors import Problem
 from pipeline.signature import Signature
-from pipeline.spec import Config, EngineKind, Profile, Range, Shapes, to_shapes
+from pipeline.spec import Config, EngineKind, Profile, Range, Shapes
 
 Bounds = tuple[tuple[int, ...], ...]
 ENDS = ("min", "opt", "max")
 SIDES = [(step, axis) for step in ("prefill", "decode") for axis in ("batch", "sequence")]
+
+
+def named(profile: Profile) -> dict[str, Shapes]:
+    """All profiles by their names, in the order in which an engine has them."""
+    return {"prefill": profile.prefill, "decode": profile.decode} | {
+        n: to_shapes(raw) for n, raw in profile.more.items()
+    }
+
+
+def to_shapes(raw: Any) -> Shapes:
+    """{"batch": {"min": 1, "opt": 1, "max": 4}, "sequence": ...} as Shapes. Raises ValueError for any other form."""
+    axes = {axis: dict(ends) for axis, ends in raw.items()} if hasattr(raw, "items") else {}
+    whole = {axis: set(ends) == {"min", "opt", "max"} for axis, ends in axes.items()}
+    if whole != {"batch": True, "sequence": True}:
+        raise ValueError(raw)
+    if not all(isinstance(size, int) for ends in axes.values() for size in ends.values()):
+        raise ValueError(raw)
+    return Shapes(Range(**axes["batch"]), Range(**axes["sequence"]))
 
 
 def shapes(profile: Profile, signature: Signature) -> dict[str, dict[str, Bounds]]:
@@ -26,7 +45,7 @@ def shapes(profile: Profile, signature: Signature) -> dict[str, dict[str, Bounds
             )
             for tensor in signature.inputs
         }
-        for name, ranges in profile.named().items()
+        for name, ranges in named(profile).items()
     }
 
 
@@ -78,7 +97,7 @@ def _one_token(config: Config, axis: str) -> Iterator[Problem]:
 
 def _gap(config: Config) -> Iterator[Problem]:
     """Every batch from 1 on and, for each batch, every sequence from 1 on is in some profile, up to the largest."""
-    named = _named(config)
+    named = _by_key(config)
     if any(
         not 1 <= getattr(r, axis).min <= getattr(r, axis).max for r in named.values() for axis in ("batch", "sequence")
     ):
@@ -113,7 +132,7 @@ def _between(axis: str, first: int, last: int, key: str) -> Problem:
 def _static(config: Config) -> Iterator[Problem]:
     """A profile of one shape beside another: TensorRT stores all weights once more for it. The plan of SmolLM2-135M in
     fp16 has 500 MB then; 288 with a batch of 1 to 2, 290 with a sequence of 1 to 2."""
-    named = _named(config)
+    named = _by_key(config)
     if config.engine.kind is EngineKind.onnxruntime or len(named) < 2:
         return
     for key, ranges in named.items():
@@ -125,7 +144,7 @@ def _static(config: Config) -> Iterator[Problem]:
             yield Problem(what, where, f"{where}={size}, with axes.{axis} of {size} or more")
 
 
-def _named(config: Config) -> dict[str, Shapes]:
+def _by_key(config: Config) -> dict[str, Shapes]:
     """All profiles by their config keys."""
     profile = config.profile
     named = {"profile.prefill": profile.prefill, "profile.decode": profile.decode}

@@ -136,17 +136,6 @@ class Shapes:
     sequence: Range = field(default_factory=Range)
 
 
-def to_shapes(raw: Any) -> Shapes:
-    """{"batch": {"min": 1, "opt": 1, "max": 4}, "sequence": ...} as Shapes. Raises ValueError for any other form."""
-    axes = {axis: dict(ends) for axis, ends in raw.items()} if hasattr(raw, "items") else {}
-    whole = {axis: set(ends) == {"min", "opt", "max"} for axis, ends in axes.items()}
-    if whole != {"batch": True, "sequence": True}:
-        raise ValueError(raw)
-    if not all(isinstance(size, int) for ends in axes.values() for size in ends.values()):
-        raise ValueError(raw)
-    return Shapes(Range(**axes["batch"]), Range(**axes["sequence"]))
-
-
 @dataclass
 class Profile:
     """The shapes that an engine is built for: two kinds of step, and more of them by name."""
@@ -156,10 +145,6 @@ class Profile:
     more: dict[str, Any] = field(
         default_factory=dict
     )  # name -> keys of a Shapes; an override cannot add to a typed one
-
-    def named(self) -> dict[str, Shapes]:
-        """All profiles by their names, in the order in which an engine has them."""
-        return {"prefill": self.prefill, "decode": self.decode} | {n: to_shapes(raw) for n, raw in self.more.items()}
 
 
 @dataclass

@@ -85,7 +85,7 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
         "outputs": [
             _described(api, parsed.network.get_output(i), signature) for i in range(parsed.network.num_outputs)
         ],
-        "profiles": {name: asdict(ranges) for name, ranges in profile.named().items()},
+        "profiles": {name: asdict(ranges) for name, ranges in profiles.named(profile).items()},
         "shapes": shapes,
         "signature": asdict(signature),
         "build": {

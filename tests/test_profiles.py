@@ -56,8 +56,8 @@ def test_a_profile_can_be_added_by_name() -> None:
     profile = Profile(*(Shapes(Range(1, 1, 2), Range(1, 1, 2)) for _ in range(2)))
     profile.more = OmegaConf.to_container(composed.profile.more)
     assert composed.profile.more["chunk"].sequence.max == 64
-    assert profile.named()["chunk"].sequence == Range(17, 64, 64)
-    assert list(profile.named()) == ["prefill", "decode", "chunk"]
+    assert profiles.named(profile)["chunk"].sequence == Range(17, 64, 64)
+    assert list(profiles.named(profile)) == ["prefill", "decode", "chunk"]
 
 
 def test_one_static_profile_is_fine_for_onnxruntime() -> None:
