@@ -6,6 +6,7 @@ accuracy.json: the worst figure of each artifact, for `dvc metrics`.
 """
 
 import gc
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -29,7 +30,7 @@ from pipeline.run_torch import Torch
 from pipeline.runtime import cannot_parse, cannot_run, open_engine
 from pipeline.session import Runtime, axes_bounds, largest
 from pipeline.signature import Signature
-from pipeline.spec import Gates, Model, Verify, section
+from pipeline.spec import Gates, Model, Verify, Weights, section
 from pipeline.tokens import load_tokenizer
 
 BEHIND_QUANTIZE = (layout.QUANTIZED, layout.NETWORK, layout.ENGINE)
@@ -65,9 +66,16 @@ def unrunnable(point: Path, signature: Signature) -> dict[str, str]:
             reason = cannot_parse(point / layout.ENGINE)
         elif name != layout.WRAPPED and signature.caches[0].dtype == "bfloat16":
             reason = "ONNX Runtime has no CPU kernels for bf16"
+        elif name == layout.QUANTIZED and _quantized(point) == Weights.nvfp4.value:
+            reason = "ONNX Runtime has no CPU kernels for floats of 4 bits"
         if reason is not None:
             reasons[name] = reason
     return reasons
+
+
+def _quantized(point: Path) -> str:
+    """What a point's weights are, by the report of stage quantize."""
+    return str(json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text())["weights"])
 
 
 def inspect(name: str, point: Path, signature: Signature) -> dict[str, Result]:

@@ -217,3 +217,14 @@ def test_bf16_is_not_run_where_it_has_no_kernels(half: Point, plan: Path, tmp_pa
     (tmp_path / layout.ENGINE).symlink_to(plan)
     skipped = unrunnable(tmp_path, replace(half[1], inputs=caches))
     assert {"onnx", "simplified", "engine"} == skipped.keys()
+
+
+def test_floats_of_4_bits_are_run_as_a_network_only(half: Point, plan: Path, tmp_path: Path) -> None:
+    """ONNX Runtime has no kernels for them: quantized/ is inspected, TensorRT's network is run."""
+    point = quantized(half[0], tmp_path, Weights.nvfp4).parent
+    (point / layout.ENGINE).symlink_to(plan)
+    (point / layout.QUANTIZED / layout.QUANTIZATION).write_text(json.dumps({"weights": "nvfp4"}))
+    skipped = unrunnable(point, half[1])
+    assert skipped.keys() == {"quantized", "engine"}
+    assert "floats of 4 bits" in skipped["quantized"]
+    assert inspect(layout.QUANTIZED, point, half[1])["contract"].failures == []
