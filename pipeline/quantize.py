@@ -29,7 +29,7 @@ from pipeline.spec import Calibration, Embedding, Quantize, Rounding, section
 from pipeline.spec import Weights as Kind
 from pipeline.weights import Weight
 
-SMALL_FLOATS = {Kind.fp8: FLOAT8, Kind.nvfp4: FLOAT4}
+SMALL_FLOATS = {Kind.fp8: (FLOAT8, 8), Kind.nvfp4: (FLOAT4, 4)}  # and their bits
 Array = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
@@ -136,9 +136,9 @@ class Quantizer:
         if kind is Kind.none:
             return None
         if kind in SMALL_FLOATS:
-            block = k if kind is Kind.fp8 else self._options.block_size
-            bits = 8 if kind is Kind.fp8 else 4
-            return Job(weight, bits, block, None, SMALL_FLOATS[kind]) if k % block == 0 else None
+            dtype, bits = SMALL_FLOATS[kind]
+            block = self._options.block_size or k
+            return Job(weight, bits, block, None, dtype) if k % block == 0 else None
         bits = {Kind.int8: 8, Kind.int4: 4}[kind]
         carried = self._carried(weight, bits)
         if carried is not None:
