@@ -37,6 +37,10 @@ class AttentionLowering:
         self.editor = editor
         self.tables: dict[str, ir.Value | None] = {}
         self.biases: dict[str, ir.Value] = {}
+        # Where weights are quantized, queries are scaled in front: with a scale of its own the kernel packs all keys
+        # before it multiplies them by one row, 28 % more time a slot. In fp32, where a step waits for weights, one of
+        # up to 512 slots gains less than 1 %. (Products of 16 bits are other kernels.)
+        self.scales_ahead = any(n.outputs[0].dtype == ir.DataType.FLOAT for n in editor.nodes("DequantizeLinear"))
 
     def lower(self, node: ir.Node) -> None:
         """Rewrite one Attention over the cache; one of another form is left as it is."""
@@ -61,12 +65,19 @@ class AttentionLowering:
             cos = sin = None
         mask = node.inputs[MASK] if len(node.inputs) > MASK else None
         step = self.step
+        scale = attribute(node, "scale", 0.0) or head_dim**-0.5
+        rows, *others = self._projections(query, key, value, node)
+        if self.scales_ahead:
+            packed = [1.0] * (2 * dimension(past_key, 1)) if others[0] is None else []
+            factors = np.repeat(np.array([scale] * heads + packed, np.float32), head_dim)
+            factor = self.editor.constant(f"lowered.scale.{scale}.{heads}.{len(factors)}", factors)
+            rows, scale = self.editor.insert(node, "Mul", [rows, factor]).outputs[0], 1.0
         fused = self.editor.insert(
             node,
             "GroupQueryAttention",
             [
-                *self._projections(query, key, value, node),
-                *(past_key, past_value, step.last, step.total, cos, sin, positions),
+                *(rows, *others, past_key, past_value),
+                *(step.last, step.total, cos, sin, positions),
                 None if mask is None else self._bias(mask, node),
                 *[None] * 5,  # sinks, scales of a quantized cache, norms: not on the CPU
                 step.new,
@@ -75,7 +86,7 @@ class AttentionLowering:
             like=(None, keys, values),
             num_heads=heads,
             kv_num_heads=dimension(past_key, 1),
-            scale=attribute(node, "scale", 0.0),
+            scale=scale,
             softcap=attribute(node, "softcap", 0.0),
             do_rotary=int(cos is not None),
             rotary_interleaved=interleaved,

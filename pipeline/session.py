@@ -66,7 +66,9 @@ class Session(ABC):
         piece = self.piece or int(counts.max())
         starts = range(0, int(counts.max()), piece)
         logits = [self._piece([row[start : start + piece] for row in tokens]) for start in starts]
-        if len(logits) == 1 or self.signature.logits.shape[1] != 1:
+        if len(logits) == 1:
+            return logits[0]
+        if self.signature.logits.shape[1] != 1:
             return np.concatenate(logits, axis=1)
         own = np.maximum(counts - 1, 0) // piece  # where each row's last token was
         return np.stack([logits[own[row]][row] for row in range(self.batch)])

@@ -22,6 +22,8 @@ from pipeline.signature import Signature
 from tests.architectures import ARCHITECTURES
 from tests.points import build
 
+WIDE = {"intermediate_size": 512}  # weights of 64 KiB and more are quantized
+
 
 def operators(folder: Path) -> Counter[str]:
     """Nodes per operator type."""
@@ -40,16 +42,32 @@ def test_a_layer_becomes_ten_nodes(tiny: tuple[Path, Signature]) -> None:
     assert portable["Attention"] == layers
 
 
-def test_lowering_changes_no_answer(tiny: tuple[Path, Signature]) -> None:
-    """Ragged prefill, a ragged chunk after it and decode; an engine without the lowering gives the same."""
-    folder, signature = tiny
+def assert_no_answer_changed(folder: Path, artifact: str, signature: Signature, atol: float = 1e-5) -> None:
+    """Ragged prefill, a ragged chunk after it and decode: the engine's logits are those of the graph it was made of."""
     steps = ([[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10]], [[11], [12]], [[], [13]])
-    plain = OnnxRuntime(folder / layout.SIMPLIFIED / layout.MODEL, signature, axes_bounds(signature))
+    plain = OnnxRuntime(folder / artifact / layout.MODEL, signature, axes_bounds(signature))
     sessions = [runtime.session(2) for runtime in (plain, open_engine(folder / layout.ENGINE))]
     for tokens in steps:
         want, got = (session.step(tokens) for session in sessions)
         active = [row for row, new in enumerate(tokens) if new]
-        np.testing.assert_allclose(got[active], want[active], atol=1e-5)
+        np.testing.assert_allclose(got[active], want[active], atol=atol)
+
+
+def test_lowering_changes_no_answer(tiny: tuple[Path, Signature]) -> None:
+    """An engine without the lowering gives the same."""
+    assert_no_answer_changed(tiny[0], layout.SIMPLIFIED, tiny[1])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+def test_queries_are_scaled_ahead_of_quantized_weights(architecture: str, tmp_path: Path) -> None:
+    """By a Mul in the place of the kernel's slower scale; packed projections or not, the numbers stay."""
+    model = {"source": "random", "architecture": architecture, "config": ARCHITECTURES[architecture] | WIDE}
+    options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
+    signature = build(tmp_path, options, model=model)
+    nodes = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False).graph.node
+    scales = [a.f for n in nodes if n.op_type == "GroupQueryAttention" for a in n.attribute if a.name == "scale"]
+    assert scales == [1.0] * len(scales) != []
+    assert_no_answer_changed(tmp_path, layout.QUANTIZED, signature, atol=5e-5)  # of MatMulNBits, not of the scale
 
 
 def test_slots_beyond_the_used_ones_are_not_read(tiny: tuple[Path, Signature]) -> None:
