@@ -56,14 +56,6 @@ def cannot_run(folder: Path) -> str | None:
     return what(obstacle(folder, info))
 
 
-def cannot_parse(folder: Path) -> str | None:
-    """Why TensorRT here makes no such network of the model as the one that the plan in `folder` was built of."""
-    info = json.loads((folder / ENGINE_INFO).read_text())
-    from pipeline.tensorrt_plan import other_version
-
-    return what(other_version(folder, info))
-
-
 def what(problem: Problem | None) -> str | None:
     """What is wrong, if anything is."""
     return None if problem is None else problem.what

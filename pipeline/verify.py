@@ -6,7 +6,6 @@ accuracy.json: the worst figure of each artifact, for `dvc metrics`.
 """
 
 import gc
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -15,134 +14,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from tqdm import tqdm
 
-from pipeline import checkpoint, layout, pt2, quality, stage
+from pipeline import checkpoint, layout, quality, stage
+from pipeline.artifacts import Artifact, artifacts
 from pipeline.cases import catalog
 from pipeline.compare import GATES, Result, Truth, for_json, run_case, run_greedy
-from pipeline.contract import interface_findings, onnx_findings, program_findings, size_findings
+from pipeline.contract import size_findings
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_json
 from pipeline.reference import Reference
-from pipeline.run_onnxruntime import OnnxRuntime
-from pipeline.run_torch import Torch
-from pipeline.runtime import cannot_parse, cannot_run, open_engine
-from pipeline.session import Runtime, axes_bounds, largest
+from pipeline.session import Runtime, largest
 from pipeline.signature import Signature
-from pipeline.spec import Gates, Model, Verify, Weights, section
+from pipeline.spec import Gates, Model, Verify, section
 from pipeline.tokens import load_tokenizer
 
-BEHIND_QUANTIZE = (layout.QUANTIZED, layout.NETWORK, layout.ENGINE)
 SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
 
 
-def gates_of(name: str, point: Path, options: Verify) -> tuple[Gates, str]:
-    """The gates of an artifact and their config section; where weights are quantized, quantized/ holds a model."""
-    if name in BEHIND_QUANTIZE and (point / layout.QUANTIZED / layout.MODEL).exists():
-        own = {gate: value for gate, value in asdict(options.quantized_gates).items() if value is not None}
-        return replace(options.gates, **own), "verify.quantized_gates"
-    return options.gates, GATES
-
-
-def artifacts(point: Path) -> list[str]:
-    """Those that a point has: quantized/ holds a model only where weights were quantized; TensorRT's network, which is
-    interpreted, comes before its engine."""
-    found = [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED]
-    found += [layout.QUANTIZED] if layout.final_model(point).name == layout.QUANTIZED else []
-    found += [layout.NETWORK] if (point / layout.ENGINE / layout.PLAN).exists() else []
-    return [*found, layout.ENGINE]
-
-
-def unrunnable(point: Path, signature: Signature) -> dict[str, str]:
-    """The artifacts of a point that no case can be run of on this machine, and why."""
-    reasons = {}
-    for name in artifacts(point):
-        reason = None
-        if name == layout.ENGINE:
-            reason = cannot_run(point / name)
-        elif name == layout.NETWORK:
-            reason = cannot_parse(point / layout.ENGINE)
-        elif name != layout.WRAPPED and signature.caches[0].dtype == "bfloat16":
-            reason = "ONNX Runtime has no CPU kernels for bf16"
-        elif name == layout.QUANTIZED and _quantized(point) == Weights.nvfp4.value:
-            reason = "ONNX Runtime has no CPU kernels for floats of 4 bits"
-        if reason is not None:
-            reasons[name] = reason
-    return reasons
-
-
-def _quantized(point: Path) -> str:
-    """What a point's weights are, by the report of stage quantize."""
-    return str(json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text())["weights"])
-
-
-def inspect(name: str, point: Path, signature: Signature) -> dict[str, Result]:
-    """What can be said of an artifact without running it. A plan has been inspected when it was built."""
-    contract = Result()
-    if (point / name / layout.MODEL).exists():
-        with _recorded(contract):
-            graph = onnx.load(point / name / layout.MODEL, load_external_data=False)
-            contract.failures += onnx_findings(graph, signature)
-    return {"contract": contract}
-
-
-def open_artifact(
-    name: str, point: Path, signature: Signature, findings: list[str], reference: Reference | None = None
-) -> Runtime:
-    """Load one artifact of a point, after adding to `findings` what an inspection of its contract finds. The program
-    shares the reference's weights where they are equal."""
-    folder = point / name
-    if name == layout.WRAPPED:
-        program = pt2.load(folder / layout.PROGRAM)
-        findings += program_findings(program, signature)
-        if reference is not None:
-            reference.lend(program.state_dict)
-        return Torch(program, signature, axes_bounds(signature))
-    if name == layout.NETWORK:
-        from pipeline.tensorrt_interpreter import open_network  # TensorRT is not everybody's
-
-        return open_network(point, signature)
-    if name == layout.ENGINE and not (folder / layout.MODEL).exists():
-        return open_engine(folder)  # a plan, which says itself what it takes
-    graph = onnx.load(folder / layout.MODEL, load_external_data=False)
-    if name == layout.ENGINE:
-        findings += interface_findings(graph, signature)
-        return open_engine(folder)
-    findings += onnx_findings(graph, signature)
-    return OnnxRuntime(folder / layout.MODEL, signature, axes_bounds(signature))
+def gates_of(artifact: Artifact, options: Verify) -> tuple[Gates, str]:
+    """The gates of an artifact and their config section."""
+    if not artifact.quantized:
+        return options.gates, GATES
+    own = {gate: value for gate, value in asdict(options.quantized_gates).items() if value is not None}
+    return replace(options.gates, **own), "verify.quantized_gates"
 
 
 def verify_artifact(
-    name: str,
-    point: Path,
-    signature: Signature,
-    truth: Truth,
-    prompts: list[list[int]],
-    windows: list[list[int]],
-    options: Verify,
+    artifact: Artifact, truth: Truth, prompts: list[list[int]], windows: list[list[int]], options: Verify
 ) -> dict[str, Result]:
-    """All cases of one artifact, by name; an artifact that does not even run is a failure too, not an error."""
+    """All cases of one artifact, by name; of one that has an obstacle, its contract alone. That it does not even run
+    is a failure too, not an error."""
     contract = Result()
     results = {"contract": contract}
     runtime: Runtime | None = None
+    obstacle = artifact.obstacle()
     with _recorded(contract):
-        runtime = open_artifact(name, point, signature, contract.failures, truth.reference)
+        contract.failures += artifact.findings()
+        if obstacle is None:
+            runtime = artifact.open(truth.reference)
+        else:
+            print(f"{artifact.name} is not run: {obstacle}")
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}
-    cases = catalog(runtime.bounds, signature.cache_size)
-    gates = gates_of(name, point, options)
+    cases = catalog(runtime.bounds, artifact.signature.cache_size)
+    gates = gates_of(artifact, options)
     for case in cases:
         runs[case.name] = partial(run_case, case, runtime, truth, *gates)
     new = options.greedy_tokens
     for label, batch in greedy_batches(prompts, runtime, new).items():
         runs[label] = partial(run_greedy, batch, new, runtime, truth, *gates, options.quality.repetition)
-    if name == layout.ENGINE and options.quality.tokens:
-        carried = quality.carried_over(point)
+    if artifact.name == layout.ENGINE and options.quality.tokens:
+        carried = quality.carried_over(artifact.point)
         runs["quality"] = partial(quality.measure, runtime, truth.reference, windows, options.quality, carried)
-    for label, run in tqdm(runs.items(), desc=name, unit="case", leave=False):
+    for label, run in tqdm(runs.items(), desc=artifact.name, unit="case", leave=False):
         results[label] = Result()
         with _recorded(results[label]):
             results[label] = run()
@@ -190,14 +117,9 @@ def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Re
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
     results = {}
-    skipped = unrunnable(point, signature)
-    for name in artifacts(point):
-        if name in skipped:
-            print(f"{name} is not run: {skipped[name]}")
-            results[name] = inspect(name, point, signature)
-            continue
-        results[name] = verify_artifact(name, point, signature, truth, prompts, windows, options)
+    for artifact in artifacts(point, signature):
         gc.collect()  # a program's graph is full of cycles: its weights would stay while the next ones load
+        results[artifact.name] = verify_artifact(artifact, truth, prompts, windows, options)
     return results
 
 
@@ -225,15 +147,16 @@ def problems(results: dict[str, dict[str, Result]]) -> list[Problem]:
 
 def main() -> None:
     """Run the stage in a point's folder."""
-    options = section(Verify)
+    options, signature = section(Verify), Signature.load(Path(layout.WRAPPED) / layout.SIGNATURE)
     results = verify(Path(), section(Model), options)
+    obstacles = {artifact.name: artifact.obstacle() for artifact in artifacts(Path(), signature)}
     missed = problems(results)
     report: dict[str, Any] = {
         "passed": not missed,
         "gates": asdict(options.gates),
         "quantized_gates": asdict(options.quantized_gates),
         "quality": asdict(options.quality),
-        "skipped": unrunnable(Path(), Signature.load(Path(layout.WRAPPED) / layout.SIGNATURE)),
+        "skipped": {name: why for name, why in obstacles.items() if why is not None},
         "artifacts": {a: {c: r.as_dict() for c, r in cases.items()} for a, cases in results.items()},
     }
     write_json(Path(layout.VERIFY), report)

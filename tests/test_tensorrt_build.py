@@ -10,17 +10,23 @@ from typing import Any
 import pytest
 
 from pipeline import bench, engine, layout
+from pipeline.artifacts import artifacts
 from pipeline.errors import UserError
 from pipeline.generate import Generator
 from pipeline.runtime import cannot_run, open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile, Weights, section
 from pipeline.tensorrt_build import meaning
-from pipeline.verify import inspect, unrunnable
 from tests.tensorrt import quantized, rtx
 from tests.test_toolchain import fake_nvidia_smi
 
 Point = tuple[Path, Signature]
+
+
+def obstacles(point: Path, signature: Signature) -> dict[str, str]:
+    """The artifacts that no case can be run of, and why."""
+    found = {artifact.name: artifact.obstacle() for artifact in artifacts(point, signature)}
+    return {name: why for name, why in found.items() if why is not None}
 
 
 def build(point: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -201,8 +207,7 @@ def test_what_cannot_run_is_left_out_with_the_reason(
     reason = cannot_run(point / layout.ENGINE)
     assert reason is not None
     assert "there is no NVIDIA GPU here" in reason
-    assert unrunnable(point, half[1]) == {layout.ENGINE: reason}
-    assert inspect(layout.SIMPLIFIED, half[0], half[1])["contract"].failures == []
+    assert obstacles(point, half[1]) == {layout.ENGINE: reason}
     with contextlib.chdir(point):
         bench.main()
         assert json.loads(Path(layout.BENCH).read_text()) == {"skipped": cannot_run(Path(layout.ENGINE))}
@@ -215,8 +220,7 @@ def test_bf16_is_not_run_where_it_has_no_kernels(half: Point, plan: Path, tmp_pa
     """ONNX Runtime on the CPU: the graphs are inspected, the program runs in PyTorch."""
     caches = tuple(replace(tensor, dtype="bfloat16") for tensor in half[1].inputs)
     (tmp_path / layout.ENGINE).symlink_to(plan)
-    skipped = unrunnable(tmp_path, replace(half[1], inputs=caches))
-    assert {"onnx", "simplified", "engine"} == skipped.keys()
+    assert obstacles(tmp_path, replace(half[1], inputs=caches)).keys() == {"onnx", "simplified", "engine"}
 
 
 def test_floats_of_4_bits_are_run_as_a_network_only(half: Point, plan: Path, tmp_path: Path) -> None:
@@ -224,7 +228,8 @@ def test_floats_of_4_bits_are_run_as_a_network_only(half: Point, plan: Path, tmp
     point = quantized(half[0], tmp_path, Weights.nvfp4).parent
     (point / layout.ENGINE).symlink_to(plan)
     (point / layout.QUANTIZED / layout.QUANTIZATION).write_text(json.dumps({"weights": "nvfp4"}))
-    skipped = unrunnable(point, half[1])
+    skipped = obstacles(point, half[1])
     assert skipped.keys() == {"quantized", "engine"}
     assert "floats of 4 bits" in skipped["quantized"]
-    assert inspect(layout.QUANTIZED, point, half[1])["contract"].failures == []
+    (graph,) = [artifact for artifact in artifacts(point, half[1]) if artifact.name == layout.QUANTIZED]
+    assert graph.findings() == []

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline import checkpoint, decoder, layout, quality
+from pipeline.artifacts import Artifact, artifacts
 from pipeline.cases import Case
 from pipeline.compare import Result, Truth, run_case, run_greedy
 from pipeline.reference import Reference
@@ -20,16 +21,7 @@ from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Cache, Model, Verify, section
-from pipeline.verify import (
-    artifacts,
-    gates_of,
-    greedy_batches,
-    open_artifact,
-    problems,
-    tokenized,
-    verify_artifact,
-    worst,
-)
+from pipeline.verify import gates_of, greedy_batches, problems, tokenized, verify_artifact, worst
 from tests.points import ROOT, build
 
 
@@ -40,12 +32,18 @@ def truth(tiny: tuple[Path, Signature]) -> Truth:
     return Truth(Reference(checkpoint.load(section(Model, folder), folder)), signature, seed=0)
 
 
+def found(folder: Path) -> dict[str, Artifact]:
+    """A point's artifacts, by name."""
+    signature = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE)
+    return {artifact.name: artifact for artifact in artifacts(folder, signature)}
+
+
 def run(name: str, folder: Path, truth: Truth) -> dict[str, Result]:
     """One artifact's results."""
-    signature, options = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE), section(Verify, folder)
-    prompts = tokenized(options.prompts, folder, signature, 0)
+    artifact, options = found(folder)[name], section(Verify, folder)
+    prompts = tokenized(options.prompts, folder, artifact.signature, 0)
     windows = quality.windows(folder, options.quality, truth.vocab, 0)
-    return verify_artifact(name, folder, signature, truth, prompts, windows, options)
+    return verify_artifact(artifact, truth, prompts, windows, options)
 
 
 @pytest.mark.parametrize("artifact", [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
@@ -69,7 +67,7 @@ def test_equal_weights_are_held_once(tiny_copy: Callable[[], Path], truth: Truth
     changed = "model.model.layers.1.mlp.down_proj.weight"
     program.state_dict[changed].data[3, 5] += 0.05
     torch.export.save(program, path)
-    runtime = open_artifact(layout.WRAPPED, folder, Signature.load(path.parent / layout.SIGNATURE), [], truth.reference)
+    runtime = found(folder)[layout.WRAPPED].open(truth.reference)
     assert isinstance(runtime, Torch)
     own = {f"model.{name}": p for name, p in truth.reference.model.named_parameters(remove_duplicate=False)}
     held = dict(runtime.module.named_parameters(remove_duplicate=False))
@@ -150,14 +148,12 @@ def test_damage_is_caught_and_named(
 def test_structure_alone_tells_a_lost_offset_and_a_lost_alias(tiny_copy: Callable[[], Path]) -> None:
     """What the numbers show, the contract's inspection of a portable graph names by node and by output."""
     folder = tiny_copy()
-    signature = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE)
     path = folder / layout.ONNX / layout.MODEL
     model = onnx.load(path)
     dropped_causal_offset(model)
     swapped_key_and_value(model)
     onnx.save(model, path)
-    findings: list[str] = []
-    open_artifact(layout.ONNX, folder, signature, findings)
+    findings = found(folder)[layout.ONNX].findings()
     assert sum("is_causal=1, lengths=False, mask=False" in finding for finding in findings) == 2
     assert sum("not a TensorScatter into past_key_values.1" in finding for finding in findings) == 2
 
@@ -204,11 +200,13 @@ def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Tr
     folder = tiny_copy()
     options = section(Verify, folder)
     options.quantized_gates.logits_max_abs = 0.0
-    assert {gates_of(name, folder, options)[0].logits_max_abs for name in artifacts(folder)} == {1e-3}
+    assert {gates_of(artifact, options)[0].logits_max_abs for artifact in found(folder).values()} == {1e-3}
     (folder / layout.QUANTIZED).mkdir(exist_ok=True)
     (folder / layout.QUANTIZED / layout.MODEL).touch()
-    assert {gates_of(name, folder, options)[1] for name in artifacts(folder)[:3]} == {"verify.gates"}
-    gates, group = gates_of(layout.ENGINE, folder, options)
+    groups = {name: gates_of(artifact, options)[1] for name, artifact in found(folder).items()}
+    assert groups.pop("quantized") == groups.pop("engine") == "verify.quantized_gates"
+    assert groups == dict.fromkeys(("wrapped", "onnx", "simplified"), "verify.gates")
+    gates, group = gates_of(found(folder)[layout.ENGINE], options)
     assert (gates.logits_max_abs, gates.kl, group) == (0.0, 1e-6, "verify.quantized_gates")
     case = Case("one token", (0,), ((1,),))
     failures = run_case(case, open_engine(folder / layout.ENGINE), truth, gates, group).failures
@@ -219,7 +217,7 @@ def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Tr
 def test_greedy_batches(tiny: tuple[Path, Signature], rows: int) -> None:
     """Every prompt alone, cut to the longest prefill, and as many in one batch as it takes."""
     signature = replace(tiny[1], axes={"batch": rows, "sequence": 32})
-    runtime = open_artifact(layout.SIMPLIFIED, tiny[0], signature, [])
+    runtime = replace(found(tiny[0])[layout.SIMPLIFIED], signature=signature).open()
     batches = greedy_batches([[1] * 10, [2] * 90, [3]], runtime, 16)
     assert list(batches) == ["greedy 0", "greedy 1", "greedy 2", "greedy ragged batch"]
     assert [[len(prompt) for prompt in batch] for batch in batches.values()] == [[10], [32], [1], [10, 32, 1][:rows]]

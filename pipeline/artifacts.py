@@ -1,0 +1,138 @@
+"""The artifacts of a point as verify sees them: whether cases can be run of one here, what an inspection of it finds,
+and how it is opened."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+import torch
+
+from pipeline import layout, pt2
+from pipeline.contract import interface_findings, onnx_findings, program_findings
+from pipeline.reference import Reference
+from pipeline.run_onnxruntime import OnnxRuntime
+from pipeline.run_torch import Torch
+from pipeline.runtime import cannot_run, open_engine, what
+from pipeline.session import Runtime, axes_bounds
+from pipeline.signature import Signature
+from pipeline.spec import Weights
+
+
+@dataclass
+class Artifact(ABC):
+    """One artifact of the point in the folder `point`. quantized: whether its weights are."""
+
+    point: Path
+    signature: Signature
+    name: str
+    quantized: bool = False
+
+    def obstacle(self) -> str | None:
+        """Why no case can be run of it on this machine; None when it can."""
+        return None
+
+    @abstractmethod
+    def findings(self) -> list[str]:
+        """What is wrong with it by its looks, against the contract."""
+
+    @abstractmethod
+    def open(self, reference: Reference | None = None) -> Runtime:
+        """Load it; it may share the reference's weights where they are equal."""
+
+
+class Program(Artifact):
+    """wrapped/, in PyTorch."""
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The program with its weights."""
+        return pt2.load(self.point / self.name / layout.PROGRAM)
+
+    def findings(self) -> list[str]:
+        return program_findings(self.program, self.signature)
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        if reference is not None:
+            reference.lend(self.program.state_dict)
+        return Torch(self.program, self.signature, axes_bounds(self.signature))
+
+
+class Graph(Artifact):
+    """A portable graph, in ONNX Runtime on the CPU."""
+
+    @property
+    def path(self) -> Path:
+        """The ONNX file."""
+        return self.point / self.name / layout.MODEL
+
+    def obstacle(self) -> str | None:
+        bf16 = self.signature.caches[0].dtype == "bfloat16"
+        return "ONNX Runtime has no CPU kernels for bf16" if bf16 else None
+
+    def findings(self) -> list[str]:
+        return onnx_findings(onnx.load(self.path, load_external_data=False), self.signature)
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        return OnnxRuntime(self.path, self.signature, axes_bounds(self.signature))
+
+
+class Quantized(Graph):
+    """The graph in quantized/."""
+
+    def obstacle(self) -> str | None:
+        report = json.loads((self.point / self.name / layout.QUANTIZATION).read_text())
+        if report["weights"] == Weights.nvfp4.value:
+            return "ONNX Runtime has no CPU kernels for floats of 4 bits"
+        return super().obstacle()
+
+
+class Network(Artifact):
+    """What TensorRT made of the final model, run by interpretation."""
+
+    def obstacle(self) -> str | None:
+        from pipeline.tensorrt_plan import other_version  # TensorRT is not everybody's
+
+        folder = self.point / layout.ENGINE
+        return what(other_version(folder, json.loads((folder / layout.ENGINE_INFO).read_text())))
+
+    def findings(self) -> list[str]:
+        return []  # the lint's, and those fail stage engine
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        from pipeline.tensorrt_interpreter import open_network
+
+        return open_network(self.point, self.signature)
+
+
+class Engine(Artifact):
+    """engine/, in the runtime that it was built for."""
+
+    def obstacle(self) -> str | None:
+        return cannot_run(self.point / self.name)
+
+    def findings(self) -> list[str]:
+        path = self.point / self.name / layout.MODEL
+        if not path.exists():
+            return []  # a plan cannot be looked into
+        return interface_findings(onnx.load(path, load_external_data=False), self.signature)
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        return open_engine(self.point / self.name)
+
+
+def artifacts(point: Path, signature: Signature) -> Iterator[Artifact]:
+    """Those that a point has, in the order of the stages: quantized/ holds a model only where weights were quantized,
+    and only a plan of TensorRT was made of a network."""
+    yield Program(point, signature, layout.WRAPPED)
+    yield Graph(point, signature, layout.ONNX)
+    yield Graph(point, signature, layout.SIMPLIFIED)
+    quantized = layout.final_model(point).name == layout.QUANTIZED
+    if quantized:
+        yield Quantized(point, signature, layout.QUANTIZED, quantized)
+    if (point / layout.ENGINE / layout.PLAN).exists():
+        yield Network(point, signature, layout.NETWORK, quantized)
+    yield Engine(point, signature, layout.ENGINE, quantized)
