@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import torch
 
 from pipeline import pt2
@@ -35,8 +37,21 @@ class TorchSession(Session):
 
     def _run(self, feeds: dict[str, Array]) -> Array:
         with torch.inference_mode():
-            past = [torch.from_numpy(cache) for cache in self.caches]
-            logits, present = self._module(*(torch.from_numpy(value) for value in feeds.values()), past)
-        self.caches = [cache.numpy() for cache in present]
-        result: Array = logits.numpy()
-        return result
+            past = [_tensor(cache) for cache in self.caches]
+            logits, present = self._module(*(_tensor(value) for value in feeds.values()), past)
+        self.caches = [_array(cache) for cache in present]
+        return _array(logits)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """An array's memory as a tensor; PyTorch does not know numpy's bfloat16."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    """A tensor's memory as an array."""
+    bf16 = tensor.dtype == torch.bfloat16
+    found: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if bf16 else tensor.numpy()
+    return found

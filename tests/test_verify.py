@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from pipeline import checkpoint, decoder, layout, quality
+from pipeline import checkpoint, decoder, layout, quality, wrap
 from pipeline.artifacts import Artifact, artifacts
 from pipeline.cases import Case
 from pipeline.compare import Result, Truth, run_case, run_greedy
@@ -57,6 +57,17 @@ def test_sound_artifacts_pass(tiny: tuple[Path, Signature], truth: Truth, artifa
     assert 0 < float(figures["cache_max_abs"]) < 1e-4
     assert float(figures["kl"]) < 1e-8
     assert figures["greedy_agreement"] == 1
+
+
+def test_a_program_in_bf16_is_run(tmp_path: Path) -> None:
+    """In PyTorch, which does not know numpy's bfloat16: off by rounding, and by no more than its gates. (Random weights
+    come near to ties: of 16 tokens 2 are others.)"""
+    build(tmp_path, ["precision=bf16", "engine=tensorrt_rtx", "verify.gates.greedy_agreement=0.8"], wrap)
+    signature = Signature.load(tmp_path / layout.WRAPPED / layout.SIGNATURE)
+    truth = Truth(Reference(checkpoint.load(section(Model, tmp_path), tmp_path)), signature, seed=0)
+    results = run(layout.WRAPPED, tmp_path, truth)
+    assert problems({layout.WRAPPED: results}) == []
+    assert 1e-3 < float(worst(results)["logits_max_abs"])
 
 
 def test_equal_weights_are_held_once(tiny_copy: Callable[[], Path], truth: Truth) -> None:
