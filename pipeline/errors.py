@@ -3,12 +3,14 @@
 UserError
   └─ problems: Problem(what, where, fix), ...
 
-Anything else that is raised is a bug of kvforge's own and keeps its traceback.
+A full disk is one too. Anything else that is raised is a bug of kvforge's own and keeps its traceback.
 """
 
+import errno
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -37,4 +39,11 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(error, file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = str(error.filename2 or error.filename or Path.cwd())
+        fix = "free some, then run the same again; python -m pipeline.doctor says what a model takes"
+        print(Problem("the disk is full", where, fix), file=sys.stderr)
         sys.exit(1)

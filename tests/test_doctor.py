@@ -101,7 +101,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
     wrong = [finding for finding in findings() if finding.state == "wrong"]
     assert [finding.what for finding in wrong] == [
-        "1 GB of disk free: models of up to about 0.1 billion parameters in fp32"
+        "1 GB of disk free: models of up to about 0.0 billion parameters in fp32"
     ]
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,21 @@ def test_run_prints_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None
         errors.run(main)
     assert end.value.code == 1
     assert capsys.readouterr() == ("", f"{ONE}\n{TWO}\n")
+
+
+def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    """Linux has a device that is always full; any other error of the system keeps its traceback."""
+
+    def main() -> None:
+        with Path("/dev/full").open("w") as file:
+            file.write("x" * 2**20)
+
+    with pytest.raises(SystemExit) as end:
+        errors.run(main)
+    assert end.value.code == 1
+    assert "error: the disk is full" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):
+        errors.run(lambda: Path("no such file").unlink())
 
 
 def test_a_bug_keeps_its_traceback() -> None:
