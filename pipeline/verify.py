@@ -50,12 +50,11 @@ def verify_artifact(
     results = {"contract": contract}
     runtime: Runtime | None = None
     obstacle = artifact.obstacle()
+    if obstacle is not None:
+        print(f"{artifact.name} is not run: {obstacle}")
     with _recorded(contract):
         contract.failures += artifact.findings()
-        if obstacle is None:
-            runtime = artifact.open(truth.reference)
-        else:
-            print(f"{artifact.name} is not run: {obstacle}")
+        runtime = artifact.open(truth.reference) if obstacle is None else None
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}
