@@ -4,7 +4,7 @@ A saved model is two files: model.onnx, and model.onnx.data with every weight of
 """
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -100,3 +100,18 @@ def name_nodes(model: ir.Model) -> None:
     names = numbered(f"{node.metadata_props[MODULE]}.{node.op_type}" for node in model.graph)
     for node, name in zip(model.graph, names, strict=True):
         node.name = name
+
+
+def heads(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The matrix products from which the logits come with no other in between."""
+    waiting, seen = [graph.outputs[0]], set()
+    while waiting:
+        value = waiting.pop()
+        node = value.producer()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node.op_type in ("MatMul", "Gemm"):
+            yield node
+        else:
+            waiting += [value for value in node.inputs if value is not None]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from pipeline.editor import Editor, attribute, made_by
+from pipeline.graph import heads
 from pipeline.lower_attention import DOMAIN, AttentionLowering
 from pipeline.lower_linear import lower_linear, lower_table
 
@@ -16,10 +17,11 @@ def lower(model: ir.Model, *, int8_activations: bool, attention: bool = True) ->
     """Rewrite a graph of the contract in place. `int8_activations`: products with quantized weights round their input
     to 8 bits too; `attention`: whether to take GroupQueryAttention."""
     editor = Editor(model)
+    last = set(heads(model.graph))
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
-        ("MatMul", lambda node: lower_linear(editor, node, int8_activations=int8_activations)),
+        ("MatMul", lambda n: lower_linear(editor, n, int8_activations=int8_activations, twice=n in last)),
         ("MatMul", lambda node: _tied_head(editor, node)),
         ("DequantizeLinear", lambda node: lower_table(editor, node)),
     ]

@@ -22,8 +22,9 @@ ROW_BLOCK = 32
 INT8_ACTIVATIONS, FULL_ACTIVATIONS = 4, 0  # MatMulNBits' accuracy_level
 
 
-def lower_linear(editor: Editor, node: ir.Node, *, int8_activations: bool) -> None:
-    """Rewrite one MatMul whose weight is dequantized, [K, N] or a transposed [N, K]; any other is left as it is."""
+def lower_linear(editor: Editor, node: ir.Node, *, int8_activations: bool, twice: bool = False) -> None:
+    """Rewrite one MatMul whose weight is dequantized, [K, N] or a transposed [N, K]; any other is left as it is.
+    `twice`: where activations are rounded, multiply what rounding takes off too."""
     transpose = made_by(node.inputs[1], "Transpose")
     dequantize = made_by(transpose.inputs[0] if transpose is not None else node.inputs[1], "DequantizeLinear")
     if dequantize is None or len(dequantize.inputs) != 2:
@@ -51,19 +52,44 @@ def lower_linear(editor: Editor, node: ir.Node, *, int8_activations: bool) -> No
     factors = scale.const_value.numpy()
     factors = np.repeat((factors if rows else factors.T).reshape(outputs, -1), repeats, axis=1)
     scales = editor.constant(f"{scale.name}.packed", np.ascontiguousarray(factors))
+    x = node.inputs[0]
+    assert x is not None
+    twice = twice and int8_activations and width % block == 0 and x.shape is not None and len(x.shape) == 3
     fused = editor.insert(
         node,
         "MatMulNBits",
-        [node.inputs[0], _shared(editor, packed), scales],
+        [_rounded_and_rest(editor, node, x, block) if twice else x, _shared(editor, packed), scales],
         domain=DOMAIN,
-        like=node.outputs,
+        like=(None,) if twice else node.outputs,
         K=width,
         N=outputs,
         bits=bits,
         block_size=block,
         accuracy_level=INT8_ACTIVATIONS if int8_activations else FULL_ACTIVATIONS,
     )
+    if twice:
+        parts = editor.insert(node, "Split", fused.outputs, like=(None, None), axis=0, num_outputs=2)
+        fused = editor.insert(node, "Add", parts.outputs, like=node.outputs)
     editor.replace(node.outputs[0], fused.outputs[0])
+
+
+def _rounded_and_rest(editor: Editor, node: ir.Node, x: ir.Value, block: int) -> ir.Value:
+    """x [batch, n, K] as [2 * batch, n, K]: rounded as the kernel does it, which the kernel then leaves as it is, and
+    what that takes off. A step is a 127th of its block's largest number."""
+
+    def out(op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+        return editor.insert(node, op, inputs, **attributes).outputs[0]  # type: ignore[arg-type]  # ours are ints
+
+    assert x.dtype is not None
+    dtype = x.dtype.numpy()
+    least, last = (np.array(number, dtype) for number in (np.finfo(dtype).tiny, 127))
+    blocks = out("Reshape", x, editor.constant(f"lowered.blocks.{block}", np.array([0, 0, -1, block], np.int64)))
+    axis = editor.constant("lowered.last", np.array([-1], np.int64))
+    step = out("Div", out("ReduceMax", out("Abs", blocks), axis), editor.constant(f"lowered.steps.{dtype}", last))
+    step = out("Max", step, editor.constant(f"lowered.least.{dtype}", least))  # of a block of zeros
+    rounded = out("Mul", out("Round", out("Div", blocks, step)), step)
+    both = out("Concat", rounded, out("Sub", blocks, rounded), axis=0)
+    return out("Reshape", both, editor.constant("lowered.rows", np.array([0, 0, -1], np.int64)))
 
 
 def lower_table(editor: Editor, node: ir.Node) -> None:

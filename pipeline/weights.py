@@ -11,7 +11,7 @@ Three forms, all in standard operators (Grid has the numbers, T is the compute t
 * tied head, a table that is multiplied as well: the same q and scales, dequantized whole and transposed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from pipeline.graph import heads
 from pipeline.grids import FLOAT4, Grid
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
@@ -59,7 +60,7 @@ class Weight:
 
 def find(graph: ir.Graph, least: int) -> list[Weight]:
     """The 2-D weights of at least `least` bytes that only linear layers, or only embedding and tied head, read."""
-    heads = set(_heads(graph))
+    last = set(heads(graph))
     found = []
     for value in graph.initializers.values():
         tensor = value.const_value
@@ -71,7 +72,7 @@ def find(graph: ir.Graph, least: int) -> list[Weight]:
         if value.is_graph_output() or not uses:
             continue
         if layouts in ({"[K, N]"}, {"[N, K]"}):
-            found.append(Weight(value, readers, False, not heads.isdisjoint(readers), layouts == {"[N, K]"}))
+            found.append(Weight(value, readers, False, not last.isdisjoint(readers), layouts == {"[N, K]"}))
         elif "rows" in layouts and layouts <= {"rows", "transposed"}:
             found.append(Weight(value, readers, True, False, True))
     return found
@@ -100,21 +101,6 @@ def _is_tokens(ids: ir.Value | None) -> bool:
     while ids is not None and (node := ids.producer()) is not None and node.op_type in SAME_TOKENS:
         ids = node.inputs[0]
     return ids is not None and ids.is_graph_input() and ids.name == "input_ids"
-
-
-def _heads(graph: ir.Graph) -> Iterator[ir.Node]:
-    """The matrix products from which the logits come with no other in between."""
-    waiting, seen = [graph.outputs[0]], set()
-    while waiting:
-        value = waiting.pop()
-        node = value.producer()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if node.op_type in ("MatMul", "Gemm"):
-            yield node
-        else:
-            waiting += [value for value in node.inputs if value is not None]
 
 
 class Writer:
