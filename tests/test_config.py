@@ -88,14 +88,12 @@ def test_precision_brings_its_gates_and_an_override_wins() -> None:
     assert (gates.logits_max_abs, gates.kl, gates.cache_max_abs, gates.greedy_agreement) == (0.75, 0.5, 1.0, 0.97)
 
 
-@pytest.mark.parametrize(("weights", "block"), [("int8", 0), ("int4", 32)])
-def test_quantized_weights_in_fp16_take_both_options_gates(weights: str, block: int) -> None:
-    """fp16's before the weights are quantized, those of the weights' own option behind it; int8 for GPUs has a scale a
-    channel."""
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_quantized_weights_in_fp16_take_both_options_gates(weights: str) -> None:
+    """fp16's before the weights are quantized, those of the weights' own option behind it."""
     both = config.compose([f"precision={weights}_fp16"], CONF)
     half, whole = (config.compose([f"precision={option}"], CONF) for option in ("fp16", weights))
     assert (both.precision, both.verify.gates) == (half.precision, half.verify.gates)
-    whole.quantize.block_size = block
     assert (both.quantize, both.verify.quantized_gates) == (whole.quantize, whole.verify.quantized_gates)
     assert both.verify.quality == whole.verify.quality
 
