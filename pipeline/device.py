@@ -8,6 +8,7 @@
 PyTorch comes first: it is there anyway, and it captures CUDA graphs, which pycuda cannot.
 """
 
+import atexit
 import importlib.util
 import math
 from abc import ABC, abstractmethod
@@ -108,6 +109,7 @@ class PycudaDevice(Device):
         cuda.init()
         self._context = cuda.Device(0).retain_primary_context()
         self._context.push()
+        atexit.register(self._context.pop)  # pycuda aborts a process that ends with a context in use
         self._cuda = cuda
         self._stream = cuda.Stream()
         self.stream = int(self._stream.handle)

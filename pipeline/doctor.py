@@ -71,6 +71,8 @@ def _packages() -> Iterator[Finding]:
     for text in _project()["dependencies"]:
         requirement = Requirement(text)
         has = _version(requirement.name)
+        if has is None and requirement.name == "onnxruntime" and _version("onnxruntime-gpu"):
+            continue  # it has the same modules; which engines its version runs is said below
         if has is None or not requirement.specifier.contains(has, prereleases=True):
             wrong = True
             what = f"{requirement.name} {has or 'is missing'}; kvforge needs {requirement.specifier}"
@@ -106,13 +108,20 @@ def _gpu() -> Iterator[Finding]:
 
 def _onnxruntime() -> Iterator[Finding]:
     import onnxruntime
+    from packaging.specifiers import SpecifierSet
 
     providers = onnxruntime.get_available_providers()
-    yield Finding("ok", f"engine=onnxruntime_cpu: builds and runs (ONNX Runtime {onnxruntime.__version__})")
+    here = onnxruntime.__version__
+    (needs,) = [text.removeprefix("onnxruntime") for text in _project()["dependencies"] if text[:12] == "onnxruntime>"]
+    if SpecifierSet(needs).contains(here, prereleases=True):
+        yield Finding("ok", f"engine=onnxruntime_cpu: builds and runs (ONNX Runtime {here})")
+    else:
+        cure = "pip uninstall onnxruntime-gpu; pip install onnxruntime"
+        yield Finding("note", f"engine=onnxruntime_cpu: needs ONNX Runtime {needs}, this is {here}", cure)
     if "CUDAExecutionProvider" in providers and hardware.gpus():
         yield Finding("ok", "engine=onnxruntime_cuda: builds and runs")
     elif hardware.gpus():
-        cure = "pip uninstall onnxruntime; pip install kvforge[gpu]"
+        cure = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]"
         yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", cure)
 
 

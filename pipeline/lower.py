@@ -5,28 +5,33 @@ Only engine/ holds a lowered graph; the portable one stays as it is. Whatever ha
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from pipeline.editor import Editor, attribute, made_by
 from pipeline.graph import heads
 from pipeline.lower_attention import DOMAIN, AttentionLowering
 from pipeline.lower_linear import lower_linear, lower_table
+from pipeline.rotary import fuse_rotary
+
+LENGTHS = 6  # input of Attention
 
 
-def lower(model: ir.Model, *, int8_activations: bool, attention: bool = True) -> None:
+def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> None:
     """Rewrite a graph of the contract in place. `int8_activations`: products with quantized weights round their input
-    to 8 bits too; `attention`: whether to take GroupQueryAttention."""
+    to 8 bits too; `cuda`: for that provider, which keeps the standard attention."""
     editor = Editor(model)
+    fuse_rotary(editor)
     last = set(heads(model.graph))
+    attention = (lambda node: _lengths(editor, node)) if cuda else AttentionLowering(editor).lower
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
+        ("Attention", attention),
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
         ("MatMul", lambda n: lower_linear(editor, n, int8_activations=int8_activations, twice=n in last)),
         ("MatMul", lambda node: _tied_head(editor, node)),
         ("DequantizeLinear", lambda node: lower_table(editor, node)),
     ]
-    if attention:
-        rewrites.insert(0, ("Attention", AttentionLowering(editor).lower))
     for op, rewrite in rewrites:
         for node in editor.nodes(op):
             rewrite(node)
@@ -73,3 +78,20 @@ def _tied_head(editor: Editor, node: ir.Node) -> None:
     inputs = [node.inputs[0], transpose.inputs[0]]
     fused = editor.insert(node, "FusedMatMul", inputs, domain=DOMAIN, like=node.outputs, transB=1)
     editor.replace(node.outputs[0], fused.outputs[0])
+
+
+def _lengths(editor: Editor, node: ir.Node) -> None:
+    """The sequence in an attention's lengths as a sum over the tokens, not from a shape: shapes are the CPU's, what it
+    hands over is a copy, and a graph with copies cannot be captured."""
+    lengths = node.inputs[LENGTHS] if len(node.inputs) > LENGTHS else None
+    add = made_by(lengths, "Add")
+    squeezes = [made_by(value, "Squeeze") for value in add.inputs] if add is not None else []
+    for index, squeeze in enumerate(squeezes):
+        if add is None or squeeze is None or made_by(squeeze.inputs[0], "Shape") is None:
+            continue
+        tokens = editor.inputs["attention_mask"]
+        same = editor.insert(add, "Equal", [tokens, tokens]).outputs[0]
+        ones = editor.insert(add, "Cast", [same], to=int(ir.DataType.INT64)).outputs[0]
+        axis = editor.constant("lowered.one", np.array([1], np.int64))
+        sequence = editor.insert(add, "ReduceSum", [ones, axis], keepdims=0).outputs[0]
+        add.replace_input_with(index, sequence)

@@ -30,7 +30,7 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
     if engine.provider == TENSORRT:
         tensorrt_graph.prepare(lowered, lengths=False)  # its parser drops the lengths of attention
     elif engine.lower:
-        lower(lowered, int8_activations=engine.int8_activations, attention=engine.provider == CPU)
+        lower(lowered, int8_activations=engine.int8_activations, cuda=engine.provider != CPU)
     if any(node.op_type == "MatMulNBits" for node in lowered.graph):
         graph.save(lowered, out)
     else:  # the same bytes as before, which DVC's cache then stores once

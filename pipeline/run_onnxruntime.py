@@ -1,11 +1,14 @@
 """Run an ONNX model of the contract in ONNX Runtime, with past and present of each cache in one buffer.
 
 Both sides of every alias are bound to the same memory, so the cache is written in place and a step copies none of it.
-On the CPU the memory is the session's numpy arrays, on a GPU ONNX Runtime's own.
+On the CPU the memory is the session's numpy arrays, on a GPU ONNX Runtime's own, and a step of one token is replayed as
+a CUDA graph.
 """
 
+import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -29,7 +32,8 @@ LEVELS = {
 }
 
 
-CPU = "CPUExecutionProvider"
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+NOT_CAPTURED = "-1"  # the number of a CUDA graph that a run is not recorded in
 
 
 class OnnxRuntime(Runtime):
@@ -61,8 +65,17 @@ class OnnxRuntime(Runtime):
         self.signature = signature
         self.bounds = bounds
         self.on_cpu = provider == CPU
-        providers = [CPU] if self.on_cpu else [(provider, provider_options or {}), CPU]
-        self.inference = ort.InferenceSession(model, options, providers=providers)
+        self.graphs = itertools.count(1)  # numbers for the CUDA graphs of its sessions
+        self.captures = provider == CUDA
+        if not self.on_cpu:
+            ort.preload_dlls()  # CUDA's libraries, where packages of NVIDIA's brought them
+        try:
+            self.inference = self._load(model, options, provider, provider_options or {})
+        except Exception as error:  # onnxruntime raises classes of its own for every failure
+            if not self.captures or "graph capture" not in str(error):
+                raise
+            self.captures = False  # some operator runs on the CPU
+            self.inference = self._load(model, options, provider, provider_options or {})
         if provider not in self.inference.get_providers():
             what = f"ONNX Runtime did not start {provider}; its log, above, says why"
             raise UserError(Problem(what, "engine.provider", "python -m pipeline.doctor, or engine=onnxruntime_cpu"))
@@ -70,13 +83,22 @@ class OnnxRuntime(Runtime):
             pages.forget(model.parent / DATA)
             pages.enlarge()
 
+    def _load(
+        self, model: Path, options: ort.SessionOptions, provider: str, settings: dict[str, str]
+    ) -> ort.InferenceSession:
+        """The model with the provider that computes; a provider for a GPU has the CPU behind it."""
+        if provider == CUDA:
+            settings = settings | {"use_tf32": "0", "enable_cuda_graph": str(int(self.captures))}  # fp32 is fp32
+        providers: list[Any] = [CPU] if self.on_cpu else [(provider, settings), CPU]
+        return ort.InferenceSession(model, options, providers=providers)
+
     def session(self, batch: int) -> Session:
         return OnnxRuntimeSession(self, batch) if self.on_cpu else GpuSession(self, batch)
 
 
 def obstacle(provider: str) -> Problem | None:
     """Why a provider cannot compute here; None when it should."""
-    fix = "pip uninstall onnxruntime; pip install kvforge[gpu]; or engine=onnxruntime_cpu"
+    fix = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]; or engine=onnxruntime_cpu"
     if provider not in ort.get_available_providers():
         return Problem(f"ONNX Runtime {ort.__version__} has no {provider} here", "engine.provider", fix)
     if provider != CPU and not hardware.gpus():
@@ -86,6 +108,8 @@ def obstacle(provider: str) -> Problem | None:
 
 class OnnxRuntimeSession(Session):
     """See Session."""
+
+    _plain: ort.RunOptions | None = None
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
         super().__init__(runtime.signature, runtime.bounds, batch)
@@ -111,23 +135,54 @@ class OnnxRuntimeSession(Session):
         logits = self.signature.logits
         out = np.empty(logits.sized(batch=self.batch, sequence=feeds["input_ids"].shape[1]), logits.dtype)
         self._binding.bind_output(LOGITS, "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
-        self._inference.run_with_iobinding(self._binding)
+        self._inference.run_with_iobinding(self._binding, self._plain)
         return out
 
 
 class GpuSession(OnnxRuntimeSession):
-    """The same with caches in the memory of the first GPU; tokens and logits are copied, the cache is not."""
+    """The same with caches in the memory of the first GPU; tokens and logits are copied, the cache is not.
+
+    Where the runtime captures, a step of one token has inputs and logits that stay where they are: its first run is
+    recorded as a CUDA graph, and every further one starts that.
+    """
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
         super().__init__(runtime, batch)
         self.piece = None
+        self._plain = _numbered(NOT_CAPTURED)
+        self._decode = None
+        if runtime.captures:
+            self._graph = _numbered(str(next(runtime.graphs)))
+            self._decode = self._inference.io_binding()
+            self._bind(self._decode)
+            self._fixed = {
+                tensor.name: _on_gpu(np.zeros(tensor.sized(batch=batch, sequence=1), tensor.dtype))
+                for tensor in (*self.signature.inputs, self.signature.logits)
+                if tensor not in self.signature.caches
+            }
+            for name, value in self._fixed.items():
+                bind = self._decode.bind_ortvalue_output if name == LOGITS else self._decode.bind_ortvalue_input
+                bind(name, value)
 
     def _bind_caches(self) -> None:
+        self._held = [_on_gpu(cache) for cache in self.caches]
+        self._bind(self._binding)
+
+    def _bind(self, binding: ort.IOBinding) -> None:
+        """Each cache, once as input and once as output."""
         present = {past: new for new, past in self.signature.aliases.items()}
-        self._held = [ort.OrtValue.ortvalue_from_numpy(cache, "cuda", 0) for cache in self.caches]
         for tensor, value in zip(self.signature.caches, self._held, strict=True):
-            self._binding.bind_ortvalue_input(tensor.name, value)
-            self._binding.bind_ortvalue_output(present[tensor.name], value)
+            binding.bind_ortvalue_input(tensor.name, value)
+            binding.bind_ortvalue_output(present[tensor.name], value)
+
+    def _run(self, feeds: dict[str, Array]) -> Array:
+        if self._decode is None or feeds["input_ids"].shape[1] > 1:
+            return super()._run(feeds)
+        for name, value in feeds.items():
+            self._fixed[name].update_inplace(value)
+        self._inference.run_with_iobinding(self._decode, self._graph)
+        logits: Array = self._fixed[LOGITS].numpy()
+        return logits
 
     def fetch(self) -> list[Array]:
         self.caches = [value.numpy() for value in self._held]
@@ -136,3 +191,15 @@ class GpuSession(OnnxRuntimeSession):
     def store(self, caches: list[Array]) -> None:
         for value, cache in zip(self._held, caches, strict=True):
             value.update_inplace(np.ascontiguousarray(cache))
+
+
+def _on_gpu(array: Array) -> ort.OrtValue:
+    """A copy in the memory of the first GPU."""
+    return ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
+
+
+def _numbered(graph: str) -> ort.RunOptions:
+    """Options of a run that is recorded in a CUDA graph, and later replayed from it."""
+    options = ort.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", graph)
+    return options

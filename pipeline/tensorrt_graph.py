@@ -4,7 +4,7 @@ What is rewritten, into standard operators again:
 
 * Attention without lengths, where TensorRT's has none (10.15, 10.16): causal by a boolean mask, made once in the graph.
 * Attention with a softcap, which the parser refuses, or with head sizes that no kernel takes: MatMul, Tanh, Softmax.
-* Rotary embeddings in products, as one operator (pipeline.tensorrt_rotary).
+* Rotary embeddings in products, as one operator (pipeline.rotary).
 * Splits of projections: of the last axis, and without sequences (pipeline.tensorrt_split).
 * Embedding of 8 bits: packed into int32, as TensorRT gathers no rows of int8.
 
@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from pipeline.editor import Editor, attribute, dimension, made_by
 from pipeline.errors import Problem, UserError
-from pipeline.tensorrt_rotary import fuse_rotary
+from pipeline.rotary import fuse_rotary
 from pipeline.tensorrt_split import split_plainly
 
 MASK, LENGTHS = 3, 6  # inputs of Attention: attn_mask, nonpad_kv_seqlen

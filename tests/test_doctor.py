@@ -6,6 +6,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import onnxruntime
 import pytest
 
 from pipeline import doctor
@@ -63,6 +64,14 @@ def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("both installed" in what for what in texts("wrong"))
 
 
+def test_onnxruntime_for_gpus_stands_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is wrong without the package for the CPU; an older version costs the engine for the CPU alone."""
+    version(monkeypatch, onnxruntime=None, onnxruntime_gpu="1.31.1")
+    monkeypatch.setattr(onnxruntime, "__version__", "1.31.1")
+    assert texts("wrong") == []
+    assert "engine=onnxruntime_cpu: needs ONNX Runtime >=1.32, this is 1.31.1" in texts("note")
+
+
 def test_another_python_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """dvc repro would run it."""
     (tmp_path / "python").write_text("#!/bin/sh\n")
@@ -93,7 +102,7 @@ esac"""
     assert f"GPU {line.replace(', ', ', compute capability ')}" in said
     assert "driver 580.65.06, for CUDA up to 13.0" in said
     assert any(says in what for what in said if what.startswith("engine=tensorrt_rtx"))
-    assert any("onnxruntime_cuda" in f.what and "kvforge[gpu]" in f.cure for f in found)
+    assert any("onnxruntime_cuda" in f.what and "pip install onnxruntime-gpu" in f.cure for f in found)
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:

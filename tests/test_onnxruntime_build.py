@@ -8,14 +8,15 @@ import numpy as np
 import onnx
 import pytest
 
-from pipeline import engine, layout, run_onnxruntime
+from pipeline import engine, layout
 from pipeline.errors import UserError
 from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.runtime import cannot_run, open_engine
-from pipeline.session import axes_bounds
+from pipeline.session import Session, axes_bounds
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile, section
 from tests.gpu import capability
+from tests.points import build as build_point
 
 Point = tuple[Path, Signature]
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -52,6 +53,7 @@ def test_cuda_keeps_the_standard_attention(tiny: Point, tmp_path: Path) -> None:
     found = operators(build(tiny[0], tmp_path / "engine", CUDA))
     assert {"Attention", "TensorScatter", "SkipSimplifiedLayerNormalization"} <= found
     assert "GroupQueryAttention" not in found
+    assert "Shape" not in found  # what the CPU hands to the GPU keeps a step from being captured
 
 
 def test_the_tensorrt_provider_gets_masks_and_shapes(tiny: Point, tmp_path: Path) -> None:
@@ -82,18 +84,52 @@ def test_without_a_gpu_the_reason_is_said(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("provider", [CUDA, TENSORRT])
-def test_a_gpu_agrees_with_the_cpu(tiny: Point, tmp_path: Path, provider: str) -> None:
-    """One buffer for past and present on the device, and the same logits and caches."""
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("kind", ["onnxruntime_cuda", "onnxruntime_tensorrt"])
+def test_a_gpu_agrees_with_the_cpu(tmp_path: Path, kind: str, precision: str) -> None:
+    """One buffer for past and present on the device, and the logits and caches of the portable graph on the CPU; with
+    CUDA, decode is a replayed graph."""
     capability()
-    problem = run_onnxruntime.obstacle(provider)
-    if problem is not None:
-        pytest.skip(problem.what)
-    sessions = [open_engine(build(tiny[0], tmp_path / "engine", provider)).session(2)]
-    sessions.append(open_engine(tiny[0] / layout.ENGINE).session(2))
-    for tokens in ([[1, 2, 3, 4], [5]], [[6], [7, 8, 9]], [[10], [11]]):
+    try:
+        signature = build_point(tmp_path, [f"engine={kind}", f"precision={precision}"])
+        runtime = open_engine(tmp_path / layout.ENGINE)
+    except UserError as error:
+        if kind == "onnxruntime_cuda":
+            raise
+        pytest.skip(error.problems[0].what)  # TensorRT is a package of its own
+    assert isinstance(runtime, OnnxRuntime)
+    assert runtime.captures == (kind == "onnxruntime_cuda")
+    portable = OnnxRuntime(tmp_path / layout.SIMPLIFIED / layout.MODEL, signature, axes_bounds(signature))
+    sessions = [runtime.session(2), portable.session(2)]
+    tolerance = {"fp16": 0.03, "fp32": 1e-3}[precision]
+    chunks = [
+        [[1, 2, 3, 4], [5]],
+        [[6], [7, 8, 9]],
+        *([[10 + i], [20 + i]] for i in range(4)),
+        [[], [3]],
+        [[7, 8], [9]],
+    ]
+    for tokens in chunks:
         gpu, cpu = (session.step(tokens) for session in sessions)
-        np.testing.assert_allclose(gpu, cpu, atol=1e-3)
+        for row, new in enumerate(tokens):
+            if new:
+                np.testing.assert_allclose(gpu[row], cpu[row], atol=tolerance)
     for gpu, cpu in zip(*(session.fetch() for session in sessions), strict=True):
         for row, used in enumerate(sessions[0].lengths):
-            np.testing.assert_allclose(gpu[row, :, :used], cpu[row, :, :used], atol=1e-3)
+            np.testing.assert_allclose(gpu[row, :, :used], cpu[row, :, :used], atol=tolerance)
+
+
+@pytest.mark.gpu
+def test_sessions_do_not_share_a_graph(tmp_path: Path) -> None:
+    """Two sessions of one engine, their decode steps interleaved, say what each says alone."""
+    capability()
+    build_point(tmp_path, ["engine=onnxruntime_cuda", "precision=fp16"])
+    runtime = open_engine(tmp_path / layout.ENGINE)
+
+    def said(session: Session, first: int) -> list[float]:
+        return [float(session.step([[first + i]]).sum()) for i in range(4)]
+
+    alone = [said(runtime.session(1), first) for first in (1, 50)]
+    both = [runtime.session(1), runtime.session(1)]
+    together = [[float(s.step([[first + i]]).sum()) for s, first in zip(both, (1, 50), strict=True)] for i in range(4)]
+    assert [list(column) for column in zip(*together, strict=True)] == alone

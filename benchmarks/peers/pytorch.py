@@ -1,4 +1,4 @@
-"""PyTorch through transformers: `cache` growing or static, `compiled` or not."""
+"""PyTorch through transformers: `cache` growing or static, `compiled` (in what `mode`) or not; `device`, `dtype`."""
 
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ class System(Peer):
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self.options = options
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        self.device = options.get("device", "cpu")
+        dtype = getattr(torch, options.get("dtype", "float32"))
+        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().to(self.device)
         self.decode = self.model.forward
         if options.get("compiled"):
             torch._dynamo.config.recompile_limit = 64  # one graph a batch and cache size
-            self.decode = torch.compile(self.model.forward, fullgraph=True, dynamic=False)
+            self.decode = torch.compile(self.model.forward, fullgraph=True, dynamic=False, mode=options.get("mode"))
 
     def begin(self, batch: int, cache: int) -> None:
         static = self.options["cache"] == "static"
@@ -31,9 +33,9 @@ class System(Peer):
         self.position = 0
 
     def step(self, tokens: Rows) -> list[int]:
-        ids = torch.tensor(tokens)
+        ids = torch.tensor(tokens, device=self.device)
         forward = self.decode if ids.shape[1] == 1 else self.model.forward
-        positions = torch.arange(self.position, self.position + ids.shape[1])[None]
+        positions = torch.arange(self.position, self.position + ids.shape[1], device=self.device)[None]
         out = forward(input_ids=ids, position_ids=positions, past_key_values=self.cache, logits_to_keep=1)
         self.position += ids.shape[1]
         return out.logits[:, -1].argmax(-1).tolist()
@@ -44,9 +46,10 @@ class System(Peer):
     def surprise(self, windows: Rows) -> float:
         total = 0.0
         for row in windows:
-            logits = self.model(input_ids=torch.tensor([row]), use_cache=False).logits
-            total += surprise(logits[0, :-1].numpy(), row[1:])
+            logits = self.model(input_ids=torch.tensor([row], device=self.device), use_cache=False).logits
+            total += surprise(logits[0, :-1].cpu().numpy(), row[1:])
         return total
 
     def weight_bytes(self) -> int:
-        return sum(p.numel() * p.element_size() for p in self.model.parameters())
+        table, head = self.model.get_input_embeddings().weight, self.model.get_output_embeddings().weight
+        return sum(p.nbytes for p in self.model.parameters()) - (0 if head is table else table.nbytes)
