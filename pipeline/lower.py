@@ -12,7 +12,6 @@ from pipeline.editor import Editor, attribute, made_by
 from pipeline.graph import heads
 from pipeline.lower_attention import DOMAIN, AttentionLowering
 from pipeline.lower_linear import lower_linear, lower_table
-from pipeline.rotary import fuse_rotary
 
 LENGTHS = 6  # input of Attention
 
@@ -21,7 +20,6 @@ def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> Non
     """Rewrite a graph of the contract in place. `int8_activations`: products with quantized weights round their input
     to 8 bits too; `cuda`: for that provider, which keeps the standard attention."""
     editor = Editor(model)
-    fuse_rotary(editor)
     last = set(heads(model.graph))
     attention = (lambda node: _lengths(editor, node)) if cuda else AttentionLowering(editor).lower
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [

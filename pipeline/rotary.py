@@ -1,10 +1,11 @@
 """Rotary embeddings written out in products, as onnxsim leaves them in 16 bits, as one RotaryEmbedding each.
 
-TensorRT's parser makes 26 layers of every Slice: the fp16 network of SmolLM2-135M has half as many layers so, and its
-plan is 4 % smaller.
+SmolLM2-135M in fp16 has 682 nodes then, not 1,042. TensorRT's parser makes 26 layers of a Slice: its network has half
+as many layers, its plan is 4 % smaller.
 """
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from pipeline.editor import Editor, made_by
@@ -12,8 +13,18 @@ from pipeline.editor import Editor, made_by
 STAYS_DOUBLED = {"Cast", "Cos", "Sin", "Mul"}  # what happens to angles [f, f] on their way to a table
 
 
-def fuse_rotary(editor: Editor) -> None:
-    """x * cos + concat(-x[h:], x[:h]) * sin -> RotaryEmbedding, where both halves of cos and sin are equal."""
+def fuse_rotary(model: onnx.ModelProto) -> onnx.ModelProto:
+    """x * cos + concat(-x[h:], x[:h]) * sin -> RotaryEmbedding, where both halves of cos and sin are equal.
+
+    Weights stay references to their file."""
+    fused = ir.from_proto(model)
+    editor = Editor(fused)
+    _fuse(editor)
+    editor.finish()
+    return ir.to_proto(fused)
+
+
+def _fuse(editor: Editor) -> None:
     halves: dict[ir.Value, ir.Value] = {}
     for add in editor.nodes("Add"):
         plain, turned = (made_by(value, "Mul") for value in add.inputs)

@@ -21,6 +21,7 @@ from pipeline import layout, stage
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing_folder, write_json
 from pipeline.names import ROOT, numbered
+from pipeline.rotary import fuse_rotary
 from pipeline.spec import Simplify, section
 
 # Its command line imports torch when that is there and needs nothing of it: 4.2 s of start, 1.4 without.
@@ -112,6 +113,7 @@ def simplify(model: onnx.ModelProto, options: Simplify) -> tuple[onnx.ModelProto
     if reason is not None:
         return model, reason
     attach_weights(simplified, weights)
+    simplified = fuse_rotary(simplified)
     name_nodes(model, simplified)
     return simplified, None
 

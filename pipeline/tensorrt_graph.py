@@ -4,7 +4,6 @@ What is rewritten, into standard operators again:
 
 * Attention without lengths, where TensorRT's has none (10.15, 10.16): causal by a boolean mask, made once in the graph.
 * Attention with a softcap, which the parser refuses, or with head sizes that no kernel takes: MatMul, Tanh, Softmax.
-* Rotary embeddings in products, as one operator (pipeline.rotary).
 * Splits of projections: of the last axis, and without sequences (pipeline.tensorrt_split).
 * Embedding of 8 bits: packed into int32, as TensorRT gathers no rows of int8.
 
@@ -19,7 +18,6 @@ import onnx_ir as ir
 
 from pipeline.editor import Editor, attribute, dimension, made_by
 from pipeline.errors import Problem, UserError
-from pipeline.rotary import fuse_rotary
 from pipeline.tensorrt_split import split_plainly
 
 MASK, LENGTHS = 3, 6  # inputs of Attention: attn_mask, nonpad_kv_seqlen
@@ -53,7 +51,6 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
         rewrite.scale(node)
         if not lengths:
             rewrite.mask(node)
-    fuse_rotary(editor)
     split_plainly(editor)
     for node in editor.nodes("DequantizeLinear"):
         _gathered_rows(editor, node)

@@ -57,17 +57,6 @@ def test_with_lengths_queries_alone_are_scaled(tiny: Point, tmp_path: Path) -> N
     assert all(node.inputs[LENGTHS] is not None and node.attributes["is_causal"].value for node in nodes)
 
 
-def test_rotary_embeddings_in_products_become_one_operator(half: Point, tmp_path: Path) -> None:
-    """onnxsim leaves them written out in 16 bits; the result is the same to the last bit."""
-    folder, signature = half[0] / layout.SIMPLIFIED, half[1]
-    assert "RotaryEmbedding" not in operators(graph.load(folder))
-    model = prepared(folder, tmp_path / "fused", lengths=True)
-    assert [node.op_type for node in model.graph].count("RotaryEmbedding") == 4
-    assert "Neg" not in operators(model)
-    for one, other in zip(logits(folder, signature), logits(tmp_path / "fused", signature), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_without_lengths_a_mask_says_the_same(tiny: Point, tmp_path: Path) -> None:
     """One mask for all layers, equal logits in a ragged batch, no lengths left."""
     model = compare(tiny[0] / layout.SIMPLIFIED, tmp_path / "mask", lengths=False)
