@@ -7,6 +7,7 @@ a CUDA graph.
 
 import itertools
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,9 @@ class GpuSession(OnnxRuntimeSession):
         self._plain = _numbered(NOT_CAPTURED)
         self._decode = None
         if runtime.captures:
-            self._graph = _numbered(str(next(runtime.graphs)))
+            number = next(runtime.graphs)
+            self._graph = _numbered(str(number))
+            weakref.finalize(self, self._inference.release_captured_graph, number).atexit = False
             self._decode = self._inference.io_binding()
             self._bind(self._decode)
             self._fixed = {
