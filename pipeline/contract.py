@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import onnx
 import torch
 
+from pipeline.graph import LENGTHS, MASK
 from pipeline.signature import Signature, Tensor
 
 ONNX_TYPES: dict[int, str] = {
@@ -18,7 +19,6 @@ ONNX_TYPES: dict[int, str] = {
     onnx.TensorProto.INT64: "int64",
 }
 FORBIDDEN = {"If", "Loop", "Scan"}
-KEY_LENGTHS, MASK = 6, 3  # inputs of Attention: nonpad_kv_seqlen and attn_mask
 
 
 def program_findings(program: torch.export.ExportedProgram, signature: Signature) -> list[str]:
@@ -78,7 +78,7 @@ def _operator_findings(model: onnx.ModelProto) -> list[str]:
         if node.op_type != "Attention":
             continue
         causal = any(a.name == "is_causal" and a.i for a in node.attribute)
-        has = [i < len(node.input) and bool(node.input[i]) for i in (KEY_LENGTHS, MASK)]
+        has = [i < len(node.input) and bool(node.input[i]) for i in (LENGTHS, MASK)]
         if has != [causal, not causal]:
             findings.append(
                 f"{node.name} must either be causal with key lengths or have a mask alone: it has "

@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import errors, hardware
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 # Of a model in fp32, per byte of its weights: verify's memory (2.2 times for TinyLlama-1.1B); and four artifacts that
@@ -65,11 +68,8 @@ def _python() -> Iterator[Finding]:
 
 def _packages() -> Iterator[Finding]:
     """Each requirement of pyproject.toml against what is installed, and pairs that do not go together."""
-    from packaging.requirements import Requirement
-
     wrong = False
-    for text in _project()["dependencies"]:
-        requirement = Requirement(text)
+    for requirement in _requirements().values():
         has = _version(requirement.name)
         if has is None and requirement.name == "onnxruntime" and _version("onnxruntime-gpu"):
             continue  # it has the same modules; which engines its version runs is said below
@@ -78,7 +78,7 @@ def _packages() -> Iterator[Finding]:
             what = f"{requirement.name} {has or 'is missing'}; kvforge needs {requirement.specifier}"
             yield Finding("wrong", what, INSTALL)
     if not wrong:
-        yield Finding("ok", f"{len(_project()['dependencies'])} packages that every build needs")
+        yield Finding("ok", f"{len(_requirements())} packages that every build needs")
     if _version("onnxruntime") and _version("onnxruntime-gpu"):
         what = "onnxruntime and onnxruntime-gpu are both installed: they overwrite each other's files"
         yield Finding("wrong", what, "pip uninstall onnxruntime onnxruntime-gpu, then install the one you want")
@@ -108,12 +108,11 @@ def _gpu() -> Iterator[Finding]:
 
 def _onnxruntime() -> Iterator[Finding]:
     import onnxruntime
-    from packaging.specifiers import SpecifierSet
 
     providers = onnxruntime.get_available_providers()
     here = onnxruntime.__version__
-    (needs,) = [text.removeprefix("onnxruntime") for text in _project()["dependencies"] if text[:12] == "onnxruntime>"]
-    if SpecifierSet(needs).contains(here, prereleases=True):
+    needs = _requirements()["onnxruntime"].specifier
+    if needs.contains(here, prereleases=True):
         yield Finding("ok", f"engine=onnxruntime_cpu: builds and runs (ONNX Runtime {here})")
     else:
         cure = "pip uninstall onnxruntime-gpu; pip install onnxruntime"
@@ -184,6 +183,13 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 def _project() -> dict[str, Any]:
     project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     return project
+
+
+def _requirements() -> "dict[str, Requirement]":
+    """What every build needs, by name."""
+    from packaging.requirements import Requirement
+
+    return {requirement.name: requirement for requirement in map(Requirement, _project()["dependencies"])}
 
 
 def _version(name: str) -> str | None:

@@ -71,6 +71,11 @@ def made_by(value: ir.Value | None, op: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op and node.domain == "" else None
 
 
+def operand(node: ir.Node, index: int) -> ir.Value | None:
+    """An input that may be left out."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """An attribute's value, or what the operator takes it to be."""
     return node.attributes[name].value if name in node.attributes else default

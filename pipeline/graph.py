@@ -14,6 +14,7 @@ import onnx_ir as ir
 from pipeline.layout import DATA, MODEL
 from pipeline.names import module_name, numbered
 
+MASK, LENGTHS = 3, 6  # inputs of Attention: attn_mask, nonpad_kv_seqlen
 INLINE_BELOW = 65536  # bytes; smaller tensors stay in the graph, where constant folding reaches them
 MODULE = "module"  # key of a node's metadata: the module of the model that it came from
 

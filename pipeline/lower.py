@@ -8,12 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from pipeline.editor import Editor, attribute, made_by
-from pipeline.graph import heads
+from pipeline.editor import Editor, attribute, made_by, operand
+from pipeline.graph import LENGTHS, heads
 from pipeline.lower_attention import DOMAIN, AttentionLowering
 from pipeline.lower_linear import lower_linear, lower_table
-
-LENGTHS = 6  # input of Attention
 
 
 def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> None:
@@ -81,15 +79,15 @@ def _tied_head(editor: Editor, node: ir.Node) -> None:
 def _lengths(editor: Editor, node: ir.Node) -> None:
     """The sequence in an attention's lengths as a sum over the tokens, not from a shape: shapes are the CPU's, what it
     hands over is a copy, and a graph with copies cannot be captured."""
-    lengths = node.inputs[LENGTHS] if len(node.inputs) > LENGTHS else None
-    add = made_by(lengths, "Add")
-    squeezes = [made_by(value, "Squeeze") for value in add.inputs] if add is not None else []
-    for index, squeeze in enumerate(squeezes):
-        if add is None or squeeze is None or made_by(squeeze.inputs[0], "Shape") is None:
+    add = made_by(operand(node, LENGTHS), "Add")
+    if add is None:
+        return
+    for index, value in enumerate(add.inputs):
+        squeeze = made_by(value, "Squeeze")
+        if squeeze is None or made_by(squeeze.inputs[0], "Shape") is None:
             continue
         tokens = editor.inputs["attention_mask"]
         same = editor.insert(add, "Equal", [tokens, tokens]).outputs[0]
         ones = editor.insert(add, "Cast", [same], to=int(ir.DataType.INT64)).outputs[0]
         axis = editor.constant("lowered.one", np.array([1], np.int64))
-        sequence = editor.insert(add, "ReduceSum", [ones, axis], keepdims=0).outputs[0]
-        add.replace_input_with(index, sequence)
+        add.replace_input_with(index, editor.insert(add, "ReduceSum", [ones, axis], keepdims=0).outputs[0])

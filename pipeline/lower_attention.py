@@ -13,10 +13,10 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from pipeline.editor import SWAP, Editor, attribute, dimension, made_by
+from pipeline.editor import SWAP, Editor, attribute, dimension, made_by, operand
+from pipeline.graph import MASK
 
 DOMAIN = "com.microsoft"
-MASK = 3  # input of Attention
 HEAD_DIM_STEP = 16
 
 
@@ -63,7 +63,7 @@ class AttentionLowering:
             interleaved = attribute(turn_query, "interleaved", 0)
         else:
             cos = sin = None
-        mask = node.inputs[MASK] if len(node.inputs) > MASK else None
+        mask = operand(node, MASK)
         step = self.step
         scale = attribute(node, "scale", 0.0) or head_dim**-0.5
         rows, *others = self._projections(query, key, value, node)

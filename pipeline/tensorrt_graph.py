@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from pipeline.editor import Editor, attribute, dimension, made_by
+from pipeline.editor import Editor, attribute, dimension, made_by, operand
 from pipeline.errors import Problem, UserError
+from pipeline.graph import LENGTHS, MASK
 from pipeline.tensorrt_split import split_plainly
 
-MASK, LENGTHS = 3, 6  # inputs of Attention: attn_mask, nonpad_kv_seqlen
 KEPT_INPUTS = {0, 1, 2, MASK, LENGTHS}
 # attribute -> values that mean nothing, or that are kept; None for any
 KEPT_ATTRIBUTES = {
@@ -69,7 +69,7 @@ def _unkept(editor: Editor) -> Iterator[tuple[ir.Node, str, str]]:
         for index, value_in in enumerate(node.inputs):
             if value_in is not None and index not in KEPT_INPUTS:
                 yield node, f"input {index}, {value_in.name}, has no place in a static cache", "export without it"
-        causal, has = attribute(node, "is_causal", 0), (_input(node, MASK), _input(node, LENGTHS))
+        causal, has = attribute(node, "is_causal", 0), (operand(node, MASK), operand(node, LENGTHS))
         if (causal, has[0] is None, has[1] is None) not in ((1, True, False), (0, False, True)):
             what = "it must be causal with lengths, or have a mask alone"
             yield node, what, "export with pipeline.wrap, whose attention has one of these forms"
@@ -86,7 +86,7 @@ class _Attentions:
 
     def mask(self, node: ir.Node) -> None:
         """Causal with lengths -> a mask alone; one with a mask stays."""
-        if _input(node, MASK) is not None:
+        if operand(node, MASK) is not None:
             return
         mask = self._mask(node)
         node.replace_input_with(LENGTHS, None)
@@ -145,10 +145,10 @@ class _Attentions:
 
         Slot j is seen by token i of a row when j <= length - sequence + i.
         """
-        own = _input(node, MASK)
+        own = operand(node, MASK)
         if own is not None:
             return own
-        length = _input(node, LENGTHS)
+        length = operand(node, LENGTHS)
         query, keys = node.inputs[:2]
         assert length is not None
         assert query is not None
@@ -235,7 +235,3 @@ def _tied_head(editor: Editor, node: ir.Node) -> None:
 
 def _is_column(scale: ir.Value) -> bool:
     return scale.shape is not None and len(scale.shape) == 2 and scale.shape[1] == 1
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 
+from pipeline.graph import LENGTHS, MASK
 from pipeline.signature import Signature, Tensor
-from pipeline.tensorrt_graph import LENGTHS, MASK
 from pipeline.tensorrt_network import Parsed, has_kernel, inputs, layers, outputs
 
 SCALE_TOLERANCE = 2e-3  # the parser multiplies queries and keys by its square root each, rounded to fp16

@@ -21,8 +21,9 @@ import onnx_ir as ir
 
 from pipeline import graph, layout
 from pipeline.errors import Problem, UserError
+from pipeline.graph import LENGTHS
 from pipeline.tensorrt_api import TensorRT
-from pipeline.tensorrt_graph import LENGTHS, prepare
+from pipeline.tensorrt_graph import prepare
 
 FUSED_HEAD = 256  # largest head size with a kernel
 SUGGESTIONS = {

@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline import hardware
+from pipeline.run_onnxruntime import obstacle
 
 
 def capability() -> str:
@@ -11,3 +12,10 @@ def capability() -> str:
     if not gpus:
         pytest.skip("needs an NVIDIA GPU")
     return gpus[0][1]
+
+
+def needs(provider: str) -> None:
+    """Skip the test, with the cure, where ONNX Runtime cannot compute with a provider."""
+    problem = obstacle(provider)
+    if problem is not None:
+        pytest.skip(f"{problem.what}: {problem.fix}")

@@ -15,7 +15,7 @@ from pipeline.runtime import cannot_run, open_engine
 from pipeline.session import Session, axes_bounds
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile, section
-from tests.gpu import capability
+from tests.gpu import needs
 from tests.points import build as build_point
 
 Point = tuple[Path, Signature]
@@ -89,7 +89,7 @@ def test_without_a_gpu_the_reason_is_said(
 def test_a_gpu_agrees_with_the_cpu(tmp_path: Path, kind: str, precision: str) -> None:
     """One buffer for past and present on the device, and the logits and caches of the portable graph on the CPU; with
     CUDA, decode is a replayed graph."""
-    capability()
+    needs({"onnxruntime_cuda": CUDA, "onnxruntime_tensorrt": TENSORRT}[kind])
     try:
         signature = build_point(tmp_path, [f"engine={kind}", f"precision={precision}"])
         runtime = open_engine(tmp_path / layout.ENGINE)
@@ -122,7 +122,7 @@ def test_a_gpu_agrees_with_the_cpu(tmp_path: Path, kind: str, precision: str) ->
 @pytest.mark.gpu
 def test_sessions_do_not_share_a_graph(tmp_path: Path) -> None:
     """Two sessions of one engine, their decode steps interleaved, say what each says alone."""
-    capability()
+    needs(CUDA)
     build_point(tmp_path, ["engine=onnxruntime_cuda", "precision=fp16"])
     runtime = open_engine(tmp_path / layout.ENGINE)
 

@@ -9,11 +9,12 @@ import pytest
 
 from pipeline import graph, layout
 from pipeline.errors import UserError
+from pipeline.graph import LENGTHS, MASK
 from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.session import axes_bounds
 from pipeline.signature import Signature
 from pipeline.spec import Weights
-from pipeline.tensorrt_graph import LENGTHS, MASK, prepare
+from pipeline.tensorrt_graph import prepare
 from tests.tensorrt import quantized, signature_of
 
 Point = tuple[Path, Signature]
