@@ -11,20 +11,22 @@ import onnx_ir as ir
 from pipeline.editor import Editor, attribute, made_by, operand
 from pipeline.graph import LENGTHS, heads
 from pipeline.lower_attention import DOMAIN, AttentionLowering
-from pipeline.lower_linear import lower_linear, lower_table
+from pipeline.lower_linear import EXACT, lower_linear, lower_table
 
 
 def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> None:
     """Rewrite a graph of the contract in place. `int8_activations`: products with quantized weights round their input
-    to 8 bits too; `cuda`: for that provider, which keeps the standard attention."""
+    to 8 bits too, the head's to 16; `cuda`: for that provider, which keeps the standard attention and rounds nothing.
+    """
     editor = Editor(model)
     last = set(heads(model.graph))
+    digits = 1 if int8_activations else 0 if cuda else EXACT
     attention = (lambda node: _lengths(editor, node)) if cuda else AttentionLowering(editor).lower
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
         ("Attention", attention),
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
-        ("MatMul", lambda n: lower_linear(editor, n, int8_activations=int8_activations, twice=n in last)),
+        ("MatMul", lambda node: lower_linear(editor, node, digits=digits + (node in last and int8_activations))),
         ("MatMul", lambda node: _tied_head(editor, node)),
         ("DequantizeLinear", lambda node: lower_table(editor, node)),
     ]
