@@ -9,6 +9,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import convert, machine, plots, points, report, text
@@ -66,8 +67,8 @@ class Bench:
                 size = sum(file.stat().st_size for file in convert.model_files(folder))
                 self.facts[name] |= worker.ready | {"model_mb": round(size / 2**20, 1)}
 
-    def measure(self, cases: Sequence[Case], rounds: int, bandwidth: float) -> list[report.Row]:
-        """All cases, round robin; a row for each system and case."""
+    def measure(self, cases: Sequence[Case], rounds: int) -> list[report.Row]:
+        """All cases, round robin, the memory's bandwidth in front of each round; a row for each system and case."""
         rows = []
         for number, case in enumerate(cases):
             print(f"case {number + 1} of {len(cases)}: {case}", file=sys.stderr)
@@ -78,15 +79,21 @@ class Bench:
                 first = self.workers[name].ask({"do": "case", **vars(warmup(case))})
                 if "why" in first:
                     whys[name] = first["why"]
-            for _, name in interleaved([name for name in able if name not in whys], min(rounds, case.rounds)):
+            read: list[float] = []  # bytes a second, by round
+            for turn, name in interleaved([name for name in able if name not in whys], min(rounds, case.rounds)):
+                if turn == len(read):
+                    read.append(machine.bandwidth(self.threads))
                 answer = self.workers[name].ask({"do": "case", **vars(case)})
                 if "why" in answer:
                     whys[name] = answer["why"]
                 else:
                     answers[name].append(answer)
+            bandwidth = median(read) if read else 0
+            print(f"memory read at {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
             for name in able:
                 row = self._row(name, case)
                 if answers[name]:
+                    row["read_gb_s"] = round(bandwidth / 1e9, 1)
                     row |= report.speeds(answers[name], case.batch)
                     row["share_of_bandwidth"] = report.share(self.facts[name].get("weight_bytes"), row, bandwidth)
                     if answers[REFERENCE]:
@@ -172,20 +179,18 @@ def main() -> None:
     if not tokens.exists():
         text.write_tokens(source, tokens)
     threads = cores()  # every system gets as many
-    bandwidth, method = machine.bandwidth(threads)
-    print(f"memory read bandwidth: {bandwidth / 1e9:.1f} GB/s ({method}, {threads} threads)")
     bench = Bench(systems, tokens, threads)
     try:
         bench.start(source)
         bench.memory()
-        rows = bench.measure(cases, asked.rounds, bandwidth)
-        write(rows, asked.out, report.table(rows, bandwidth, method, threads))  # perplexity may take minutes more
+        rows = bench.measure(cases, asked.rounds)
+        write(rows, asked.out, report.table(rows, threads))  # perplexity may take minutes more
         perplexities = bench.perplexities(asked.cases != "smoke")
     finally:
         bench.close()
     for row in rows:
         row["perplexity"] = perplexities.get(f"{row['point'] or row['system']} {row['precision']}")
-    table = report.table(rows, bandwidth, method, threads)
+    table = report.table(rows, threads)
     write(rows, asked.out, table)
     print(table)
     for plot in plots.draw(rows, asked.out):

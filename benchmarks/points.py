@@ -12,6 +12,7 @@ PRECISIONS = {
     "smollm2": [],
     "smollm2-int8": ["precision=int8"],
     "smollm2-int4": ["precision=int4"],
+    "smollm2-int4-exact": ["precision=int4", "engine.int8_activations=false"],  # as accurate as fp32
 }
 # The same model in the smallest and the largest cache: does what is allocated cost time?
 CACHES = {

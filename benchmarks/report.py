@@ -42,7 +42,7 @@ def common_start(first: Sequence[int], second: Sequence[int]) -> int:
 def ratio(row: Row, rows: Iterable[Row], figure: str) -> tuple[float, str] | None:
     """(how many times as fast as the best peer in the same case and precision, that peer); None without one.
 
-    The peers of a precision that no peer has (fp16 on this CPU) are those in fp32.
+    The peers of a precision that no peer has (fp16 on this CPU, int4-exact) are those in fp32.
     """
     others = [r for r in rows if case_of(r) == case_of(row) and r["system"] not in (OURS, row["system"]) and r[figure]]
     same = [r for r in others if _class(r) == _class(row)] or [r for r in others if _class(r) == "fp32"]
@@ -75,23 +75,25 @@ def _class(row: Row) -> str:
     return CLASSES.get(row["precision"], row["precision"])
 
 
-def table(rows: Sequence[Row], bandwidth: float, method: str, threads: int) -> str:
+def table(rows: Sequence[Row], threads: int) -> str:
     """Markdown: a table for each case, fastest first, and what is missing with the reason."""
     lines = [
-        f"SmolLM2-135M-Instruct, {threads} threads, memory read at {bandwidth / 1e9:.1f} GB/s ({method}).",
-        "In brackets: times as fast as the fastest peer of the same precision. No better: as the fastest peer of",
-        "any precision whose perplexity is no better (0.5 % count as equal). Share: of that bandwidth, for weights.",
+        f"SmolLM2-135M-Instruct, {threads} threads. In brackets: times as fast as the fastest peer of the same",
+        "precision (int4-exact, whose products are in fp32: as the fastest in fp32). No better: as the fastest peer of",
+        "any precision whose perplexity is no better (0.5 % count as equal). Share: of the bandwidth that memory was",
+        "read with before each round of a case (their median), for weights.",
     ]
     measured = [row for row in rows if row["decode_tok_s"] is not None]
     for case in dict.fromkeys(case_of(row) for row in measured):
         batch, prompt, cache = case
+        here = [row for row in measured if case_of(row) == case]
         lines += ["", f"### {Case(batch, prompt, 0, cache)}", ""]
+        lines += [f"Memory read at {here[0]['read_gb_s']:.1f} GB/s.", ""]
         lines += [
             "| system | precision | decode tokens/s | prefill s | no better | peak MB | model MB | perplexity | share |"
             " build s |"
         ]
         lines += ["|---|---|--:|--:|---|--:|--:|--:|--:|--:|"]
-        here = [row for row in measured if case_of(row) == case]
         for row in sorted(here, key=lambda r: -r["decode_tok_s"]):
             figures = [
                 _with_ratio(row, here, "decode_tok_s", ".1f"),

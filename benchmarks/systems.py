@@ -74,7 +74,7 @@ def engine(folder: Path) -> System:
     """The system of one engine folder. The precision is in the point's name, or else it is the cache's type."""
     signature = json.loads((folder / "engine.json").read_text())["signature"]
     point = folder.resolve().parent.name
-    named = re.search(r"fp32|fp16|bf16|int8|int4", point)
+    named = re.search(r"fp32|fp16|bf16|int[48](-exact)?", point)
     types = {"float32": "fp32", "float16": "fp16"}
     kind = next(types[t["dtype"]] for t in signature["inputs"] if t["dtype"] in types)
     precision = named[0] if named else kind

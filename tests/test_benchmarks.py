@@ -29,7 +29,7 @@ TINY = Case(batch=2, prompt=5, new=6, cache=64)
 def row(system: str, precision: str, tokens: float | None, **others: Any) -> report.Row:
     """A row of the results."""
     names = ("point", "prefill_s", "peak_mb", "model_mb", "perplexity", "share_of_bandwidth", "build_s", "why")
-    row = dict.fromkeys(names) | {"batch": 1, "prompt": 44, "cache": 1024}
+    row = dict.fromkeys(names) | {"batch": 1, "prompt": 44, "cache": 1024, "read_gb_s": 20.0}
     return row | {"system": system, "precision": precision, "decode_tok_s": tokens} | others
 
 
@@ -81,7 +81,8 @@ def test_ratio_is_to_the_best_peer_of_the_precision() -> None:
     ]
     assert report.ratio(ours, rows, "decode_tok_s") == (1.5, "llama.cpp Q4_1")
     assert report.ratio(ours, rows, "prefill_s") == (0.5, "openvino int4")
-    assert report.ratio(row("kvforge", "fp16", 30), rows, "decode_tok_s") == (0.1, "pytorch fp32")
+    for precision in ("fp16", "int4-exact"):
+        assert report.ratio(row("kvforge", precision, 30), rows, "decode_tok_s") == (0.1, "pytorch fp32")
     assert report.ratio(row("kvforge", "int4", None), rows, "decode_tok_s") is None
     assert report.ratio(ours, [ours], "decode_tok_s") is None
 
@@ -110,7 +111,7 @@ def test_table() -> None:
         row("mobius", "fp32", None, why="ImportError: no mobius", batch=None, prompt=None, cache=None),
         row("openvino", "fp32", None, why="out of memory", batch=8),
     ]
-    table = report.table(rows, 20e9, "sum", 2)
+    table = report.table(rows, 2)
     assert "20.0 GB/s" in table
     assert table.count("###") == 1
     assert table.index("| **smollm2** | fp32 | 40.0 (2.00) |") < table.index("| pytorch | fp32 | 20.0 |")
@@ -154,7 +155,8 @@ def test_chosen() -> None:
 def test_points_compose(name: str) -> None:
     """The points that are built for the benchmark are valid configurations, and what their names say."""
     composed = compose((PRECISIONS | CACHES)[name])
-    assert name in ("smollm2", f"smollm2-{composed.quantize.weights.name}", f"smollm2-cache{composed.cache.size}")
+    quantized = f"smollm2-{composed.quantize.weights.name}" + "-exact" * (not composed.engine.int8_activations)
+    assert name in ("smollm2", quantized, f"smollm2-cache{composed.cache.size}")
 
 
 def test_surprise() -> None:
