@@ -56,12 +56,12 @@ def wake(peer: Peer, prompts: list[list[int]], cache: int) -> None:
 
 
 def run_memory(peer: Peer, tokens: list[int], cache: int) -> dict[str, Any]:
-    """Memory held at the end of a session of one row whose cache is full to the last slot: an empty one is only
-    promised by Linux, not there."""
+    """Memory held by a session of one row that has decoded the token for its cache's last slot, after a prompt in all
+    others: an empty cache is only promised by Linux, not there."""
     peer.begin(1, cache)
     try:
-        for start in range(0, cache, 128):
-            peer.step([tokens[start : min(start + 128, cache)]])
+        peer.step([tokens[: cache - 1]])
+        peer.step([tokens[cache - 1 : cache]])
         return {"session_mb": held_mb("VmRSS")}
     finally:
         peer.end()

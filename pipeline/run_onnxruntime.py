@@ -107,10 +107,18 @@ def obstacle(provider: str) -> Problem | None:
     return None
 
 
+def _run_options(key: str, value: str) -> ort.RunOptions:
+    options = ort.RunOptions()
+    options.add_run_config_entry(key, value)
+    return options
+
+
 class OnnxRuntimeSession(Session):
-    """See Session."""
+    """See Session. The first step after a prompt gives back the memory that the prompt's activations took."""
 
     _plain: ort.RunOptions | None = None
+    _shrinking: ort.RunOptions | None = _run_options("memory.enable_memory_arena_shrinkage", "cpu:0")
+    _grown = False
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
         super().__init__(runtime.signature, runtime.bounds, batch)
@@ -136,7 +144,10 @@ class OnnxRuntimeSession(Session):
         logits = self.signature.logits
         out = np.empty(logits.sized(batch=self.batch, sequence=feeds["input_ids"].shape[1]), logits.dtype)
         self._binding.bind_output(LOGITS, "cpu", 0, out.dtype.type, out.shape, out.ctypes.data)
-        self._inference.run_with_iobinding(self._binding, self._plain)
+        prompt = feeds["input_ids"].shape[1] > 1
+        shrinking = self._shrinking if self._grown and not prompt else None
+        self._inference.run_with_iobinding(self._binding, shrinking or self._plain)
+        self._grown = prompt
         return out
 
 
@@ -147,14 +158,16 @@ class GpuSession(OnnxRuntimeSession):
     recorded as a CUDA graph, and every further one starts that.
     """
 
+    _shrinking = None
+
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
         super().__init__(runtime, batch)
         self.piece = None
-        self._plain = _numbered(NOT_CAPTURED)
+        self._plain = _run_options("gpu_graph_id", NOT_CAPTURED)
         self._decode = None
         if runtime.captures:
             number = next(runtime.graphs)
-            self._graph = _numbered(str(number))
+            self._graph = _run_options("gpu_graph_id", str(number))
             weakref.finalize(self, self._inference.release_captured_graph, number).atexit = False
             self._decode = self._inference.io_binding()
             self._bind(self._decode)
@@ -199,10 +212,3 @@ class GpuSession(OnnxRuntimeSession):
 def _on_gpu(array: Array) -> ort.OrtValue:
     """A copy in the memory of the first GPU."""
     return ort.OrtValue.ortvalue_from_numpy(array, "cuda", 0)
-
-
-def _numbered(graph: str) -> ort.RunOptions:
-    """Options of a run that is recorded in a CUDA graph, and later replayed from it."""
-    options = ort.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", graph)
-    return options
