@@ -149,7 +149,9 @@ class Bench:
         system, facts = self.systems[name], self.facts.get(name, {})
         row = {"system": system.name, "precision": system.precision, "point": system.point}
         row |= {key: getattr(case, key, None) for key in ("batch", "prompt", "cache")}
-        row |= dict.fromkeys(("prefill_s", "decode_tok_s", "peak_mb", "perplexity", "share_of_bandwidth", "why"))
+        row |= dict.fromkeys(
+            ("prefill_s", "decode_tok_s", "peak_mb", "perplexity", "read_gb_s", "share_of_bandwidth", "why")
+        )
         return row | {key: facts.get(key) for key in ("model_mb", "build_s", "load_s", "version", *report.MEMORY)}
 
 

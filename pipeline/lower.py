@@ -21,12 +21,13 @@ def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> Non
     editor = Editor(model)
     last = set(heads(model.graph))
     digits = 1 if int8_activations else 0 if cuda else EXACT
+    of_head = 2 if int8_activations else digits
     attention = (lambda node: _lengths(editor, node)) if cuda else AttentionLowering(editor).lower
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
         ("Attention", attention),
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
-        ("MatMul", lambda node: lower_linear(editor, node, digits=digits + (node in last and int8_activations))),
+        ("MatMul", lambda node: lower_linear(editor, node, digits=of_head if node in last else digits)),
         ("MatMul", lambda node: _tied_head(editor, node)),
         ("DequantizeLinear", lambda node: lower_table(editor, node)),
     ]
