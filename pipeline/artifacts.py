@@ -35,6 +35,10 @@ class Artifact(ABC):
         """Why no case can be run of it on this machine; None when it can."""
         return None
 
+    def fix(self) -> str:
+        """What may help when it misses a gate; empty where nothing is known."""
+        return ""
+
     @abstractmethod
     def findings(self) -> list[str]:
         """What is wrong with it by its looks, against the contract."""
@@ -113,6 +117,11 @@ class Engine(Artifact):
 
     def obstacle(self) -> str | None:
         return cannot_run(self.point / self.name)
+
+    def fix(self) -> str:
+        info = json.loads((self.point / self.name / layout.ENGINE_INFO).read_text())
+        rounds = self.quantized and info.get("int8_activations", False)
+        return "engine.int8_activations=false, which does not round activations to 8 bits" if rounds else ""
 
     def findings(self) -> list[str]:
         path = self.point / self.name / layout.MODEL

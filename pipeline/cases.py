@@ -8,11 +8,13 @@ from pipeline.session import Bounds, largest
 @dataclass(frozen=True)
 class Case:
     """past: used slots of each row at the start, filled with the original model's keys and values.
-    steps: per step, the number of new tokens of each row; rows are padded on the right to the longest."""
+    steps: per step, the number of new tokens of each row; rows are padded on the right to the longest.
+    rows: the least batch at which the case shows what it is for."""
 
     name: str
     past: tuple[int, ...]
     steps: tuple[tuple[int, ...], ...]
+    rows: int = 1
 
     @property
     def batch(self) -> int:
@@ -29,20 +31,35 @@ class Case:
             end, used = max(end, used + max(step)), used + step[row]
         return end
 
-    def fits(self, bounds: Bounds, cache_size: int) -> bool:
-        """Whether every step lies inside one of the profiles, and every write inside the cache."""
-        inside = all(
-            any(
+    def left_out(self, bounds: Bounds, cache_size: int) -> str:
+        """Why it cannot be run with these profiles and this cache; empty when it can."""
+        end = max(map(self.written, range(self.batch)))
+        if min(self.past) < 0 or end > cache_size:
+            return f"needs a cache of {end - min(0, *self.past)} slots, cache.size is {cache_size}"
+        for batch, sequence in sorted(self.sizes()):
+            if not any(
                 axes["batch"][0] <= batch <= axes["batch"][1] and axes["sequence"][0] <= sequence <= axes["sequence"][1]
                 for axes in bounds.values()
-            )
-            for batch, sequence in self.sizes()
-        )
-        return inside and min(self.past) >= 0 and max(map(self.written, range(self.batch))) <= cache_size
+            ):
+                return f"no profile takes batch {batch} x sequence {sequence}"
+        if self.rows > self.batch:
+            return f"needs {self.rows} rows, the profiles take {self.batch}"
+        return ""
 
 
 def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
     """All cases that these profiles and this cache allow."""
+    return [case for case in _all(bounds, cache_size) if not case.left_out(bounds, cache_size)]
+
+
+def not_run(bounds: Bounds, cache_size: int) -> dict[str, str]:
+    """The other cases by name, and why each is left out."""
+    reasons = {case.name: case.left_out(bounds, cache_size) for case in _all(bounds, cache_size)}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _all(bounds: Bounds, cache_size: int) -> list[Case]:
+    """All cases, cut to the largest batch and sequence of these profiles."""
     most = largest(bounds)
     longest, widest = min(most["sequence"], cache_size), most["batch"]
 
@@ -51,7 +68,7 @@ def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
 
     (zeros, mixed), ones = ragged(cache_size, (0, 0, 0), (3, 0, 17)), (1,) * min(3, widest)
     prompts = ragged(longest, (10, 20, 30))[0]
-    cases = [
+    return [
         Case("one token", (0,), ((1,),)),
         Case("prefill", (0,), ((min(10, longest),),)),
         Case("longest prefill", (0,), ((longest,),)),
@@ -60,10 +77,9 @@ def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
         Case("non-zero start", (11,), ((min(4, longest),), (1,))),
         Case("last slot", (cache_size - 2,), ((1,), (1,))),
         Case("last slots in one chunk", (cache_size - min(3, longest),), ((min(3, longest),),)),
-        Case("ragged prefill", zeros, (prompts,)),
-        Case("ragged decode", zeros, (prompts, ones, ones, ones)),
-        Case("ragged chunks", mixed, ragged(longest, (4, 7, 2), (1, 5, 6))),
-        Case("an idle row", (4, 9), ((min(2, longest), 0), (1, 0))),
+        Case("ragged prefill", zeros, (prompts,), rows=2),
+        Case("ragged decode", zeros, (prompts, ones, ones, ones), rows=2),
+        Case("ragged chunks", mixed, ragged(longest, (4, 7, 2), (1, 5, 6)), rows=2),
+        Case("an idle row", (4, 9)[:widest], ragged(longest, (2, 0), (1, 0)), rows=2),
         Case("largest batch", (0,) * widest, ragged(longest, (2, 1) * widest, (1,) * widest)),
     ]
-    return [case for case in cases if case.fits(bounds, cache_size)]

@@ -1,13 +1,12 @@
-"""Run cases and prompts on an artifact and measure how far it is from the reference."""
+"""Run cases and prompts on an artifact and measure how far it is from the original."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
-import torch
-from torch.nn.functional import kl_div
 
 from pipeline.cases import Case
+from pipeline.distance import Worst, cache_error, kl, logits_error
 from pipeline.loops import repetition
 from pipeline.reference import Answer, Reference
 from pipeline.session import Floats, Runtime, Session
@@ -17,6 +16,28 @@ from pipeline.spec import Gates
 SENTINEL = 100.0  # in every slot that holds nothing: far off any key or value, so that reading one shows
 PAST_TEXT = 64  # tokens
 GATES = "verify.gates"
+NOT_FINITE = "not finite"  # what every failure by a NaN or an infinity says
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The largest value of a figure that passes (the least, for a share), and the config key that sets it."""
+
+    value: float
+    key: str
+
+
+Limits = Mapping[str, Limit]  # figure -> its limit
+
+
+def limits(gates: Gates, section: str = GATES, least: Mapping[str, float] | None = None) -> Limits:
+    """The gates of a config section; those of errors are at least what `least` says, where it names them."""
+    found = {}
+    for name, gate in asdict(gates).items():
+        wider = (least or {}).get(name, 0.0)
+        key = f"{section}.{name}"
+        found[name] = Limit(wider, f"{key}, widened for this model,") if wider > gate else Limit(gate, key)
+    return found
 
 
 def for_json(figure: float) -> float | str:
@@ -26,28 +47,45 @@ def for_json(figure: float) -> float | str:
 
 @dataclass
 class Result:
-    """One artifact in one case. `failures` name the tensor; the case passed when there are none."""
+    """One artifact in one case. `failures` name the tensor; the case passed when there are none.
+
+    not_run: why the case was left out; empty when it ran. traceback: of what was raised, when the case did not end.
+    not_finite: the first tensor that held a NaN or an infinity.
+    """
 
     failures: list[str] = field(default_factory=list)
-    crashed: bool = False
     figures: dict[str, float] = field(default_factory=dict)
+    not_run: str = ""
+    traceback: str = ""
+    not_finite: str = ""
 
-    def gate(self, name: str, worst: float, limit: float, where: str, key: str) -> None:
-        """Record a figure that must not exceed its gate, which stands under the config key `key`; NaN exceeds all."""
-        self.figures[name] = worst
-        if not worst <= limit:
-            self.failures.append(f"{name} is {worst:.3g} in {where}, {key} is {limit:g}")
+    def gate(self, name: str, worst: Worst, limit: Limit) -> None:
+        """Record a figure that must not exceed its limit; NaN exceeds all."""
+        self.figures[name] = worst.value
+        if not np.isfinite(worst.value):
+            self.nonfinite(worst.where)
+        elif not worst.value <= limit.value:
+            self.failures.append(f"{name} is {worst.value:.3g} in {worst.where}, {limit.key} is {limit.value:g}")
 
-    def share(self, name: str, least: float, limit: float, where: str, key: str) -> None:
-        """The same for a figure that must not be below its gate."""
+    def share(self, name: str, least: float, limit: Limit, where: str) -> None:
+        """The same for a figure that must not be below its limit."""
         self.figures[name] = least
-        if not least >= limit:
-            self.failures.append(f"{name} is {least:.4f}, {key} is {limit:g}; {where}")
+        if not least >= limit.value:
+            self.failures.append(f"{name} is {least:.4f}, {limit.key} is {limit.value:g}; {where}")
+
+    def nonfinite(self, where: str) -> None:
+        """Record a tensor that holds a NaN or an infinity."""
+        self.not_finite = self.not_finite or where
+        if (failure := f"{where} is {NOT_FINITE}") not in self.failures:
+            self.failures.append(failure)
 
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
+        if self.not_run:
+            return {"not_run": self.not_run}
         figures = {name: for_json(value) for name, value in self.figures.items()}
-        return {"passed": not self.failures, **figures, "failures": self.failures}
+        raised = {"traceback": self.traceback.splitlines()} if self.traceback else {}
+        return {"passed": not self.failures, **figures, "failures": self.failures, **raised}
 
 
 @dataclass(frozen=True)
@@ -84,6 +122,7 @@ class Truth:
         self.seed = seed
         self._rows: dict[tuple[str, int], Row] = {}
         self._greedy: dict[tuple[int, ...], list[int]] = {}
+        self._own_text: dict[tuple[int, ...], list[int]] = {}
 
     def row(self, case: Case, row: int) -> Row:
         """Past and random tokens of a row, the same in every run, and what the original makes of them."""
@@ -118,14 +157,21 @@ class Truth:
         if key not in self._greedy:
             choices = self.reference.greedy([*prompt, *generated[:-1]], len(generated))
             self._greedy[key] = choices.tolist()
+            if self._greedy[key] == generated:
+                self._own_text[tuple(prompt)] = generated
         return self._greedy[key]
 
+    def own_text(self, prompt: list[int], count: int) -> list[int]:
+        """The original's own greedy text after a prompt, `count` tokens: what an artifact generated, where `greedy` has
+        shown that they are the same; else the original generates it, for some seconds."""
+        key = tuple(prompt)
+        if len(self._own_text.get(key, [])) < count:
+            self._own_text[key] = self.reference.generate(prompt, count)
+        return self._own_text[key][:count]
 
-def run_case(case: Case, runtime: Runtime, truth: Truth, gates: Gates, group: str = GATES) -> Result:
-    """Run the steps of a case; compare logits at every step, and the whole cache at the end.
 
-    group: the config section that the gates stand in, for messages.
-    """
+def run_case(case: Case, runtime: Runtime, truth: Truth, limits: Limits) -> Result:
+    """Run the steps of a case; compare logits at every step, and the whole cache at the end."""
     session = runtime.session(case.batch)
     rows = [truth.row(case, r) for r in range(case.batch)]
     caches = session.fetch()
@@ -137,79 +183,71 @@ def run_case(case: Case, runtime: Runtime, truth: Truth, gates: Gates, group: st
     session.store(caches)
     session.lengths[:] = case.past
     result = Result()
-    _compare_logits(case, session, rows, truth.every_position, gates, group, result)
-    _compare_caches(case, session, rows, gates, group, result)
+    _compare_logits(case, session, rows, truth.every_position, limits, result)
+    _compare_caches(case, session, rows, limits, result)
     return result
 
 
 def _compare_logits(
-    case: Case, session: Session, rows: list[Row], every_position: bool, gates: Gates, group: str, result: Result
+    case: Case, session: Session, rows: list[Row], every_position: bool, limits: Limits, result: Result
 ) -> None:
-    worst: dict[str, tuple[float, str]] = {"logits_max_abs": (0.0, ""), "kl": (0.0, "")}
+    worst = {"logits_error": Worst(), "kl": Worst()}
     fed = [0] * case.batch  # tokens of each row so far
     compared = [0] * case.batch  # positions of each row's answer so far
     for number, step in enumerate(case.steps):
         logits = session.step([rows[r].tokens[fed[r] : fed[r] + n] for r, n in enumerate(step)])
         for r, count in enumerate(step):
-            positions = count if every_position else min(count, 1)
+            if not count:
+                continue  # an idle row's logits mean nothing
+            positions = count if every_position else 1
+            where = f"logits, step {number}, row {r}"
             want = rows[r].answer.logits[compared[r] : compared[r] + positions]
             got = logits[r, :positions]
             fed[r], compared[r] = fed[r] + count, compared[r] + positions
-            for name, value in _distance(got, want).items() if count else ():
-                if not value <= worst[name][0]:
-                    worst[name] = value, f"logits, step {number}, row {r}"
-    for name, (value, where) in worst.items():
-        result.gate(name, value, getattr(gates, name), where, f"{group}.{name}")
+            worst["logits_error"].add(logits_error(got, want), where)
+            worst["kl"].add(kl(got, want), where)
+            if logits[r, positions:].any():
+                result.failures.append(f"{where}: logits at padding are not 0")
+    for name, most in worst.items():
+        result.gate(name, most, limits[name])
 
 
-def _distance(got: Floats, want: Floats) -> dict[str, float]:
-    """Largest difference of logits; mean over positions of KL(original || artifact) in nats."""
-    p, q = (torch.from_numpy(logits).double().log_softmax(-1) for logits in (want, got))
-    kl = kl_div(q, p, log_target=True, reduction="batchmean")
-    return {"logits_max_abs": float(np.abs(got - want).max()), "kl": float(kl)}
-
-
-def _compare_caches(case: Case, session: Session, rows: list[Row], gates: Gates, group: str, result: Result) -> None:
-    worst, where, touched = 0.0, "", []
+def _compare_caches(case: Case, session: Session, rows: list[Row], limits: Limits, result: Result) -> None:
+    worst, touched = Worst(), []
     caches = session.fetch()
     for r, row in enumerate(rows):
         start, end = case.past[r], case.past[r] + len(row.tokens)
         for i, (tensor, cache) in enumerate(zip(session.signature.caches, caches, strict=True)):
-            difference = np.abs(cache[r, :, start:end].astype(np.float32) - row.answer.caches[i])
-            largest = float(difference.max(initial=0.0))
             name = f"{tensor.name}, row {r}"
-            if not largest <= worst:
-                worst, where = largest, name
+            worst.add(cache_error(cache[r, :, start:end].astype(np.float32), row.answer.caches[i]), name)
             if row.used and not np.array_equal(cache[r, :, :start], row.past(i).astype(cache.dtype)):
                 touched.append(f"{name}: slots before {start} were changed")
             if (cache[r, :, case.written(r) :] != SENTINEL).any():
                 touched.append(f"{name}: slots from {case.written(r)} on were changed")
-    result.gate("cache_max_abs", worst, gates.cache_max_abs, where, f"{group}.cache_max_abs")
+    result.gate("cache_error", worst, limits["cache_error"])
     result.failures += touched[:3] + ([f"and {len(touched) - 3} more caches"] if len(touched) > 3 else [])
 
 
 def run_greedy(
-    prompts: Sequence[list[int]],
-    count: int,
-    runtime: Runtime,
-    truth: Truth,
-    gates: Gates,
-    group: str,
-    most_repeated: float,
+    prompts: Sequence[list[int]], count: int, runtime: Runtime, truth: Truth, limits: Limits, repetition_limit: float
 ) -> Result:
-    """Generate `count` greedy tokens for a batch of prompts; the share that the original would have chosen too, and how
-    much the worst row repeats itself. At a share of 1.0 the text equals the original's own, token for token.
+    """Generate `count` greedy tokens for a batch of prompts: the share of them that the original would have chosen too,
+    and how much more the text repeats itself than the original's own. At a share of 1.0 the text equals the original's
+    own, token for token.
     """
     session = runtime.session(len(prompts))
     generated: list[list[int]] = [[] for _ in prompts]
     new = list(prompts)
-    for _ in range(count):
+    result = Result()
+    for step in range(count):
         logits = session.step(new)
         for row, tokens in enumerate(generated):
-            last = len(new[row]) - 1 if truth.every_position else 0
-            tokens.append(int(logits[row, last].argmax()))
+            last = logits[row, len(new[row]) - 1 if truth.every_position else 0]
+            if not np.isfinite(last).all():
+                result.nonfinite(f"logits, row {row}, at new token {step}")
+                return result
+            tokens.append(int(last.argmax()))
         new = [tokens[-1:] for tokens in generated]
-    result = Result()
     choices = [truth.greedy(prompt, tokens) for prompt, tokens in zip(prompts, generated, strict=True)]
     same = np.array(choices) == np.array(generated)
     where = "logits"
@@ -217,8 +255,11 @@ def run_greedy(
         row, token = np.argwhere(~same)[0]
         where += f", row {row}, first at new token {token}: {generated[row][token]}"
         where += f", the original says {choices[row][token]}"
-    result.share("greedy_agreement", float(same.mean()), gates.greedy_agreement, where, f"{group}.greedy_agreement")
-    repeated = [repetition(tokens) for tokens in generated]
-    where = f"the text of row {int(np.argmax(repeated))}"
-    result.gate("repetition", max(repeated), most_repeated, where, "verify.quality.repetition")
+    result.share("greedy_agreement", float(same.mean()), limits["greedy_agreement"], where)
+    added = Worst()
+    for row, (prompt, tokens) in enumerate(zip(prompts, generated, strict=True)):
+        own = repetition(truth.own_text(prompt, count))
+        added.add(max(0.0, repetition(tokens) - own), f"the text of row {row}, the original's own has {own:.2f}")
+    result.figures["repetition"] = max(map(repetition, generated))
+    result.gate("added_repetition", added, Limit(repetition_limit, "verify.quality.added_repetition"))
     return result

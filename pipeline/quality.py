@@ -17,7 +17,8 @@ import torch
 from tqdm import tqdm
 
 from pipeline import layout, texts
-from pipeline.compare import Result
+from pipeline.compare import Limit, Result
+from pipeline.distance import Worst
 from pipeline.errors import Problem, UserError
 from pipeline.reference import Reference
 from pipeline.session import Bounds, Runtime
@@ -69,9 +70,9 @@ def measure(
     key, limit = "verify.quality.perplexity", quality.perplexity
     if carried_over and quality.perplexity_carried_over is not None:
         key, limit = "verify.quality.perplexity_carried_over", quality.perplexity_carried_over
-    result.gate("perplexity_increase", own / original - 1, limit, where, key)
-    result.gate("mean_kl", sums.kl / sums.seen, quality.kl, where, "verify.quality.kl")
-    result.share("top1", sums.same / sums.seen, quality.top1, where, "verify.quality.top1")
+    result.gate("perplexity_increase", Worst(own / original - 1, where), Limit(limit, key))
+    result.gate("mean_kl", Worst(sums.kl / sums.seen, where), Limit(quality.kl, "verify.quality.kl"))
+    result.share("top1", sums.same / sums.seen, Limit(quality.top1, "verify.quality.top1"), where)
     return result
 
 

@@ -71,6 +71,18 @@ class Reference:
         choices: npt.NDArray[np.int64] = logits.argmax(-1)
         return choices
 
+    def generate(self, prompt: list[int], count: int) -> list[int]:
+        """The original's own greedy text: `count` tokens after a prompt, one forward for each."""
+        cache, new, text = DynamicCache(), list(prompt), list[int]()
+        for _ in range(count):
+            with torch.inference_mode():
+                logits = self.model(
+                    input_ids=torch.tensor([new]), past_key_values=cache, use_cache=True, logits_to_keep=1
+                ).logits
+            text.append(int(logits[0, -1].argmax()))
+            new = text[-1:]
+        return text
+
     def reading(self) -> "Reading":
         """Begin to read texts, a row each."""
         return Reading(self.model)

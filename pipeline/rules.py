@@ -51,15 +51,14 @@ RANGES = {
     **dict.fromkeys(("bench.repeats", "quantize.calibration.tokens"), COUNT),
     "engine.threads": Interval(0, 1024),  # ONNX Runtime starts them all, and a million takes minutes to fail
     **dict.fromkeys(("simplify.memory_gb", "simplify.timeout_s", "engine.workspace_gb"), POSITIVE),
-    **dict.fromkeys((f"verify.gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE),
-    **dict.fromkeys(
-        (f"verify.quantized_gates.{gate}" for gate in ("logits_max_abs", "kl", "cache_max_abs")), NOT_NEGATIVE
-    ),
+    **dict.fromkeys((f"verify.gates.{gate}" for gate in ("logits_error", "kl", "cache_error")), NOT_NEGATIVE),
+    **dict.fromkeys((f"verify.quantized_gates.{gate}" for gate in ("logits_error", "kl", "cache_error")), NOT_NEGATIVE),
     **dict.fromkeys((f"verify.{group}.greedy_agreement" for group in ("gates", "quantized_gates")), Interval(0, 1)),
     **dict.fromkeys(
         (f"verify.quality.{key}" for key in ("tokens", "perplexity", "perplexity_carried_over", "kl")), NOT_NEGATIVE
     ),
-    **dict.fromkeys(("verify.quality.top1", "verify.quality.repetition"), Interval(0, 1)),
+    **dict.fromkeys(("verify.quality.top1", "verify.quality.added_repetition"), Interval(0, 1)),
+    "verify.headroom": NOT_NEGATIVE,
     "verify.quality.window": Interval(2),
     **dict.fromkeys(("model.seed", "verify.seed"), SEED),
 }

@@ -212,9 +212,9 @@ class Quantize:
 class Gates:
     """The largest differences from the original that verify lets pass."""
 
-    logits_max_abs: float = REQUIRED
+    logits_error: float = REQUIRED
     kl: float = REQUIRED
-    cache_max_abs: float = REQUIRED
+    cache_error: float = REQUIRED
     greedy_agreement: float = REQUIRED
 
 
@@ -222,9 +222,9 @@ class Gates:
 class QuantizedGates:
     """Those of the artifacts whose weights are quantized; None: the one of Gates."""
 
-    logits_max_abs: float | None = None
+    logits_error: float | None = None
     kl: float | None = None
-    cache_max_abs: float | None = None
+    cache_error: float | None = None
     greedy_agreement: float | None = None
 
 
@@ -239,7 +239,7 @@ class Quality:
     perplexity_carried_over: float | None = None
     kl: float = REQUIRED
     top1: float = REQUIRED
-    repetition: float = REQUIRED
+    added_repetition: float = REQUIRED
 
 
 @dataclass
@@ -248,6 +248,7 @@ class Verify:
 
     gates: Gates = field(default_factory=Gates)
     quantized_gates: QuantizedGates = field(default_factory=QuantizedGates)
+    headroom: float = REQUIRED
     quality: Quality = field(default_factory=Quality)
     prompts: list[str] = field(default_factory=list)
     greedy_tokens: int = REQUIRED

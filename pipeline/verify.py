@@ -1,14 +1,20 @@
 """Stage verify: hold every artifact against the original model in fp32; fail when a gate is missed.
 
-verify.json: {"passed", "gates", "quantized_gates", "quality", "skipped": {artifact: why it cannot run here},
-"artifacts": {artifact: {case: figures and failures}}}. What cannot run here is inspected and no more.
+verify.json: {"passed", "gates", "quantized_gates", "sensitivity", "quality", "skipped": {artifact: why it cannot run
+here}, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}. What cannot run here is inspected
+and no more.
 accuracy.json: the worst figure of each artifact, for `dvc metrics`.
+
+All artifacts run all cases. Of those that hold equal weights the last one generates all greedy text; the ones before
+it begin the ragged batch: a fault of theirs shows in the cases, which compare every number.
 """
 
 import gc
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +22,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import checkpoint, layout, quality, stage
+from pipeline import checkpoint, layout, quality, sensitivity, stage
 from pipeline.artifacts import Artifact, artifacts
-from pipeline.cases import catalog
-from pipeline.compare import GATES, Result, Truth, for_json, run_case, run_greedy
+from pipeline.cases import catalog, not_run
+from pipeline.compare import GATES, Limits, Result, Truth, for_json, limits, run_case, run_greedy
 from pipeline.contract import size_findings
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_json
 from pipeline.reference import Reference
+from pipeline.sensitivity import Sensitivity
 from pipeline.session import Runtime, largest
 from pipeline.signature import Signature
 from pipeline.spec import Gates, Model, Verify, section
@@ -31,6 +38,24 @@ from pipeline.tokens import load_tokenizer
 
 SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
+BEGINNING = 16  # tokens of greedy text that an artifact generates whose weights a later one has too
+WHOLE = "greedy ragged batch"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What artifacts are held to: the original's answers, prompts and windows of text as tokens, gates."""
+
+    truth: Truth
+    prompts: list[list[int]]
+    windows: list[list[int]]
+    options: Verify
+    sensitivity: Sensitivity
+
+    def limits(self, artifact: Artifact) -> Limits:
+        """The limits of an artifact's figures: its gates, or more where the original itself makes much of rounding."""
+        least = {name: self.options.headroom * value for name, value in asdict(self.sensitivity).items()}
+        return limits(*gates_of(artifact, self.options), least)
 
 
 def gates_of(artifact: Artifact, options: Verify) -> tuple[Gates, str]:
@@ -41,38 +66,41 @@ def gates_of(artifact: Artifact, options: Verify) -> tuple[Gates, str]:
     return replace(options.gates, **own), "verify.quantized_gates"
 
 
-def verify_artifact(
-    artifact: Artifact, truth: Truth, prompts: list[list[int]], windows: list[list[int]], options: Verify
-) -> dict[str, Result]:
-    """All cases of one artifact, by name; of one that has an obstacle, its contract alone. That it does not even run
-    is a failure too, not an error."""
+def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_text: bool) -> dict[str, Result]:
+    """All cases of one artifact, by name; its contract alone where `why` says that it cannot run here. That it does not
+    even run is a failure too, not an error. whole_text: whether it generates all greedy text."""
     contract = Result()
     results = {"contract": contract}
     runtime: Runtime | None = None
-    obstacle = artifact.obstacle()
-    if obstacle is not None:
-        print(f"{artifact.name} is not run: {obstacle}")
+    if why is not None:
+        print(f"{artifact.name} is not run: {why}")
     with _recorded(contract):
         contract.failures += artifact.findings()
-        runtime = artifact.open(truth.reference) if obstacle is None else None
+        runtime = artifact.open(proof.truth.reference) if why is None else None
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}
-    cases = catalog(runtime.bounds, artifact.signature.cache_size)
-    gates = gates_of(artifact, options)
+    options, allowed, held = proof.options, (runtime.bounds, artifact.signature.cache_size), proof.limits(artifact)
+    results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}
+    cases = catalog(*allowed)
     for case in cases:
-        runs[case.name] = partial(run_case, case, runtime, truth, *gates)
+        runs[case.name] = partial(run_case, case, runtime, proof.truth, held)
+    batches = greedy_batches(proof.prompts, runtime, options.greedy_tokens)
     new = options.greedy_tokens
-    for label, batch in greedy_batches(prompts, runtime, new).items():
-        runs[label] = partial(run_greedy, batch, new, runtime, truth, *gates, options.quality.repetition)
+    if not whole_text and len(batches[WHOLE]) == len(proof.prompts):
+        batches, new = {WHOLE: batches[WHOLE]}, min(BEGINNING, new)
+    for label, batch in batches.items():
+        runs[label] = partial(run_greedy, batch, new, runtime, proof.truth, held, options.quality.added_repetition)
     if artifact.name == layout.ENGINE and options.quality.tokens:
         carried = quality.carried_over(artifact.point)
-        runs["quality"] = partial(quality.measure, runtime, truth.reference, windows, options.quality, carried)
+        runs["quality"] = partial(
+            quality.measure, runtime, proof.truth.reference, proof.windows, options.quality, carried
+        )
     for label, run in tqdm(runs.items(), desc=artifact.name, unit="case", leave=False):
         results[label] = Result()
         with _recorded(results[label]):
             results[label] = run()
-    ran = {size for case in cases if not results[case.name].crashed for size in case.sizes()}
+    ran = {size for case in cases if not results[case.name].traceback for size in case.sizes()}
     contract.failures += size_findings(
         {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}}, largest(runtime.bounds)
     )
@@ -85,18 +113,22 @@ def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> di
     longest = min(most["sequence"], runtime.signature.cache_size - count + 1)
     fitting = [prompt[:longest] for prompt in prompts]
     alone = {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)}
-    return alone | {"greedy ragged batch": fitting[: most["batch"]]}
+    return alone | {WHOLE: fitting[: most["batch"]]}
 
 
 @contextmanager
 def _recorded(result: Result) -> Iterator[None]:
-    """Whatever a damaged artifact raises belongs into its result."""
+    """Whatever a damaged artifact raises belongs into its result, with its traceback; what our own code raises is
+    printed too, as it is a bug."""
     try:
         yield
     except Exception as error:  # any runtime, any damage
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        result.crashed = True
+        result.traceback = "".join(traceback.format_exception(error))
         result.failures.append(f"does not run: {first}")
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not isinstance(error, UserError) and raised_in.parent == Path(__file__).parent:
+            print(result.traceback, file=sys.stderr)
 
 
 def tokenized(prompts: list[str], point: Path, signature: Signature, seed: int) -> list[list[int]]:
@@ -108,18 +140,27 @@ def tokenized(prompts: list[str], point: Path, signature: Signature, seed: int) 
     return [rng.integers(0, int(signature.logits.shape[2]), n).tolist() for n in RANDOM_PROMPTS]
 
 
-def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Result]]:
-    """Verify every artifact of a point against its original: artifact -> case -> result."""
+def verify(point: Path, model: Model, options: Verify) -> tuple[Proof, dict[str, str], dict[str, dict[str, Result]]]:
+    """Verify every artifact of a point against its original: what they were held to, why an artifact cannot run here,
+    and artifact -> case -> result."""
     signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
     reference = Reference(checkpoint.load(model, point / layout.CHECKPOINT))
     truth = Truth(reference, signature, options.seed)
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
-    results = {}
-    for artifact in artifacts(point, signature):
+    found = sensitivity.measure(reference, signature.caches[0].dtype, truth.vocab, options.seed)
+    proof = Proof(truth, prompts, windows, options, found)
+    all_, results, skipped = list(artifacts(point, signature)), {}, {}
+    for artifact in all_:
+        why = artifact.obstacle()
+        if why is not None:
+            skipped[artifact.name] = why
+    last = {artifact.quantized: artifact.name for artifact in all_ if artifact.name not in skipped}
+    for artifact in all_:
         gc.collect()  # a program's graph is full of cycles: its weights would stay while the next ones load
-        results[artifact.name] = verify_artifact(artifact, truth, prompts, windows, options)
-    return results
+        whole = last.get(artifact.quantized) == artifact.name
+        results[artifact.name] = verify_artifact(artifact, proof, skipped.get(artifact.name), whole)
+    return proof, skipped, results
 
 
 def worst(results: dict[str, Result]) -> dict[str, float | str]:
@@ -132,12 +173,22 @@ def worst(results: dict[str, Result]) -> dict[str, float | str]:
     return {name: for_json(float(pick.get(name, np.max)(found))) for name, found in values.items()}
 
 
-def problems(results: dict[str, dict[str, Result]]) -> list[Problem]:
-    """For each artifact the first cases that failed, naming artifact, case and tensor; all are in the report."""
-    fix = f"the first artifact named is where it went wrong; all cases are in {layout.VERIFY}"
+def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None = None) -> list[Problem]:
+    """For each artifact the first cases that failed, naming artifact, case and tensor; all are in the report. Numbers
+    that are not finite are one problem, of the first artifact that has them. fixes: of an artifact, what may help."""
     found = []
+    broken = [(name, case, result) for name, cases in results.items() for case, result in cases.items()]
+    broken = [(name, case, result) for name, case, result in broken if result.not_finite]
+    if broken:
+        name, case, result = broken[0]
+        fix = "a number that 16 bits cannot hold: precision=bf16 or precision=fp32; in fp32, look for damaged weights"
+        what = f"{result.not_finite} is not finite, as is something in {len(broken) - 1} more cases"
+        found.append(Problem(what, f"artifact {name}, case {case}", f"{fix}; all cases are in {layout.VERIFY}"))
     for artifact, cases in results.items():
-        failed = {case: result.failures[0] for case, result in cases.items() if result.failures}
+        fix = f"the first artifact named is where it went wrong; all cases are in {layout.VERIFY}"
+        if artifact in (fixes or {}):
+            fix = f"{fixes[artifact]}; {fix}" if fixes else fix
+        failed = {c: result.failures[0] for c, result in cases.items() if result.failures and not result.not_finite}
         found += [Problem(text, f"artifact {artifact}, case {case}", fix) for case, text in failed.items()][:SHOWN]
         if len(failed) > SHOWN:
             found.append(Problem(f"{len(failed) - SHOWN} more cases failed", f"artifact {artifact}", fix))
@@ -147,22 +198,27 @@ def problems(results: dict[str, dict[str, Result]]) -> list[Problem]:
 def main() -> None:
     """Run the stage in a point's folder."""
     options, signature = section(Verify), Signature.load(Path(layout.WRAPPED) / layout.SIGNATURE)
-    results = verify(Path(), section(Model), options)
-    obstacles = {artifact.name: artifact.obstacle() for artifact in artifacts(Path(), signature)}
-    missed = problems(results)
+    proof, skipped, results = verify(Path(), section(Model), options)
+    fixes = {artifact.name: artifact.fix() for artifact in artifacts(Path(), signature)}
+    missed = problems(results, {name: fix for name, fix in fixes.items() if fix})
     report: dict[str, Any] = {
         "passed": not missed,
         "gates": asdict(options.gates),
         "quantized_gates": asdict(options.quantized_gates),
+        "sensitivity": asdict(proof.sensitivity),
         "quality": asdict(options.quality),
-        "skipped": {name: why for name, why in obstacles.items() if why is not None},
+        "skipped": skipped,
         "artifacts": {a: {c: r.as_dict() for c, r in cases.items()} for a, cases in results.items()},
     }
     write_json(Path(layout.VERIFY), report)
     write_json(Path(layout.ACCURACY), {"passed": not missed} | {a: worst(cases) for a, cases in results.items()})
     if missed:
         raise UserError(missed)
-    print(f"verified {sum(map(len, results.values()))} cases of {', '.join(results)}")
+    left_out = {case: result.not_run for cases in results.values() for case, result in cases.items() if result.not_run}
+    for case, why in left_out.items():
+        print(f"case not run: {case}: {why}")
+    ran = sum(not result.not_run for cases in results.values() for result in cases.values())
+    print(f"verified {ran} cases of {', '.join(results)}")
 
 
 if __name__ == "__main__":

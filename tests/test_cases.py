@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cases import Case, catalog
+from pipeline.cases import Case, catalog, not_run
 
 DEFAULT = {"prefill": {"batch": (1, 8), "sequence": (1, 512)}, "decode": {"batch": (1, 8), "sequence": (1, 1)}}
 
@@ -34,3 +34,22 @@ def test_every_case_fits(batch: int, sequence: int, cache_size: int) -> None:
 def test_written_counts_padding() -> None:
     """Row 0 has 2 tokens padded to 5, then 1: slots up to 3 + 5 may hold padding."""
     assert Case("", (3, 0), ((2, 5), (1, 1))).written(0) == 8
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(2, 64))
+def test_no_case_is_left_out_in_silence(batch: int, sequence: int, cache_size: int) -> None:
+    """Each of the 13 cases either runs or is named with what it lacks."""
+    bounds = {"prefill": {"batch": (1, batch), "sequence": (1, sequence)}}
+    ran, left = {case.name for case in catalog(bounds, cache_size)}, not_run(bounds, cache_size)
+    assert len(ran) + len(left) == 13
+    assert ran.isdisjoint(left)
+
+
+def test_why_a_case_is_left_out() -> None:
+    """A cache that is too small, a profile that takes no such step, a batch in which rows cannot differ."""
+    one = {"prefill": {"batch": (1, 1), "sequence": (1, 8)}}
+    assert not_run(one, 64)["ragged prefill"] == "needs 2 rows, the profiles take 1"
+    assert not_run(one, 8)["non-zero start"] == "needs a cache of 16 slots, cache.size is 8"
+    gap = {"prefill": {"batch": (1, 4), "sequence": (4, 8)}, "decode": {"batch": (1, 1), "sequence": (1, 1)}}
+    assert not_run(gap, 64)["ragged decode"] == "no profile takes batch 3 x sequence 1"
+    assert not_run(DEFAULT, 1024) == {}

@@ -39,7 +39,7 @@ def test_sections_come_back_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert section(Cache, folder).size == 64
     assert section(Precision, folder).compute is Compute.fp16
     assert section(Profile, folder).decode.batch.max == 4
-    assert section(Verify, folder).gates.logits_max_abs == 0.75
+    assert section(Verify, folder).gates.greedy_agreement == 0.97
 
 
 def test_a_change_of_comments_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

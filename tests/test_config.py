@@ -85,7 +85,7 @@ def test_a_comment_stands_above_every_key(file: Path) -> None:
 def test_precision_brings_its_gates_and_an_override_wins() -> None:
     """fp16 has wider gates than fp32, and a single gate can still be set."""
     gates = config.compose(["precision=fp16", "verify.gates.kl=0.5"], CONF).verify.gates
-    assert (gates.logits_max_abs, gates.kl, gates.cache_max_abs, gates.greedy_agreement) == (0.75, 0.5, 1.0, 0.97)
+    assert (gates.logits_error, gates.kl, gates.greedy_agreement) == (0.1, 0.5, 0.97)
 
 
 @pytest.mark.parametrize("weights", ["int8", "int4"])
@@ -101,7 +101,7 @@ def test_quantized_weights_in_fp16_take_both_options_gates(weights: str) -> None
 def test_quantized_gates_are_null_or_a_number() -> None:
     """Left alone they are those of verify.gates; an option or an override may set each."""
     gates = config.compose(["verify.quantized_gates.kl=0.5"], CONF).verify.quantized_gates
-    assert (gates.kl, gates.logits_max_abs, gates.greedy_agreement) == (0.5, None, None)
+    assert (gates.kl, gates.logits_error, gates.greedy_agreement) == (0.5, None, None)
 
 
 def test_no_quality_needs_no_window() -> None:
@@ -182,7 +182,7 @@ WRONG = [
     (["verify.quality.perplexity=nan"], "verify.quality.perplexity", "0 or more"),
     (["verify.quality.kl=-1"], "verify.quality.kl", "0 or more"),
     (["verify.quality.top1=99"], "verify.quality.top1", "0 to 1"),
-    (["verify.quality.repetition=-0.1"], "verify.quality.repetition", "0 to 1"),
+    (["verify.quality.added_repetition=-0.1"], "verify.quality.added_repetition", "0 to 1"),
     (["verify.seed=-1"], "verify.seed", "0 to"),
     (["bench.repeats=0"], "bench.repeats", "1 or more"),
     (["export.opset=23"], "export.opset", "choose 24 or 25"),

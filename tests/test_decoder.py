@@ -7,7 +7,7 @@ import torch
 
 from pipeline import checkpoint, decoder
 from pipeline.cases import catalog
-from pipeline.compare import Truth, run_case
+from pipeline.compare import Truth, limits, run_case
 from pipeline.errors import UserError
 from pipeline.reference import Reference
 from pipeline.run_torch import Torch
@@ -22,7 +22,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bloom": ({"vocab_size": 128, "hidden_size": 32, "n_layer": 2, "n_head": 4}, "AttentionInterface"),
     "gpt_oss": (SMALL | LAYERS | {"num_local_experts": 4}, "s_aux"),
 }
-GATES = Gates(logits_max_abs=2e-4, kl=1e-7, cache_max_abs=2e-4, greedy_agreement=1.0)
+GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
 AXES = {"batch": 4, "sequence": 32}
 CACHE = 64
 

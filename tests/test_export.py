@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from pipeline import checkpoint, layout
 from pipeline.cases import catalog
-from pipeline.compare import Truth, run_case
+from pipeline.compare import Truth, limits, run_case
 from pipeline.contract import onnx_findings
 from pipeline.names import ROOT
 from pipeline.pack import ATTENTION, FEED_FORWARD
@@ -24,7 +24,7 @@ from pipeline.spec import Gates, Model, section
 from tests.architectures import ARCHITECTURES
 from tests.points import build
 
-GATES = Gates(logits_max_abs=2e-4, kl=1e-7, cache_max_abs=2e-4, greedy_agreement=1.0)
+GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
 GRAPHS = [layout.ONNX, layout.SIMPLIFIED]
 
 

@@ -1,4 +1,4 @@
-"""pipeline.loops: a text that goes round in circles is seen, however it does so."""
+"""pipeline.loops: a text that repeats itself is seen, however it does so."""
 
 import pytest
 from hypothesis import given
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.loops import repetition
 
-LENGTH, GATE = 128, 0.5  # verify.greedy_tokens and verify.quality.repetition in conf/config.yaml
+LENGTH, GATE = 128, 0.5  # verify.greedy_tokens and verify.quality.added_repetition in conf/config.yaml
 PIECES = st.lists(st.integers(0, 49151), min_size=1, max_size=32)
 
 

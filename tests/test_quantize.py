@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline import checkpoint, graph, grids, layout, quantize, weights
 from pipeline.cases import catalog
-from pipeline.compare import Truth, run_case
+from pipeline.compare import Limits, Truth, limits, run_case
 from pipeline.contract import onnx_findings
 from pipeline.reference import Reference
 from pipeline.run_onnxruntime import OnnxRuntime
@@ -28,8 +28,8 @@ from pipeline.spec import Embedding, Gates, Model, Quantize, Rounding, Weights, 
 from tests.architectures import ARCHITECTURES
 from tests.points import build
 
-GATES = Gates(logits_max_abs=3e-4, kl=1e-7, cache_max_abs=3e-4, greedy_agreement=1.0)
-HALF = Gates(logits_max_abs=0.1, kl=1e-3, cache_max_abs=0.05, greedy_agreement=1.0)
+GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
+HALF = limits(Gates(logits_error=0.05, kl=1e-3, cache_error=0.02, greedy_agreement=1.0))
 INT8 = Quantize(Weights.int8, 0, True, Embedding.int8, True, Rounding.nearest)
 INT8_BLOCKS = Quantize(Weights.int8, 32, True, Embedding.int8, True, Rounding.nearest)
 INT4 = Quantize(Weights.int4, 32, True, Embedding.none, True, Rounding.nearest)
@@ -80,7 +80,7 @@ def quantized(point: Path, options: Quantize, out: Path, source: Path | None = N
     return entries
 
 
-def assert_right(point: Path, out: Path, signature: Signature, options: Quantize, gates: Gates) -> None:
+def assert_right(point: Path, out: Path, signature: Signature, options: Quantize, held: Limits) -> None:
     """The graph keeps the contract, and in ONNX Runtime every case of verify equals the rounded original."""
     onnx.checker.check_model(out / layout.MODEL, full_check=True)
     assert onnx_findings(onnx.load(out / layout.MODEL), signature) == []
@@ -90,7 +90,7 @@ def assert_right(point: Path, out: Path, signature: Signature, options: Quantize
     truth = Truth(Reference(rounded_too), signature, seed=0)
     cases = catalog(runtime.bounds, signature.cache_size)
     assert len(cases) == 13
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, gates).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, held).failures)}
     assert not failures
 
 

@@ -156,12 +156,14 @@ def test_a_killed_engine_comes_back(repository: Path, former: str) -> None:
 
 def test_a_stage_that_fails_keeps_the_others(repository: Path) -> None:
     """A missed gate fails the build and names artifact, case and tensor; mended, the former state is restored."""
-    edit(repository, "conf/config.yaml", "logits_max_abs: 1e-3", "logits_max_abs: 0")
+    edit(repository, "conf/config.yaml", "logits_error: 5e-4", "logits_error: 0")
+    edit(repository, "conf/config.yaml", "headroom: 10", "headroom: 0")
     failed = run(repository, "dvc", "repro")
     assert failed.returncode != 0
     assert "artifact wrapped, case " in failed.stderr + failed.stdout
     assert not passed(repository)
-    edit(repository, "conf/config.yaml", "logits_max_abs: 0", "logits_max_abs: 1e-3")
+    edit(repository, "conf/config.yaml", "logits_error: 0", "logits_error: 5e-4")
+    edit(repository, "conf/config.yaml", "headroom: 0", "headroom: 10")
     assert of_tiny(repro(repository).restored) == ["verify"]
     assert passed(repository)
 

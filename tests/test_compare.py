@@ -1,0 +1,178 @@
+"""pipeline.compare judges: numbers of a sound program are changed at one place, and the place is named."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from pipeline import checkpoint, decoder
+from pipeline.cases import Case
+from pipeline.compare import SENTINEL, Limit, Result, Truth, limits, run_case, run_greedy
+from pipeline.distance import Worst
+from pipeline.reference import Reference
+from pipeline.run_torch import Torch
+from pipeline.session import Array, Floats, Runtime, Session, axes_bounds
+from pipeline.signature import contract
+from pipeline.spec import Gates, Model, Source
+from pipeline.wrap import trace
+from tests.architectures import ARCHITECTURES
+
+HELD = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
+CASE = Case("two rows", (3, 0), ((4, 7), (1, 1), (2, 1)))
+CACHES = 6  # key and value of three layers
+
+
+@pytest.fixture(scope="module", params=["last", "all"])
+def sound(request: pytest.FixtureRequest) -> tuple[Torch, Truth]:
+    """A tiny Llama's program and the original's answers."""
+    model = Model(source=Source.random, architecture="llama", config=ARCHITECTURES["llama"])
+    original, other = (checkpoint.load(model, None) for _ in range(2))
+    layers = decoder.cache_shapes(original, 64)
+    signature = contract(layers, 128, "fp32", request.param, {"batch": 4, "sequence": 32})
+    program = trace(decoder.Decoder(other, request.param).eval(), signature)
+    return Torch(program, signature, axes_bounds(signature)), Truth(Reference(original), signature, seed=0)
+
+
+@dataclass
+class Damaged(Runtime):
+    """A sound runtime whose sessions' logits or caches are changed: logits after step number n, caches when read."""
+
+    sound: Torch
+    logits: Callable[[int, Floats], None] = lambda _, __: None
+    caches: Callable[[list[Array]], None] = lambda _: None
+
+    def __post_init__(self) -> None:
+        self.signature, self.bounds = self.sound.signature, self.sound.bounds
+
+    def session(self, batch: int) -> Session:
+        session = self.sound.session(batch)
+        step, fetch, count = session.step, session.fetch, iter(range(1000))
+
+        def damaged_step(tokens: list[list[int]]) -> Floats:
+            logits = step(tokens).copy()
+            self.logits(next(count), logits)
+            return logits
+
+        def damaged_fetch() -> list[Array]:
+            caches = [cache.copy() for cache in fetch()]
+            if session.lengths.max() > max(CASE.past):  # not before the case has begun
+                self.caches(caches)
+            return caches
+
+        session.step, session.fetch = damaged_step, damaged_fetch  # type: ignore[method-assign, assignment]
+        return session
+
+
+def test_a_sound_program_passes(sound: tuple[Torch, Truth]) -> None:
+    """Figures of rounding, and nothing else."""
+    runtime, truth = sound
+    result = run_case(CASE, Damaged(runtime), truth, HELD)
+    assert result.failures == []
+    assert 0 < result.figures["logits_error"] < 1e-4
+    assert 0 < result.figures["cache_error"] < 1e-4
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 1])
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_logits_that_are_not_finite(sound: tuple[Torch, Truth], value: float, step: int, row: int) -> None:
+    """One logit of one row in one step, beside sound ones before and after."""
+    runtime, truth = sound
+
+    def damage(number: int, logits: Floats) -> None:
+        if number == step:
+            logits[row, 0, 5] = value
+
+    result = run_case(CASE, Damaged(runtime, logits=damage), truth, HELD)
+    assert result.failures == [f"logits, step {step}, row {row} is not finite"]
+
+
+@pytest.mark.parametrize("cache", range(CACHES))
+@pytest.mark.parametrize(("row", "head", "slot"), [(0, 0, 3), (0, 1, 9), (1, 0, 8), (1, 1, 0)])
+def test_a_cache_that_is_not_finite(sound: tuple[Torch, Truth], cache: int, row: int, head: int, slot: int) -> None:
+    """One number of one head and slot, in any layer, of keys or values."""
+    runtime, truth = sound
+
+    def damage(caches: list[Array]) -> None:
+        caches[cache][row, head, slot, 2] = np.nan  # type: ignore[index]
+
+    result = run_case(CASE, Damaged(runtime, caches=damage), truth, HELD)
+    name = f"past_key_values.{cache // 2}.{('key', 'value')[cache % 2]}, row {row}"
+    assert result.failures == [f"{name} is not finite"]
+
+
+@pytest.mark.parametrize(("row", "slot", "which"), [(0, 1, "before 3"), (0, 63, "from 10 on"), (1, 40, "from 10 on")])
+def test_a_slot_that_is_not_the_steps_own(sound: tuple[Torch, Truth], row: int, slot: int, which: str) -> None:
+    """The past of a row, and the slots that hold nothing, are as they were."""
+    runtime, truth = sound
+
+    def damage(caches: list[Array]) -> None:
+        caches[4][row, 0, slot] = SENTINEL + 1  # type: ignore[index]
+
+    result = run_case(CASE, Damaged(runtime, caches=damage), truth, HELD)
+    assert result.failures == [f"past_key_values.2.key, row {row}: slots {which} were changed"]
+
+
+@pytest.mark.parametrize("sound", ["all"], indirect=True)
+def test_padding_has_logits_of_zero(sound: tuple[Torch, Truth]) -> None:
+    """With wrap.logits=all, whose contract says so: row 0 has 4 tokens in a step of 7."""
+    runtime, truth = sound
+
+    def damage(number: int, logits: Floats) -> None:
+        if number == 0:
+            logits[0, 5, 1] = 1
+
+    result = run_case(CASE, Damaged(runtime, logits=damage), truth, HELD)
+    assert result.failures == ["logits, step 0, row 0: logits at padding are not 0"]
+
+
+def test_greedy_text_names_the_first_other_token(sound: tuple[Torch, Truth]) -> None:
+    """The row, the number of the new token, and both tokens."""
+    runtime, truth = sound
+
+    def damage(number: int, logits: Floats) -> None:
+        if number == 3:
+            logits[1, 0] = -logits[1, 0]
+
+    prompts = [[1, 2, 3], [4, 5, 6]]
+    assert run_greedy(prompts, 8, Damaged(runtime), truth, HELD, 0.5).failures == []
+    failure, *_ = run_greedy(prompts, 8, Damaged(runtime, logits=damage), truth, HELD, 1.0).failures
+    assert "row 1, first at new token 3" in failure
+    assert "the original says" in failure
+
+
+def test_greedy_text_of_numbers_that_are_not_finite(sound: tuple[Torch, Truth]) -> None:
+    """An infinite logit is the largest: the text may be right, and the engine is not."""
+    runtime, truth = sound
+
+    def damage(number: int, logits: Floats) -> None:
+        if number == 2:
+            logits[0, 0, logits[0, 0].argmax()] = np.inf
+
+    result = run_greedy([[1, 2, 3]], 8, Damaged(runtime, logits=damage), truth, HELD, 0.5)
+    assert result.failures == ["logits, row 0, at new token 2 is not finite"]
+
+
+def test_the_originals_own_text_is_generated_once(sound: tuple[Torch, Truth]) -> None:
+    """By the original itself, token for token as its choices along it; and taken from an artifact that agrees."""
+    runtime, truth = sound
+    own = truth.own_text([7, 8, 9], 12)
+    assert truth.greedy([7, 8, 9], own) == own
+    assert truth.own_text([7, 8, 9], 5) == own[:5]
+    run_greedy([[9, 9]], 6, Damaged(runtime), truth, HELD, 0.5)
+    assert truth._own_text[9, 9] == truth.reference.generate([9, 9], 6)
+
+
+def test_limits_are_gates_or_what_the_model_makes_of_rounding() -> None:
+    """A gate that is widened says so; a share never is."""
+    gates = Gates(logits_error=0.5, kl=0.1, cache_error=0.2, greedy_agreement=0.9)
+    found = limits(gates, "verify.gates", {"logits_error": 0.4, "kl": 0.3})
+    assert found["logits_error"] == Limit(0.5, "verify.gates.logits_error")
+    assert found["kl"] == Limit(0.3, "verify.gates.kl, widened for this model,")
+    assert found["greedy_agreement"] == Limit(0.9, "verify.gates.greedy_agreement")
+    result = Result()
+    result.gate("kl", Worst(0.4, "logits, step 0, row 0"), found["kl"])
+    assert result.failures == [
+        "kl is 0.4 in logits, step 0, row 0, verify.gates.kl, widened for this model, is 0.3",
+    ]
