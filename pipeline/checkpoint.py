@@ -40,17 +40,19 @@ def configuration(model: Model, link: Path) -> PreTrainedConfig:
         checkpoint_files.check(link.resolve(), trusted=model.trust_remote_code)
     where, options = _location(model, link)
     origin = _origin(model, link)
+    if model.source is Source.local:
+        origin = str(Path(origin, checkpoint_files.CONFIG))
+    given: dict[str, Any] = {"model_type": model.architecture}
+    problems: list[Problem] = []
     if model.source in (Source.local, Source.hub):
         with _reported(model, CONFIGURATION, origin):
             given, _ = PreTrainedConfig.get_config_dict(where, revision=options.get("revision"))
         problems = list(checkpoint_files.config_problems(given, origin, trusted=model.trust_remote_code))
-        if not problems and not (model.trust_remote_code and given.get("auto_map")):
-            problems += _unknown(given["model_type"], origin, "auto_map" in given)
-        if problems:
-            raise UserError(problems)
-    elif model.source is Source.random and (problems := list(_unknown(str(model.architecture), origin, code=False))):
+    if not problems and model.source is not Source.gguf and not (model.trust_remote_code and given.get("auto_map")):
+        problems = list(_unknown(str(given["model_type"]), origin, code=bool(given.get("auto_map"))))
+    if problems:
         raise UserError(problems)
-    with _reported(model, CONFIGURATION, origin):
+    with _reported(model, CONFIGURATION, "model.config" if model.source is Source.random else origin):
         if model.source is Source.random:
             config = AutoConfig.for_model(model.architecture, **model.config)
         else:
@@ -59,22 +61,20 @@ def configuration(model: Model, link: Path) -> PreTrainedConfig:
     return config
 
 
-def _unknown(kind: str, where: str, code: bool) -> Iterator[Problem]:
-    """Architectures that transformers has not, or not as a causal LM."""
+def _unknown(kind: str, where: str, *, code: bool) -> Iterator[Problem]:
+    """Architectures that transformers does not have, or not as a causal LM; `code`: the checkpoint has its own."""
     if kind not in CONFIG_MAPPING:
-        what = f"transformers {transformers.__version__} has no model_type {kind!r}"
-        fix = (
-            "model.trust_remote_code=true runs the code that came with it (read it first)"
-            if code
-            else ("check the spelling; a newer transformers may have it")
-        )
+        what = f"transformers {transformers.__version__} does not know the architecture {kind!r}"
+        fix = "check the spelling, or install a newer transformers that has it"
+        if code:
+            fix += "; model.trust_remote_code=true would run the code that came with the checkpoint"
         yield Problem(what, where, fix)
     elif CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        yield Problem(f"model_type {kind!r} is not a causal LM in transformers", where, "choose a decoder-only model")
+        yield Problem(f"{kind!r} is not a causal LM in transformers", where, "choose a decoder-only model")
 
 
 def outline(model: Model, config: PreTrainedConfig) -> PreTrainedModel | None:
-    """The model without its weights, on the meta device; None for one with code of its own, which may need them.
+    """The model without weights, on the meta device; None for code of the checkpoint's own, which may need the CPU.
 
     Raises UserError when the configuration's sizes do not fit together.
     """
@@ -183,9 +183,8 @@ def _reported(model: Model, part: str, where: str) -> Iterator[None]:
     except ImportError as error:
         fix = "install them in this environment, in versions that go with its transformers"
         raise UserError(Problem(f"{name} needs packages that are missing: {_line(error)}", where, fix)) from error
-    except (
-        StrictDataclassError
-    ) as error:  # "Validation error for field 'x': TypeError: Field 'x' expected int, got ..."
+    except StrictDataclassError as error:
+        # its text: "Validation error for field 'x': TypeError: Field 'x' expected int, got ..."
         said = _line(error).partition("Error: ")[2] or _line(error)
         raise UserError(Problem(f"the configuration of {name} is not valid: {said}", where, "correct it")) from error
     except SafetensorError as error:

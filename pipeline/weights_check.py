@@ -25,28 +25,29 @@ def problems(model: PreTrainedModel, info: dict[str, Any], where: str, *, text_o
     `info` is what from_pretrained returns with output_loading_info; `where` names the checkpoint. With `text_only` the
     model is one part of the checkpoint, and the other parts are no problem.
     """
-    if missing := sorted(info["missing_keys"]):
+    if missing := sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys)):  # the tensor tied to is named
         yield Problem(
-            f"{_count(missing)} of the model missing in the checkpoint: {shorten(missing)}",
+            f"{_count(missing, 'is', 'are')} missing from the checkpoint: {shorten(missing)}",
             where,
             "download the checkpoint again, or correct config.json, which asks for them" + _tie(model, missing),
         )
     mismatched = sorted(info["mismatched_keys"])
     for name, stored, wanted in mismatched[:SHOWN]:
         sizes = {want for have, want in zip(stored, wanted, strict=False) if have != want}
-        keys = [key for key, value in model.config.to_dict().items() if type(value) is int and value in sizes]
+        config = model.config.to_dict()
+        keys = ", ".join(f"{key}={value}" for key, value in config.items() if type(value) is int and value in sizes)
         more = f" (and {len(mismatched) - SHOWN} more tensors of other shapes)" if len(mismatched) > SHOWN else ""
         yield Problem(
-            f"{name} is {list(stored)} in the checkpoint, {list(wanted)} by config.json{more}",
+            f"{name} has the shape {list(stored)} in the checkpoint and {list(wanted)} by config.json{more}",
             where,
-            f"correct config.json{f': {chr(32).join(keys)}' if keys else ''}, or download the checkpoint again",
+            f"correct config.json{f' ({keys})' if keys else ''}, or download the checkpoint again",
         )
     unexpected = sorted(name for name in info["unexpected_keys"] if not LEFTOVERS.search(name))
     if text_only:
         unexpected = [name for name in unexpected if not _other_part(model, name)]
     if unexpected:
         yield Problem(
-            f"{_count(unexpected)} of the checkpoint without a place in the model: {shorten(unexpected)}",
+            f"{_count(unexpected, 'has', 'have')} no place in the model: {shorten(unexpected)}",
             where,
             _hint(model, unexpected),
         )
@@ -54,7 +55,7 @@ def problems(model: PreTrainedModel, info: dict[str, Any], where: str, *, text_o
         set(model.get_expanded_tied_weights_keys(all_submodels=True)) - set(model.all_tied_weights_keys)
     ):
         yield Problem(
-            f"{tied} differs from the embedding, and config.json ties them (tie_word_embeddings)",
+            f"{tied} differs from the embedding, but config.json ties them: tie_word_embeddings is true",
             where,
             f"set tie_word_embeddings to false in config.json, or remove {tied} from the checkpoint",
         )
@@ -76,8 +77,8 @@ def _other_part(model: PreTrainedModel, name: str) -> str:
     return ""
 
 
-def _count(names: list[str]) -> str:
-    return f"{len(names)} tensor is" if len(names) == 1 else f"{len(names)} tensors are"
+def _count(names: list[str], one: str, several: str) -> str:
+    return f"1 tensor {one}" if len(names) == 1 else f"{len(names)} tensors {several}"
 
 
 def _tie(model: PreTrainedModel, missing: list[str]) -> str:
