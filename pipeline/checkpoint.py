@@ -36,29 +36,34 @@ def configuration(model: Model, link: Path) -> PreTrainedConfig:
 
     Raises UserError when there is none, or a local folder is not a complete checkpoint.
     """
-    if model.source is Source.local:
-        checkpoint_files.check(link.resolve(), trusted=model.trust_remote_code)
     where, options = _location(model, link)
-    origin = _origin(model, link)
-    if model.source is Source.local:
-        origin = str(Path(origin, checkpoint_files.CONFIG))
-    given: dict[str, Any] = {"model_type": model.architecture}
-    problems: list[Problem] = []
-    if model.source in (Source.local, Source.hub):
-        with _reported(model, CONFIGURATION, origin):
-            given, _ = PreTrainedConfig.get_config_dict(where, revision=options.get("revision"))
-        problems = list(checkpoint_files.config_problems(given, origin, trusted=model.trust_remote_code))
-    if not problems and model.source is not Source.gguf and not (model.trust_remote_code and given.get("auto_map")):
-        problems = list(_unknown(str(given["model_type"]), origin, code=bool(given.get("auto_map"))))
-    if problems:
+    origin = _config_file(model, link)
+    if problems := list(_early(model, link, origin)):
         raise UserError(problems)
-    with _reported(model, CONFIGURATION, "model.config" if model.source is Source.random else origin):
+    with _reported(model, CONFIGURATION, origin):
         if model.source is Source.random:
             config = AutoConfig.for_model(model.architecture, **model.config)
         else:
             config = AutoConfig.from_pretrained(where, **options)
     config._attn_implementation = None  # a choice for training, of a package that may be missing; ours replaces it
     return config
+
+
+def _early(model: Model, link: Path, origin: str) -> Iterator[Problem]:
+    """What can be told before transformers reads the configuration; of a GGUF file nothing."""
+    if model.source is Source.random:
+        yield from _unknown(str(model.architecture), "model.architecture", code=False)
+    elif model.source is not Source.gguf:
+        if model.source is Source.local:
+            checkpoint_files.check(link.resolve(), trusted=model.trust_remote_code)
+        where, options = _location(model, link)
+        with _reported(model, CONFIGURATION, origin):
+            given, _ = PreTrainedConfig.get_config_dict(where, revision=options.get("revision"))
+        code = bool(given.get("auto_map"))
+        problems = list(checkpoint_files.config_problems(given, origin, trusted=model.trust_remote_code))
+        yield from problems
+        if not problems and not (code and model.trust_remote_code):
+            yield from _unknown(given["model_type"], origin, code=code)
 
 
 def _unknown(kind: str, where: str, *, code: bool) -> Iterator[Problem]:
@@ -73,14 +78,14 @@ def _unknown(kind: str, where: str, *, code: bool) -> Iterator[Problem]:
         yield Problem(f"{kind!r} is not a causal LM in transformers", where, "choose a decoder-only model")
 
 
-def outline(model: Model, config: PreTrainedConfig) -> PreTrainedModel | None:
+def outline(model: Model, link: Path, config: PreTrainedConfig) -> PreTrainedModel | None:
     """The model without weights, on the meta device; None for code of the checkpoint's own, which may need the CPU.
 
     Raises UserError when the configuration's sizes do not fit together.
     """
     if model.trust_remote_code:
         return None
-    with _reported(model, CONFIGURATION, str(model.path or model.id or "model.config")), torch.device("meta"):
+    with _reported(model, CONFIGURATION, _config_file(model, link)), torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
@@ -119,7 +124,7 @@ def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> Pr
 
 
 def _random(model: Model, config: PreTrainedConfig) -> PreTrainedModel:
-    with torch.random.fork_rng(), _reported(model, CONFIGURATION, "model.config"):
+    with torch.random.fork_rng(), _reported(model, CONFIGURATION, _config_file(model, Path())):
         torch.manual_seed(model.seed)
         return _all_random(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
 
@@ -160,12 +165,18 @@ def _location(model: Model, link: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _origin(model: Model, link: Path) -> str:
-    """Where a problem of the checkpoint is: its file, its repository, or the config key."""
+    """Where a problem of the checkpoint is: its folder, file or repository."""
     if model.source is Source.hub:
         return f"{model.id}@{model.revision}"
-    if model.source is Source.random:
-        return "model.architecture"
     return str(link.resolve())
+
+
+def _config_file(model: Model, link: Path) -> str:
+    """Where a problem of the configuration is."""
+    if model.source is Source.random:
+        return "model.config"
+    origin = _origin(model, link)
+    return str(Path(origin, checkpoint_files.CONFIG)) if model.source is Source.local else origin
 
 
 def _name(model: Model) -> str:
@@ -200,7 +211,11 @@ def _reported(model: Model, part: str, where: str) -> Iterator[None]:
                 raise UserError(Problem(what, f"{last.filename}, line {last.lineno}", fix)) from error
             if part != CONFIGURATION:
                 raise
-            said = f"{type(error).__name__}: {said}"  # "'foo'" of a KeyError needs it
+            # a KeyError's text is the key alone, a value that none of transformers' tables holds
+            known = isinstance(error, KeyError)
+            said = f"transformers does not know {said}" if known else f"{type(error).__name__}: {said}"
+        if part == CONFIGURATION:
+            fix = f"correct it, or {fix}"
         raise UserError(Problem(f"the {part} of {name} does not load: {said}", where, fix)) from error
 
 

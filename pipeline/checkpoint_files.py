@@ -19,6 +19,7 @@ WEIGHTS = "model.safetensors"  # transformers reads this file, or else the shard
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LFS_POINTER = b"version https://git-lfs"
+SMALL_FILES = (".json", ".jinja", ".model", ".tiktoken", ".txt")  # tokenizer, chat template, generation config
 FLOATS = ("F64", "F32", "F16", "BF16")
 PRECISIONS = "give a checkpoint in fp32, fp16 or bf16"
 FOREIGN_CODE = re.compile(r'"([^"]+)--')  # "owner/name--file.Class"
@@ -31,7 +32,7 @@ CONVERT = (
 MERGE = (
     'merge it into its base model and give the result: python -c "from peft import AutoPeftModelForCausalLM as M; '
     "M.from_pretrained('{folder}').merge_and_unload().save_pretrained('{folder}-merged')\" "
-    "(its tokenizer files are to be copied)"
+    "and copy its tokenizer files there"
 )
 
 
@@ -62,6 +63,9 @@ def _problems(folder: Path, trusted: bool) -> Iterator[Problem]:
         yield from config_problems(config, str(folder / CONFIG), trusted=trusted)
     if config.get("transformers_weights") is None:  # a file name of its own: transformers looks for it
         yield from _weights(folder, quantized=bool(_quantization(config)))
+    for path in sorted(folder.iterdir()):
+        if path.suffix in SMALL_FILES and path.name not in (CONFIG, INDEX) and _is_pointer(path):
+            yield _pointer(path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -85,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def config_problems(config: dict[str, Any], where: str, *, trusted: bool) -> Iterator[Problem]:
     """What a model's configuration shows by itself; `where` names the file, `trusted`: its code will run."""
     code = config.get("auto_map")
-    if not code and not isinstance(config.get("model_type"), str):
+    if not isinstance(config.get("model_type"), str) and not (code and trusted):
         fix = 'give the architecture, for example "model_type": "llama"'
         yield Problem(f"{CONFIG} has no model_type", where, fix)
     foreign = FOREIGN_CODE.findall(json.dumps(code)) if trusted else []
@@ -94,7 +98,7 @@ def config_problems(config: dict[str, Any], where: str, *, trusted: bool) -> Ite
         fix = f'put that code beside {CONFIG}, and remove "{foreign[0]}--" from auto_map'
         yield Problem(what, where, fix)
     if method := _quantization(config):
-        yield Problem(f"its weights are quantized by {method}", where, PRECISIONS)
+        yield Problem(f"the checkpoint's weights are quantized by {method}", where, PRECISIONS)
 
 
 def _quantization(config: dict[str, Any]) -> str:
@@ -162,10 +166,9 @@ def _no_weights(folder: Path) -> Problem:
 def _header(path: Path, wanted: set[str], quantized: bool) -> Iterator[Problem]:
     """A file that is not whole, lacks tensors that the index promises, or holds weights that are not floats."""
     try:
-        with path.open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                yield _pointer(path)
-                return
+        if _is_pointer(path):
+            yield _pointer(path)
+            return
         with safe_open(path, framework="numpy") as tensors:
             names = list(tensors.keys())
             kinds = {name: tensors.get_slice(name).get_dtype() for name in names if name.endswith("weight")}
@@ -187,6 +190,13 @@ def _header(path: Path, wanted: set[str], quantized: bool) -> Iterator[Problem]:
 
 def _exists(path: Path) -> bool:
     return path.is_file()  # False for a link into a cache whose file is gone
+
+
+def _is_pointer(path: Path) -> bool:
+    if not _exists(path):
+        return False
+    with path.open("rb") as file:
+        return file.read(len(LFS_POINTER)) == LFS_POINTER
 
 
 def _pointer(path: Path) -> Problem:

@@ -69,7 +69,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     """Write the wrapped model to the folder `out`."""
     with read_once():
         config = checkpoint.configuration(model, link)
-        outline = checkpoint.outline(model, config)
+        outline = checkpoint.outline(model, link, config)
         if outline is not None:  # before weights are loaded
             _check_supported(outline)
         original = checkpoint.load(model, link, config)

@@ -103,6 +103,15 @@ def test_every_damaged_file_is_reported(folder: Path) -> None:
     assert [Path(found.where).name for found in error.value.problems] == ["config.json", *SHARDS.values()]
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "merges.txt", "chat_template.jinja"])
+def test_a_tokenizer_that_was_not_fetched(folder: Path, name: str) -> None:
+    """Every file that is used may be a pointer; one that is no pointer is left alone."""
+    (folder / name).write_text("{}")
+    checkpoint_files.check(folder, trusted=False)
+    (folder / name).write_bytes(POINTER)
+    assert problem(folder).where == str(folder / name)
+
+
 def test_missing_shards(folder: Path) -> None:
     """A shard that is not there, or a link into a cache whose file is gone, is named and counted."""
     shard(folder)
@@ -141,6 +150,7 @@ def test_weights_under_another_name(folder: Path) -> None:
         (b"\xff\xfe", "is not valid JSON"),
         (b"[]", "holds a list, not a JSON object"),
         (b"{}", "has no model_type"),
+        (b'{"auto_map": {"AutoConfig": "own.Config"}}', "has no model_type"),
         (POINTER, "is a git-lfs pointer"),
     ],
 )
@@ -174,7 +184,7 @@ def test_quantized_checkpoints_are_refused_by_name(
     configure(folder, part if level == "top" else {"text_config": part})
     pack(folder / "model.safetensors")
     found = problem(folder)
-    assert found.what == f"its weights are quantized by {method}"
+    assert found.what == f"the checkpoint's weights are quantized by {method}"
     assert "fp32, fp16 or bf16" in found.fix
 
 
