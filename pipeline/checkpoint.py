@@ -1,5 +1,6 @@
 """Load the original model and its tokenizer from any of the sources, in fp32, as transformers defines them."""
 
+import logging
 import sys
 import traceback
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedConfig, PreTrainedModel
@@ -106,7 +108,7 @@ def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> Pr
             options["quantization_config"] = GgufConfig(dequantize=True)  # the weights as fp32, on the file's own grid
         else:
             options["use_safetensors"] = True
-        with _reported(model, "model", _origin(model, link)):
+        with _reported(model, "model", _origin(model, link)), _without_report():
             loaded, info = AutoModelForCausalLM.from_pretrained(
                 where,
                 config=config,
@@ -214,9 +216,36 @@ def _reported(model: Model, part: str, where: str) -> Iterator[None]:
             # a KeyError's text is the key alone, a value that none of transformers' tables holds
             known = isinstance(error, KeyError)
             said = f"transformers does not know {said}" if known else f"{type(error).__name__}: {said}"
+        if isinstance(error, OSError) and model.source is Source.hub and (adapter := _hub_adapter(model)):
+            raise UserError(adapter) from error
         if part == CONFIGURATION:
             fix = f"correct it, or {fix}"
         raise UserError(Problem(f"the {part} of {name} does not load: {said}", where, fix)) from error
+
+
+def _hub_adapter(model: Model) -> Problem | None:
+    """The problem of a repository that holds an adapter and therefore lacks a model's files."""
+    try:
+        path = hf_hub_download(str(model.id), checkpoint_files.ADAPTER, revision=model.revision)
+    except (OSError, ValueError):  # it has none, or cannot be reached
+        return None
+    return checkpoint_files.adapter_problem(str(model.id), Path(path))
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Drop transformers' table of missing and unexpected tensors: weights_check reports them, and less lightly."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def kept(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return "LOAD REPORT" not in text or "CONVERSION" in text  # the latter belongs to an error that refers to it
+
+    logger.addFilter(kept)
+    try:
+        yield
+    finally:
+        logger.removeFilter(kept)
 
 
 def _line(error: Exception) -> str:

@@ -118,13 +118,17 @@ def _quantization(config: dict[str, Any]) -> str:
 def _adapter(folder: Path) -> Problem | None:
     if not (folder / ADAPTER).exists():
         return None
-    base = read_json(folder / ADAPTER).get("base_model_name_or_path") or "a base model that it does not name"
     complete = (folder / CONFIG).exists() and any((folder / name).exists() for name in (WEIGHTS, INDEX))
-    what = f"{folder} holds a model and an adapter" if complete else f"{folder} is an adapter of {base}, not a model"
-    fix = MERGE.format(folder=folder)
     if complete:
-        fix = f"{fix}, or remove {ADAPTER} to build the model without it"
-    return Problem(what, str(folder / ADAPTER), fix)
+        fix = f"{MERGE.format(folder=folder)}, or remove {ADAPTER} to build the model without it"
+        return Problem(f"{folder} holds a model and an adapter", str(folder / ADAPTER), fix)
+    return adapter_problem(str(folder), folder / ADAPTER)
+
+
+def adapter_problem(name: str, path: Path) -> Problem:
+    """What to say of an adapter that is given as a model; `path`: its adapter_config.json."""
+    base = read_json(path).get("base_model_name_or_path") or "a base model that it does not name"
+    return Problem(f"{name} is an adapter of {base}, not a model", str(path), MERGE.format(folder=name))
 
 
 def _weights(folder: Path, *, quantized: bool) -> Iterator[Problem]:

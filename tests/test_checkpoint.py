@@ -112,6 +112,21 @@ def test_hub_id_and_revision(saved: Path, tmp_path: Path) -> None:
     assert "model.revision" in outputs[1].stdout
 
 
+def test_an_adapter_on_the_hub(saved: Path, tmp_path: Path) -> None:
+    """A repository that holds an adapter, and perhaps its base's config.json, is named as one; in one process, as to
+    import transformers takes longest."""
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
+    snapshots = tmp_path / "hub" / "models--someone--tiny" / "snapshots"
+    for revision in ("a" * 40, "b" * 40):
+        (snapshots / revision).mkdir(parents=True)
+        (snapshots / revision / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
+    shutil.copy(saved / "config.json", snapshots / ("b" * 40))
+    both = "".join(HUB.format(revision=revision) for revision in ("a" * 40, "b" * 40))
+    script = [sys.executable, "-c", both]
+    done = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.count("someone/tiny is an adapter of someone/base, not a model") == 2
+
+
 def copied(saved: Path, folder: Path, **config: Any) -> Path:
     """A copy of the checkpoint with more keys in its config.json."""
     shutil.copytree(saved, folder, dirs_exist_ok=True)
