@@ -1,5 +1,6 @@
 """Load the original model and its tokenizer from any of the sources, in fp32, as transformers defines them."""
 
+import errno
 import logging
 import sys
 import traceback
@@ -204,6 +205,8 @@ def _reported(model: Model, part: str, where: str) -> Iterator[None]:
         fix = "download it again"
         raise UserError(Problem(f"a file of {name} is cut short or corrupt: {_line(error)}", where, fix)) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise  # pipeline.errors says what to do about a full disk
         said = _line(error)
         if not isinstance(error, (OSError, ValueError)):
             if model.trust_remote_code:
@@ -234,7 +237,8 @@ def _hub_adapter(model: Model) -> Problem | None:
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Drop transformers' table of missing and unexpected tensors: weights_check reports them, and less lightly."""
+    """Drop transformers' table of missing and unexpected tensors, which says that they can be ignored: weights_check
+    reports them as problems."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def kept(record: logging.LogRecord) -> bool:

@@ -67,7 +67,7 @@ def other_parts(model: PreTrainedModel, info: dict[str, Any]) -> list[str]:
 
 
 def _other_part(model: PreTrainedModel, name: str) -> str:
-    """The module that the model has not, when it would stand at the model's top or just below it; else empty."""
+    """The module that a tensor belongs to and the model lacks, at its top or one level below; empty if deeper."""
     known = {module for module, _ in model.named_modules()}
     parts = TEXT_PART.sub("", name).split(".")[:-1]
     for depth in range(1, min(len(parts), 2) + 1):

@@ -1,5 +1,6 @@
 """The sources of a model. A GGUF file is loaded for real in test_smollm2.py."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -220,3 +221,11 @@ def test_an_outline_has_no_weights(saved: Path) -> None:
     assert all(parameter.is_meta for parameter in outline.parameters())
     shapes = [parameter.shape for parameter in outline.parameters()]
     assert shapes == [parameter.shape for parameter in checkpoint.load(model, saved).parameters()]
+
+
+def test_a_full_disk_is_not_blamed_on_the_checkpoint(saved: Path, tmp_path: Path) -> None:
+    """What fails for want of space keeps its error, of which pipeline.errors makes the message; others do not."""
+    model = Model(source=Source.local, path=str(saved))
+    for number, kind in ((errno.ENOSPC, OSError), (errno.EIO, UserError)):
+        with pytest.raises(kind), checkpoint._reported(model, "model", str(saved)):
+            raise OSError(number, "a download failed")
