@@ -10,7 +10,7 @@ from torch._export.serde import serialize
 from torch._export.serde.serialize import GraphModuleDeserializer
 from torch.export.pt2_archive import _package
 
-from pipeline import kv  # noqa: F401  # registers the operators that the file refers to
+from pipeline import kv, pt2_check  # noqa: F401  # registers the operators that the file refers to
 from pipeline.patch import remembering, replaced
 
 
@@ -33,11 +33,13 @@ def _write_record(writer: Any, name: str, data: Any) -> None:
 
 
 def load(path: Path) -> torch.export.ExportedProgram:
-    """Read what `save` wrote; weights stay on disk, memory-mapped, and changes to them go nowhere.
+    """Read what `save` wrote; weights stay on disk, memory-mapped, and changes to them go nowhere. Raises UserError for
+    a file that is not of that kind: it could run code.
 
     torch evaluates a class' annotations again for each of its objects, and makes a tensor without data for each node
     anew, with its shape parsed from text; here once a class, and once for each kind of tensor, 36 of them.
     """
+    pt2_check.check(path)
     kinds: dict[str, Any] = {}
 
     def tensor_of_kind(reader: Any, kind: Any) -> Any:

@@ -21,6 +21,7 @@ from pipeline.profiles import ENDS, SIDES
 from pipeline.spec import Config, Model, Source
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level of params.yaml
+COMMIT = re.compile(r"[0-9a-f]{40}")
 OPSETS = (24, 25)  # 24 is the first with TensorScatter; what speaks against 25 stands in conf/config.yaml
 
 
@@ -113,8 +114,12 @@ def _model(config: Config) -> Iterator[Problem]:
             complete = False
             yield Problem(f"model.source={source.value} needs {where}", where, f"give it; {takes}")
         elif given and field.name not in needed + optional:
-            fix = f"take it out of the file, or choose another option of model/; {takes}"
-            yield Problem(f"{where} says nothing with model.source={source.value}", where, fix)
+            fix = f"remove it from the file, or choose another option of model/; {takes}"
+            yield Problem(f"{where} has no effect with model.source={source.value}", where, fix)
+    if source is Source.hub and model.trust_remote_code and not COMMIT.fullmatch(model.revision):
+        what = f"model.trust_remote_code runs code of a revision that can change, {model.revision}"
+        fix = "read the code, and give the commit that you have read, as its 40 hexadecimal digits"
+        yield Problem(what, "model.revision", fix)
     if complete:
         try:
             sources.find(model)

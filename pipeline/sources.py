@@ -7,23 +7,17 @@ that identifies a model which is no local file.
 import importlib.util
 from pathlib import Path
 
+from pipeline import checkpoint_files
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing
 from pipeline.layout import CHECKPOINT
 from pipeline.spec import Model, Source
 
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-CONVERT = (
-    'convert it once: python -c "from transformers import AutoModelForCausalLM as M; '
-    "M.from_pretrained('{folder}', use_safetensors=False).save_pretrained('{folder}-safetensors')\" "
-    "(only if you trust the file: loading a pickle runs its code)"
-)
-
 
 def find(model: Model) -> Path | None:
     """The absolute path of the local folder or GGUF file; None for a model that is no local file.
 
-    Raises UserError when it is missing, or a local folder holds pickles instead of safetensors.
+    Raises UserError when it is missing, or the files in a local folder are not those of a complete checkpoint.
     """
     if model.source not in (Source.local, Source.gguf):
         return None
@@ -34,13 +28,7 @@ def find(model: Model) -> Path | None:
         if path.suffix != ".gguf":
             raise UserError(Problem(f"{path} is no GGUF file", "model.path", "name the .gguf file itself"))
         return path.resolve()
-    if not (path / "config.json").exists():
-        raise UserError(Problem(f"{path} has no config.json", "model.path", "give a folder made by save_pretrained"))
-    if not list(path.glob("*.safetensors")):
-        pickles = sorted(p.name for pattern in PICKLES for p in path.glob(pattern))
-        what = f"{path} holds pickled weights ({', '.join(pickles)})" if pickles else f"{path} holds no weights"
-        fix = CONVERT.format(folder=path) if pickles else "put the model's *.safetensors files there"
-        raise UserError(Problem(f"{what}, and only safetensors are loaded", "model.path", fix))
+    checkpoint_files.check(path, trusted=model.trust_remote_code)
     return path.resolve()
 
 
@@ -52,9 +40,8 @@ def _root(model: Model) -> Path:
     except (ImportError, ValueError):  # a name with dots, no name
         spec = None
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            Problem(f"the package {model.package} is not installed", "model.package", f"pip install {model.package}")
-        )
+        fix = f"install the package that provides the module {model.package} (its name may be another)"
+        raise UserError(Problem(f"the module {model.package} is not installed", "model.package", fix))
     return Path(spec.submodule_search_locations[0])
 
 

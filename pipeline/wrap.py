@@ -7,11 +7,13 @@ from pathlib import Path
 
 import torch
 from torch.export import Dim, ExportedProgram
+from transformers import PreTrainedModel
 
 from pipeline import checkpoint, decoder, layout, pt2, stage
 from pipeline.files import replacing_folder
 from pipeline.gguf_file import read_once
 from pipeline.patch import replaced
+from pipeline.refusals import unsupported_reason
 from pipeline.signature import DTYPES, Signature, contract
 from pipeline.spec import Axes, Cache, Logits, Model, Precision, Wrap, section
 
@@ -58,10 +60,20 @@ def _drop_no_ops(module: torch.fx.GraphModule) -> None:
     module.recompile()
 
 
+def _check_supported(model: PreTrainedModel) -> None:
+    if reason := unsupported_reason(model):
+        raise decoder.unsupported(type(model).__name__, reason)
+
+
 def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: Logits, link: Path, out: Path) -> None:
     """Write the wrapped model to the folder `out`."""
     with read_once():
-        original = checkpoint.load(model, link)
+        config = checkpoint.configuration(model, link)
+        outline = checkpoint.outline(model, link, config)
+        if outline is not None:  # before weights are loaded
+            _check_supported(outline)
+        original = checkpoint.load(model, link, config)
+        _check_supported(original)
         tokenizer = checkpoint.load_tokenizer(model, link)
     layers = decoder.cache_shapes(original, cache.size)
     compute = precision.compute.value

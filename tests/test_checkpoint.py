@@ -1,14 +1,19 @@
 """The sources of a model. A GGUF file is loaded for real in test_smollm2.py."""
 
+import errno
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import dynamic_module_utils
 
 from pipeline import checkpoint, layout
-from pipeline.errors import UserError
+from pipeline.errors import Problem, UserError
 from pipeline.sources import write_link
 from pipeline.spec import Model, Source
 from tests.points import ROOT
@@ -58,15 +63,6 @@ def test_local_folder(saved: Path, tmp_path: Path) -> None:
     assert torch.equal(weights(loaded), weights(checkpoint.load(RANDOM, tmp_path)))
 
 
-def test_a_folder_that_is_no_causal_lm_is_the_users_mistake(saved: Path, tmp_path: Path) -> None:
-    """The message says what transformers said, in one line."""
-    for file in saved.iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
-    with pytest.raises(UserError, match=r"does not load(.|\n)*complete checkpoint"):
-        checkpoint.load(Model(source=Source.local, path=str(tmp_path)), tmp_path)
-
-
 @pytest.mark.parametrize("model", [
     Model(source=Source.random, architecture="no_such_thing"),
     Model(source=Source.random, architecture="vit"),
@@ -74,7 +70,7 @@ def test_a_folder_that_is_no_causal_lm_is_the_users_mistake(saved: Path, tmp_pat
 ])  # fmt: skip
 def test_impossible_random_models_are_the_users_mistake(model: Model, tmp_path: Path) -> None:
     """An unknown architecture, one that is no causal LM, sizes that do not go together."""
-    with pytest.raises(UserError, match=r"does not load(.|\n)*model.architecture"):
+    with pytest.raises(UserError, match=r"where: model\.(architecture|config)"):
         checkpoint.load(model, tmp_path)
 
 
@@ -115,3 +111,121 @@ def test_hub_id_and_revision(saved: Path, tmp_path: Path) -> None:
     assert "code that came with someone/tiny is run" in outputs[0].stderr
     assert "someone/tiny does not load" in outputs[1].stdout
     assert "model.revision" in outputs[1].stdout
+
+
+def test_an_adapter_on_the_hub(saved: Path, tmp_path: Path) -> None:
+    """A repository that holds an adapter, and perhaps its base's config.json, is named as one; in one process, as to
+    import transformers takes longest."""
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
+    snapshots = tmp_path / "hub" / "models--someone--tiny" / "snapshots"
+    for revision in ("a" * 40, "b" * 40):
+        (snapshots / revision).mkdir(parents=True)
+        (snapshots / revision / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
+    shutil.copy(saved / "config.json", snapshots / ("b" * 40))
+    both = "".join(HUB.format(revision=revision) for revision in ("a" * 40, "b" * 40))
+    script = [sys.executable, "-c", both]
+    done = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.count("someone/tiny is an adapter of someone/base, not a model") == 2
+
+
+def copied(saved: Path, folder: Path, **config: Any) -> Path:
+    """A copy of the checkpoint with more keys in its config.json."""
+    shutil.copytree(saved, folder, dirs_exist_ok=True)
+    given = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(given | config))
+    return folder
+
+
+def problem(model: Model, link: Path) -> Problem:
+    """The one problem of a model, found by what wrap does."""
+    with pytest.raises(UserError) as error:  # noqa: PT012  # whichever step finds it
+        config = checkpoint.configuration(model, link)
+        checkpoint.outline(model, link, config)
+        checkpoint.load(model, link, config)
+    (found,) = error.value.problems
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"vocab_size": 40.0}, "Field 'vocab_size' expected int, got float (value: 40.0)"),
+        ({"num_attention_heads": 3}, "3"),
+        ({"hidden_act": "nope"}, "does not know 'nope'"),
+        ({"model_type": "nothing"}, "does not know the architecture 'nothing'"),
+        ({"model_type": "t5"}, "'t5' is not a causal LM"),
+        ({"model_type": "vit"}, "'vit' is not a causal LM"),
+        ({"quantization_config": {"quant_method": "awq"}}, "weights are quantized by awq"),
+    ],
+)
+def test_a_mistake_in_config_json(saved: Path, tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    """The field and its value, the architecture, the method: found without reading a weight."""
+    folder = copied(saved, tmp_path, **config)
+    found = problem(Model(source=Source.local, path=str(folder)), folder)
+    assert says in found.what
+    assert found.where == str(folder / "config.json")
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+def test_the_attention_that_was_trained_with_is_ignored(saved: Path, tmp_path: Path, key: str) -> None:
+    """A package for it may be missing, and ours replaces it in any case."""
+    folder = copied(saved, tmp_path, **{key: "flash_attention_2"})
+    loaded = checkpoint.load(Model(source=Source.local, path=str(folder)), folder)
+    assert torch.equal(weights(loaded), weights(checkpoint.load(RANDOM, tmp_path)))
+    random = Model(source=Source.random, architecture="llama", config=CONFIG | {key: "flash_attention_2"}, seed=3)
+    assert torch.equal(weights(loaded), weights(checkpoint.load(random, tmp_path)))
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+{first}
+class Config(LlamaConfig):
+    model_type = "own"
+class Model(LlamaForCausalLM):
+    config_class = Config
+    def __init__(self, config):
+        super().__init__(config)
+        {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "then", "says"),
+    [
+        ("works", "", "", ""),
+        ("needs", "import not_installed_at_all", "", "needs packages that are missing"),
+        ("fails", "", "self.nothing.at_all", "AttributeError"),
+    ],
+)
+def test_code_of_the_checkpoint(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, first: str, then: str, says: str
+) -> None:
+    """It runs when it is trusted; packages that it needs and its own faults are no tracebacks."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    code = {"AutoConfig": f"{name}.Config", "AutoModelForCausalLM": f"{name}.Model"}
+    folder = copied(saved, tmp_path / name, model_type="own", auto_map=code)
+    (folder / f"{name}.py").write_text(CODE.format(first=first, then=then))
+    model = Model(source=Source.local, path=str(folder), trust_remote_code=True)
+    if not says:
+        assert torch.equal(weights(checkpoint.load(model, folder)), weights(checkpoint.load(RANDOM, tmp_path)))
+        refused = Model(source=Source.local, path=str(folder))
+        assert "model.trust_remote_code=true" in problem(refused, folder).fix
+    else:
+        assert says in problem(model, folder).what
+
+
+def test_an_outline_has_no_weights(saved: Path) -> None:
+    """The same model on the meta device: what is refused by its structure costs no loading."""
+    model = Model(source=Source.local, path=str(saved))
+    outline = checkpoint.outline(model, saved, checkpoint.configuration(model, saved))
+    assert all(parameter.is_meta for parameter in outline.parameters())
+    shapes = [parameter.shape for parameter in outline.parameters()]
+    assert shapes == [parameter.shape for parameter in checkpoint.load(model, saved).parameters()]
+
+
+def test_a_full_disk_is_not_blamed_on_the_checkpoint(saved: Path, tmp_path: Path) -> None:
+    """What fails for want of space keeps its error, of which pipeline.errors makes the message; others do not."""
+    model = Model(source=Source.local, path=str(saved))
+    for number, kind in ((errno.ENOSPC, OSError), (errno.EIO, UserError)):
+        with pytest.raises(kind), checkpoint._reported(model, "model", str(saved)):
+            raise OSError(number, "a download failed")

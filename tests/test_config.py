@@ -230,14 +230,16 @@ WRONG = [
     (["bench.prompt=513"], "bench.prompt", "outside profile.prefill.sequence, 1 to 512"),
     (["profile.decode.batch.max=1", "bench.batch=2"], "bench.batch", "outside profile.decode.batch, 1 to 1"),
     (["model=qwen3_0_6b", "model.id=null"], "model.id", "model.source=hub needs model.id"),
-    (["model=qwen3_0_6b", "model.path=x"], "model.path", "says nothing with model.source=hub"),
+    (["model=qwen3_0_6b", "model.path=x"], "model.path", "has no effect with model.source=hub"),
     (["model=tiny_llama", "model.architecture=null"], "model.architecture", "random needs model.architecture"),
-    (["model=tiny_llama", "model.trust_remote_code=true"], "model.trust_remote_code", "says nothing"),
+    (["model=tiny_llama", "model.trust_remote_code=true"], "model.trust_remote_code", "has no effect"),
+    (["model=qwen3_0_6b", "model.revision=main", "model.trust_remote_code=true"], "model.revision", "40 hexadecimal"),
+    (["model=qwen3_0_6b", "model.revision=abc12", "model.trust_remote_code=true"], "model.revision", "40 hexadecimal"),
     (["model.path=null"], "model.path", "gguf needs model.path"),
-    (["model.seed=1"], "model.seed", "says nothing with model.source=gguf"),
+    (["model.seed=1"], "model.seed", "has no effect with model.source=gguf"),
     (["model.path=nope.gguf"], "model.path", "there is no"),
     (["model.path=__init__.py"], "model.path", "no GGUF file"),
-    (["model.package=not_installed"], "model.package", "pip install not_installed"),
+    (["model.package=not_installed"], "model.package", "provides the module not_installed"),
     (["model.package=os.nope"], "model.package", "not installed"),
 ]
 
@@ -331,7 +333,7 @@ def test_local_pickles_are_refused_with_the_way_to_convert(repository: Path) -> 
     """A local folder with pickled weights is refused before anything is loaded, with the command that mends it."""
     folder = repository / "weights"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "pytorch_model.bin").write_bytes(b"")
     conf = mine(repository, "model", f"source: local\npath: {folder}\n")
     (problem,) = problems("model=mine", conf=conf)

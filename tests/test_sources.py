@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pipeline import layout, sources
 from pipeline.errors import Problem, UserError
@@ -12,11 +14,11 @@ from pipeline.spec import Model, Source
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint with safetensors, as far as names go."""
+    """A checkpoint with safetensors, as far as the files tell."""
     path = tmp_path / "checkpoint of mine"
     path.mkdir()
-    (path / "config.json").write_text("{}")
-    (path / "model.safetensors").write_bytes(b"weights")
+    (path / "config.json").write_text('{"model_type": "llama"}')
+    save_file({"weight": np.zeros(3, np.float32)}, path / "model.safetensors")
     return path
 
 
@@ -96,6 +98,13 @@ def test_a_gguf_file_is_named_itself(folder: Path) -> None:
 def test_a_package_that_carries_nothing(package: str) -> None:
     """A package that is not installed, or has no such file, is a user's mistake."""
     assert refusal(Model(Source.gguf, package=package, path="a.gguf")).where in ("model.package", "model.path")
+
+
+def test_a_package_is_named_by_its_module() -> None:
+    """A distribution may have another name than the module that it installs: no name is advised to pip."""
+    fix = refusal(Model(Source.gguf, package="not_installed", path="a.gguf")).fix
+    assert "provides the module not_installed" in fix
+    assert "pip install" not in fix
 
 
 def test_the_link_points_to_the_files(folder: Path, tmp_path: Path) -> None:
