@@ -150,9 +150,9 @@ def _tensorrt() -> Iterator[Finding]:
 
 def _room() -> Iterator[Finding]:
     """Memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
-    import psutil
+    from pipeline import machine
 
-    memory = psutil.virtual_memory().available
+    memory = machine.memory_available()  # in a container what its limit leaves
     free = shutil.disk_usage(ROOT).free
     for what, size, times in (("memory", memory, MEMORY), ("disk", free, DISK)):
         billions = size / times / 4 / 1e9
@@ -181,7 +181,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def _project() -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project
 
 

@@ -6,7 +6,6 @@ the targets, and what the build cost: seconds, peak memory, bytes of plan, weigh
 """
 
 import re
-import resource
 import sys
 import time
 from dataclasses import asdict
@@ -17,7 +16,7 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from pipeline import hardware, layout, profiles, tensorrt_api, tensorrt_network
+from pipeline import hardware, layout, machine, profiles, tensorrt_api, tensorrt_network
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing, write_json
 from pipeline.signature import Signature
@@ -90,7 +89,7 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
         "signature": asdict(signature),
         "build": {
             "seconds": round(time.perf_counter() - start, 1),
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10),  # ru_maxrss is in KiB
+            "peak_mb": round(machine.peak_memory() / 2**20),
             "plan_bytes": size,
             "weights_bytes": weights_bytes(parsed.proto),
             "activation_bytes": api.log.largest("Total Activation Memory"),

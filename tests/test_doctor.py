@@ -9,7 +9,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from pipeline import doctor
+from pipeline import doctor, machine
 from pipeline.doctor import Finding, findings
 from tests.test_toolchain import fake_nvidia_smi
 
@@ -112,6 +112,16 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.what for finding in wrong] == [
         "1 GB of disk free: models of up to about 0.0 billion parameters in fp32"
     ]
+
+
+def test_memory_is_what_a_container_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The free memory of a machine is not that of a process whose control group has a limit."""
+    for name, text in (("proc/self/cgroup", "0::/"), ("sys/fs/cgroup/memory.max", "2000000000")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.setattr(machine.memory_available, "__defaults__", (tmp_path,))
+    (found,) = (finding for finding in findings() if "of memory free" in finding.what)
+    assert found.what == "2 GB of memory free: models of up to about 0.2 billion parameters in fp32"
 
 
 def test_a_package_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
