@@ -63,7 +63,7 @@ class Generator:
         if problems:
             raise UserError(problems)
         session = self.runtime.session(len(prompts))
-        session.check([len(p) for p in prompts])
+        session.check(prompts)
         return self._run(session, prompts, max_new_tokens, sampling)
 
     def _overflow(self, prompts: Sequence[Sequence[int]], new: int) -> Iterator[Problem]:

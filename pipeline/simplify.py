@@ -23,8 +23,8 @@ from pipeline.names import ROOT, numbered
 from pipeline.rotary import fuse_rotary
 from pipeline.spec import Simplify, section
 
-# Runs onnxsim's command line within a limit of address space, its first argument, 0 for none: set by the process itself,
-# as code between fork and exec can hang where the parent has threads.
+# Runs onnxsim's command line within a limit of address space: the first argument, 0 for none. The process sets it
+# itself, as code between fork and exec can hang where the parent has threads.
 # onnxsim imports torch when that is there and needs nothing of it: 4.2 s of start, 1.4 without.
 LIMITED = """
 import resource, runpy, sys

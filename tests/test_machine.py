@@ -1,4 +1,4 @@
-"""pipeline.machine on trees of files like those that the kernel shows, for we do not own the kernel; and on this one."""
+"""pipeline.machine on trees of files like the kernel's, as a test cannot set the kernel's own; and on this machine."""
 
 import subprocess
 import sys

@@ -55,13 +55,11 @@ stage.run("name", lambda: print(torch.get_num_threads() - cores()))
 APPLICATION = "import gc\nimport pipeline.files\nif __name__ == '__main__': print(gc.isenabled())\n"
 
 
-@pytest.mark.parametrize(
-    "arguments", [["-m", "app"], ["-mapp"], ["-m", "app.__main__"], ["-m", "module"], ["module.py"]]
-)
+@pytest.mark.parametrize("arguments", [["-m", "app"], ["-mapp"], ["-m", "app.x"], ["-m", "module"], ["module.py"]])
 def test_the_collector_stays_on_where_pipeline_is_a_library(tmp_path: Path, arguments: list[str]) -> None:
     """However the application is started, and wherever it imports pipeline."""
     (tmp_path / "app").mkdir()
-    for name in ("module.py", "app/__init__.py", "app/__main__.py"):
+    for name in ("module.py", "app/__init__.py", "app/__main__.py", "app/x.py"):
         (tmp_path / name).write_text(APPLICATION)
     command = [sys.executable, *arguments, "an argument"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
