@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import errors, hardware
+from pipeline import errors, hardware, usage
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 # Of a model in fp32, per byte of its weights: verify's memory (2.2 times for TinyLlama-1.1B); and four artifacts that
 # hold them, with two copies in DVC's cache (5.7 times for TinyLlama-1.1B, fewer where files can be reflinked).
 MEMORY, DISK = 2.2, 6.0
+CALL = "python -m pipeline.doctor"
 INSTALL = "pip install --no-deps -r requirements.lock, which lists what was tested"
 
 
@@ -201,6 +202,10 @@ def _version(name: str) -> str | None:
 
 def main() -> None:
     """Print all findings; exit code 1 when one is wrong."""
+    if usage.asked():
+        print(usage.text(main, CALL))
+        return
+    usage.no_arguments(f"remove it: {CALL} takes none")
     wrong = False
     for finding in findings():
         print(finding, flush=True)

@@ -36,7 +36,9 @@ def test_a_mapped_file_gives_its_pages_back(tmp_path: Path) -> None:
     total = int(mapped.sum())
 
     def resident() -> int:
-        (kib,) = re.findall(rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text())
+        (kib,) = re.findall(
+            rf"{re.escape(str(path))}\n(?:.*\n)*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text(encoding="utf-8")
+        )
         return int(kib)
 
     assert resident() >= 8192
@@ -63,12 +65,12 @@ def test_large_allocations_move_to_large_pages() -> None:
     """At least half of 128 MiB that are allocated inside the context, none of those that were there before it; in a
     process of its own. Nothing where the kernel has no large pages."""
     enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not enabled.exists() or "[never]" in enabled.read_text():
+    if not enabled.exists() or "[never]" in enabled.read_text(encoding="utf-8"):
         pytest.skip("the kernel has no transparent large pages")
     done = subprocess.run([sys.executable, "-c", LARGE_PAGES], cwd=ROOT, capture_output=True, text=True, check=True)
     before, host, after = map(int, done.stdout.split())
     assert after >= host >= before
-    if "[always]" not in enabled.read_text():
+    if "[always]" not in enabled.read_text(encoding="utf-8"):
         assert (before, host, after >= 2**16) == (0, 0, True)
 
 
