@@ -150,9 +150,13 @@ def _tensorrt() -> Iterator[Finding]:
 
 
 def _room() -> Iterator[Finding]:
-    """Memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
+    """Threads; memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
     from pipeline import machine
+    from pipeline.cores import cores
 
+    quota = machine.cpu_quota()
+    limited = "" if quota is None else f", of a quota of {quota:g} processors"
+    yield Finding("ok", f"threads that compute: {cores()}{limited}")
     memory = machine.memory_available()  # in a container what its limit leaves
     free = shutil.disk_usage(ROOT).free
     for what, size, times in (("memory", memory, MEMORY), ("disk", free, DISK)):

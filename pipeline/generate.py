@@ -22,7 +22,7 @@ from pipeline import errors, layout, usage
 from pipeline.errors import Problem, UserError
 from pipeline.runtime import open_engine
 from pipeline.sampling import GREEDY, Sampling, choose
-from pipeline.session import Runtime, Session
+from pipeline.session import Runtime, Session, unknown_ids
 from pipeline.tokens import decode_stream, encode, load_tokenizer, stop_tokens
 
 ARTIFACTS = Path("artifacts")
@@ -48,8 +48,9 @@ class Generator:
         """Continue a batch of tokenized prompts, of any lengths: yields each step's new token of every row.
 
         A row's stop token ends it and is not yielded; from then on it yields None. Ends when every row has ended
-        or has `max_new_tokens`. Raises UserError before anything runs when a prompt is empty, the batch or a
-        prompt is larger than the engine was built for, or prompt and answer do not fit the cache.
+        or has `max_new_tokens`. A prompt longer than the engine's profiles is fed in chunks. Raises UserError before
+        anything runs when a prompt is empty or has an id outside the vocabulary, the batch is larger than the engine
+        was built for, or prompt and answer do not fit the cache.
         """
         problems = [
             *sampling.problems(),
@@ -58,6 +59,7 @@ class Generator:
                 for row, p in enumerate(prompts)
                 if not p
             ),
+            *unknown_ids(prompts, int(self.runtime.signature.logits.shape[-1])),
             *self._overflow(prompts, max_new_tokens),
         ]
         if problems:

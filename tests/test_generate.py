@@ -95,6 +95,13 @@ def test_impossible_requests_are_refused_before_anything_runs(
     assert where in caught.value.problems[0].where
 
 
+def test_all_problems_of_a_request_come_at_once(generator: Generator) -> None:
+    """An empty prompt, an unknown token and one that is too long."""
+    with pytest.raises(UserError) as caught:
+        generator.tokens([[], [-1], [1] * 70], 5)
+    assert [p.where for p in caught.value.problems] == ["prompt", "tokens[1][0]", "cache.size"]
+
+
 def test_arguments_are_taken_as_they_stand() -> None:
     """Quotes, colons, commas and braces in a prompt mean nothing to the parser."""
     request = parse(["point=p", "prompt=What: {is, this}='x'?", "max_new_tokens=3", "chat=false", "top_p=0.5"])
