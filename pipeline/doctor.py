@@ -1,8 +1,8 @@
-"""python -m pipeline.doctor: what this machine can build and run, what is amiss, and the cure of each.
+"""python -m pipeline.doctor: what this machine can build and run, what is wrong, and how to fix it.
 
 For a server as for a notebook (`!python -m pipeline.doctor`, or `doctor.findings()`). Nothing is changed, no model or
-point is needed, and of the packages that may be missing none is imported before its turn. Exit code 1 when something is
-amiss that every build needs.
+point is needed, and of the packages that may be missing none is imported before its turn. Exit code 1 when something
+that every build needs is wrong.
 """
 
 import shutil
@@ -35,10 +35,10 @@ class Finding:
 
     state: str
     what: str
-    cure: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.state:5}  {self.what}" + (f"\n       cure: {self.cure}" if self.cure else "")
+        return f"{self.state:5}  {self.what}" + (f"\n       fix: {self.fix}" if self.fix else "")
 
 
 def findings() -> Iterator[Finding]:
@@ -98,11 +98,11 @@ def _gpu() -> Iterator[Finding]:
 
     built = torch.version.cuda
     if built is None:
-        what, cure = (
+        what, fix = (
             f"PyTorch {torch.__version__} is built for the CPU",
             "pip install torch==2.13.0 from PyPI, or pycuda",
         )
-        yield Finding("note", f"{what}: plans of TensorRT need it, or pycuda, to reach the GPU", cure)
+        yield Finding("note", f"{what}: plans of TensorRT need it, or pycuda, to reach the GPU", fix)
     elif int(built.partition(".")[0]) > int(cuda.partition(".")[0]):
         yield Finding("note", f"PyTorch is built for CUDA {built}, the driver takes {cuda}", "update the driver")
 
@@ -116,13 +116,13 @@ def _onnxruntime() -> Iterator[Finding]:
     if needs.contains(here, prereleases=True):
         yield Finding("ok", f"engine=onnxruntime_cpu: builds and runs (ONNX Runtime {here})")
     else:
-        cure = "pip uninstall onnxruntime-gpu; pip install onnxruntime"
-        yield Finding("note", f"engine=onnxruntime_cpu: needs ONNX Runtime {needs}, this is {here}", cure)
+        fix = "pip uninstall onnxruntime-gpu; pip install onnxruntime"
+        yield Finding("note", f"engine=onnxruntime_cpu: needs ONNX Runtime {needs}, this is {here}", fix)
     if "CUDAExecutionProvider" in providers and hardware.gpus():
         yield Finding("ok", "engine=onnxruntime_cuda: builds and runs")
     elif hardware.gpus():
-        cure = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]"
-        yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", cure)
+        fix = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]"
+        yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", fix)
 
 
 def _tensorrt() -> Iterator[Finding]:
@@ -168,9 +168,9 @@ def _room() -> Iterator[Finding]:
 
 def _checkout() -> Iterator[Finding]:
     if not (ROOT / ".dvc").is_dir():
-        yield Finding("wrong", f"{ROOT} is no DVC project", "work in a clone of kvforge, where .dvc/ is")
+        yield Finding("wrong", f"{ROOT} is not a DVC project", "work in a clone of kvforge, where .dvc/ is")
     elif not (ROOT / ".git").exists():
-        yield Finding("wrong", f"{ROOT} is no git checkout, which DVC asks for", "git clone it, or: git init")
+        yield Finding("wrong", f"{ROOT} is not a git checkout, which DVC needs", "git clone it, or: git init")
     else:
         done = subprocess.run([sys.executable, "-m", "dvc", "version"], cwd=ROOT, capture_output=True, text=True)
         first = (done.stdout or done.stderr).strip().splitlines()[:1]

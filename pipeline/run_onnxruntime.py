@@ -44,7 +44,7 @@ class OnnxRuntime(Runtime):
     """An ONNX file, loaded. `threads`: 0 for one per core that this process may use; `provider`: who computes, with its
     options; what has no kernel there falls to the CPU.
 
-    Raises UserError when the provider is not to be had: by itself ONNX Runtime would take the CPU, and say nothing.
+    Raises UserError when the provider is not available: by itself ONNX Runtime would take the CPU without a word.
     """
 
     def __init__(

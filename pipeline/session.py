@@ -51,7 +51,7 @@ class Session(ABC):
         self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in signature.caches]
         self._vocab = int(signature.logits.shape[-1])
         # the lengths of sequence that profiles for this batch take
-        self._takes = [low_high["sequence"] for low_high in bounds.values() if _inside(batch, low_high["batch"])]
+        self._takes = [axes["sequence"] for axes in bounds.values() if _inside(batch, axes["batch"])]
 
     @property
     def caches(self) -> list[Array]:
@@ -183,7 +183,8 @@ class Runtime(ABC):
 
 
 def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem]:
-    """A problem for each row with ids outside 0 to vocab - 1; it names the first. It costs about a microsecond a row and decode step."""
+    """A problem for each row with ids outside 0 to vocab - 1, which names the first; a decode step's check costs about
+    a microsecond a row."""
     for row, new in enumerate(tokens):
         if len(new) and not 0 <= min(new) <= max(new) < vocab:
             index, token = next((i, token) for i, token in enumerate(new) if not 0 <= token < vocab)

@@ -86,7 +86,7 @@ class TensorRT:
         return self.kind is EngineKind.tensorrt and hasattr(self.trt.IBuilderConfig, "create_timing_cache")
 
     def builder(self) -> Any:
-        """A new Builder. Raises UserError where there is none to be had: full TensorRT needs a GPU to build."""
+        """A new Builder. Raises UserError where it makes none: full TensorRT needs a GPU to build."""
         try:
             return self.trt.Builder(self.logger)
         except (TypeError, RuntimeError) as error:  # pybind's, for a null pointer

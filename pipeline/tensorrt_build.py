@@ -25,7 +25,7 @@ from pipeline.tensorrt_lint import lint
 from pipeline.tensorrt_network import Parsed
 
 INT64 = onnx.TensorProto.INT64
-# what TensorRT says -> what it means, and how to mend it
+# what TensorRT says -> what it means, and how to fix it
 MEANINGS = (
     (
         r"out of memory|OutOfMemory|could not find any implementation|insufficient memory|bad_alloc|alloc.* failed",
