@@ -74,7 +74,7 @@ def _convert(system: System, source: Path, folder: Path, log: Path) -> str:
             return f"the conversion took more than {LONGEST_S} s"
     if code == 0:
         return ""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return f"the conversion failed: {lines[-1][:250] if lines else f'exit code {code}'}"
 
 

@@ -17,7 +17,7 @@ def write_tokens(model: Path, file: Path) -> None:
     topics = pydoc_data.topics.topics
     text = "\n\n".join(topics[name] for name in sorted(topics))[:100_000]
     ids = AutoTokenizer.from_pretrained(model)(text, add_special_tokens=False)["input_ids"]
-    file.write_text(json.dumps(ids[:TOKENS]))
+    file.write_text(json.dumps(ids[:TOKENS]), encoding="utf-8")
 
 
 def prompts(tokens: Sequence[int], batch: int, length: int) -> list[list[int]]:

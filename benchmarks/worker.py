@@ -27,7 +27,7 @@ def run_case(peer: Peer, tokens: list[int], case: dict[str, Any]) -> dict[str, A
     """Seconds of the prompt and of each step after it; the first row's tokens; most memory held meanwhile."""
     prompts = text.prompts(tokens, case["batch"], case["prompt"])
     wake(peer, prompts, case["cache"])
-    Path("/proc/self/clear_refs").write_text("5")  # begin the memory's high-water mark anew
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # begin the memory's high-water mark anew
     peer.begin(case["batch"], case["cache"])
     try:
         start = time.perf_counter()
@@ -69,7 +69,7 @@ def run_memory(peer: Peer, tokens: list[int], cache: int) -> dict[str, Any]:
 
 def held_mb(kind: str) -> float:
     """Memory of this process in MB (2^20 bytes), files mapped into it included: "VmRSS" now, "VmHWM" at most."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{kind}:")[1].split()[0]) / 2**10
 
 
@@ -105,7 +105,7 @@ def main() -> None:
         answers.write(json.dumps(value) + "\n")
 
     try:
-        tokens = json.loads(Path(request["tokens"]).read_text())
+        tokens = json.loads(Path(request["tokens"]).read_text(encoding="utf-8"))
         start = time.perf_counter()
         kind = peer_class(request["module"])
         peer = kind(Path(request["folder"]), request["options"], request["threads"])

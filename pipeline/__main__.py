@@ -1,4 +1,4 @@
-"""The front door: python -m pipeline [overrides] [point=name], or -m for a sweep; --help lists the choices.
+"""Build points: a model, how its engine is made, and everything measured about it.
 
 All jobs are checked first, and every mistake in any of them is shown before anything is built. Then Hydra starts
 the jobs, under whatever launcher is chosen; each records its point in params.yaml and has DVC build it.
@@ -16,10 +16,17 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline import config, errors, layout, points
+from pipeline import config, errors, layout, points, usage
 from pipeline.errors import Problem, UserError
 
 SWEEP = {"-m", "--multirun"}
+HELP = """\
+  group=option   choose an option of a group below: model=qwen3_0_6b precision=int8
+  key=value      override a key of the configuration below, which shows the defaults: cache.size=2048
+  point=NAME     name of the point; default: derived from the overrides
+  -m             sweep: values separated by commas make one point each
+
+Every key is explained in conf/config.yaml and the files beside it. Hydra shows the rest:"""
 SHOWS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
 
@@ -57,7 +64,7 @@ def build(name: str) -> None:
         if done.returncode == 0:
             _unfinished(name).unlink()
             return
-    fix = f"mend what DVC names above, then: dvc repro verify@{name} bench@{name}"
+    fix = f"fix what DVC names above, then: dvc repro verify@{name} bench@{name}"
     raise UserError(Problem(f"the point {name} was not built", str(points.ARTIFACTS / name), fix))
 
 
@@ -109,7 +116,7 @@ def _skipped(name: str) -> dict[str, str]:
 
 def _report(name: str, file: str) -> dict[str, Any]:
     path = points.ARTIFACTS / name / file
-    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return report
 
 
@@ -122,6 +129,8 @@ def main() -> None:
     """Check all jobs, have Hydra start them, and sum up; exit code 1 when a point was not built."""
     flags = {argument.partition("=")[0] for argument in sys.argv[1:] if argument.startswith("-")}
     launch = hydra.main(version_base="1.3", config_path=str(config.CONF.resolve()), config_name=config.MAIN)(job)
+    if usage.asked():
+        print(usage.text(main, "python -m pipeline [group=option | key=value ...] [point=NAME] [-m]", HELP, ""))
     if flags & SHOWS:
         launch()
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from pipeline import layout, pt2
+from pipeline import engine_info, layout, pt2
 from pipeline.contract import interface_findings, onnx_findings, program_findings
 from pipeline.reference import Reference
 from pipeline.run_onnxruntime import OnnxRuntime
@@ -88,7 +88,7 @@ class Quantized(Graph):
     """The graph in quantized/."""
 
     def obstacle(self) -> str | None:
-        report = json.loads((self.point / self.name / layout.QUANTIZATION).read_text())
+        report = json.loads((self.point / self.name / layout.QUANTIZATION).read_text(encoding="utf-8"))
         if report["weights"] == Weights.nvfp4.value:
             return "ONNX Runtime has no CPU kernels for floats of 4 bits"
         return super().obstacle()
@@ -101,7 +101,7 @@ class Network(Artifact):
         from pipeline.tensorrt_plan import other_version  # TensorRT is not everybody's
 
         folder = self.point / layout.ENGINE
-        return what(other_version(folder, json.loads((folder / layout.ENGINE_INFO).read_text())))
+        return what(other_version(folder, engine_info.read(folder).raw))
 
     def findings(self) -> list[str]:
         return []  # the lint's, and those fail stage engine

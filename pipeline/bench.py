@@ -7,7 +7,6 @@ latency.json: every decode step of the last repeat, for `dvc plots`.
 One number of one run on a busy machine says little: to compare systems, use ratios from interleaved runs.
 """
 
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from pipeline import layout, stage
+from pipeline import layout, machine, stage
 from pipeline.files import write_json
 from pipeline.runtime import cannot_run, open_engine
 from pipeline.session import Runtime
@@ -70,7 +69,7 @@ def main() -> None:
         "decode_tok_s": round(options.batch / step, 2),
         "step_ms": round(step * 1e3, 3),
         "load_s": round(load, 4),
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1),
+        "peak_mb": round(machine.peak_memory() / 2**20, 1),
         "model_mb": round(sum(f.stat().st_size for f in folder.iterdir()) / 2**20, 1),
     }
     write_json(Path(layout.BENCH), result)

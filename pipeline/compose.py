@@ -11,7 +11,7 @@ import sys
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, errors, points, sources, texts
+from pipeline import config, errors, points, sources, texts, usage
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_text
 from pipeline.layout import PARAMS
@@ -28,6 +28,17 @@ def as_yaml(composed: DictConfig) -> str:
 
 def main() -> None:
     """Compose the point named on the command line."""
+    if usage.asked():
+        call = "python -m pipeline.compose <point>"
+        print(
+            usage.text(
+                main,
+                call,
+                f"<point>: a name in {points.FILE}; there is no default.",
+                "It runs in the root of the repository.",
+            )
+        )
+        return
     known = points.read()
     name = " ".join(sys.argv[1:])
     if name not in known:

@@ -1,8 +1,8 @@
-"""python -m pipeline.doctor: what this machine can build and run, what is amiss, and the cure of each.
+"""python -m pipeline.doctor: what this machine can build and run, what is wrong, and how to fix it.
 
 For a server as for a notebook (`!python -m pipeline.doctor`, or `doctor.findings()`). Nothing is changed, no model or
-point is needed, and of the packages that may be missing none is imported before its turn. Exit code 1 when something is
-amiss that every build needs.
+point is needed, and of the packages that may be missing none is imported before its turn. Exit code 1 when something
+that every build needs is wrong.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import errors, hardware
+from pipeline import errors, hardware, usage
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 # Of a model in fp32, per byte of its weights: verify's memory (2.2 times for TinyLlama-1.1B); and four artifacts that
 # hold them, with two copies in DVC's cache (5.7 times for TinyLlama-1.1B, fewer where files can be reflinked).
 MEMORY, DISK = 2.2, 6.0
+CALL = "python -m pipeline.doctor"
 INSTALL = "pip install --no-deps -r requirements.lock, which lists what was tested"
 
 
@@ -34,10 +35,10 @@ class Finding:
 
     state: str
     what: str
-    cure: str = ""
+    fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.state:5}  {self.what}" + (f"\n       cure: {self.cure}" if self.cure else "")
+        return f"{self.state:5}  {self.what}" + (f"\n       fix: {self.fix}" if self.fix else "")
 
 
 def findings() -> Iterator[Finding]:
@@ -97,11 +98,11 @@ def _gpu() -> Iterator[Finding]:
 
     built = torch.version.cuda
     if built is None:
-        what, cure = (
+        what, fix = (
             f"PyTorch {torch.__version__} is built for the CPU",
             "pip install torch==2.13.0 from PyPI, or pycuda",
         )
-        yield Finding("note", f"{what}: plans of TensorRT need it, or pycuda, to reach the GPU", cure)
+        yield Finding("note", f"{what}: plans of TensorRT need it, or pycuda, to reach the GPU", fix)
     elif int(built.partition(".")[0]) > int(cuda.partition(".")[0]):
         yield Finding("note", f"PyTorch is built for CUDA {built}, the driver takes {cuda}", "update the driver")
 
@@ -115,13 +116,13 @@ def _onnxruntime() -> Iterator[Finding]:
     if needs.contains(here, prereleases=True):
         yield Finding("ok", f"engine=onnxruntime_cpu: builds and runs (ONNX Runtime {here})")
     else:
-        cure = "pip uninstall onnxruntime-gpu; pip install onnxruntime"
-        yield Finding("note", f"engine=onnxruntime_cpu: needs ONNX Runtime {needs}, this is {here}", cure)
+        fix = "pip uninstall onnxruntime-gpu; pip install onnxruntime"
+        yield Finding("note", f"engine=onnxruntime_cpu: needs ONNX Runtime {needs}, this is {here}", fix)
     if "CUDAExecutionProvider" in providers and hardware.gpus():
         yield Finding("ok", "engine=onnxruntime_cuda: builds and runs")
     elif hardware.gpus():
-        cure = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]"
-        yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", cure)
+        fix = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]"
+        yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", fix)
 
 
 def _tensorrt() -> Iterator[Finding]:
@@ -149,10 +150,14 @@ def _tensorrt() -> Iterator[Finding]:
 
 
 def _room() -> Iterator[Finding]:
-    """Memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
-    import psutil
+    """Threads; memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
+    from pipeline import machine
+    from pipeline.cores import cores
 
-    memory = psutil.virtual_memory().available
+    quota = machine.cpu_quota()
+    limited = "" if quota is None else f", of a quota of {quota:g} processors"
+    yield Finding("ok", f"threads that compute: {cores()}{limited}")
+    memory = machine.memory_available()  # in a container what its limit leaves
     free = shutil.disk_usage(ROOT).free
     for what, size, times in (("memory", memory, MEMORY), ("disk", free, DISK)):
         billions = size / times / 4 / 1e9
@@ -163,9 +168,9 @@ def _room() -> Iterator[Finding]:
 
 def _checkout() -> Iterator[Finding]:
     if not (ROOT / ".dvc").is_dir():
-        yield Finding("wrong", f"{ROOT} is no DVC project", "work in a clone of kvforge, where .dvc/ is")
+        yield Finding("wrong", f"{ROOT} is not a DVC project", "work in a clone of kvforge, where .dvc/ is")
     elif not (ROOT / ".git").exists():
-        yield Finding("wrong", f"{ROOT} is no git checkout, which DVC asks for", "git clone it, or: git init")
+        yield Finding("wrong", f"{ROOT} is not a git checkout, which DVC needs", "git clone it, or: git init")
     else:
         done = subprocess.run([sys.executable, "-m", "dvc", "version"], cwd=ROOT, capture_output=True, text=True)
         first = (done.stdout or done.stderr).strip().splitlines()[:1]
@@ -181,7 +186,7 @@ CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
 
 
 def _project() -> dict[str, Any]:
-    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project
 
 
@@ -201,6 +206,10 @@ def _version(name: str) -> str | None:
 
 def main() -> None:
     """Print all findings; exit code 1 when one is wrong."""
+    if usage.asked():
+        print(usage.text(main, CALL))
+        return
+    usage.no_arguments(f"remove it: {CALL} takes none")
     wrong = False
     for finding in findings():
         print(finding, flush=True)

@@ -7,6 +7,8 @@ pipeline.simplify does that.
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,18 @@ def _casts_operands(node: torch.fx.Node) -> bool:
     )
 
 
+@contextmanager
+def _errors_only(name: str) -> Iterator[None]:
+    """Keep a logger to errors within this context."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
 def translate(program: torch.export.ExportedProgram, signature: Signature, opset: int) -> ir.Model:
     """The program as an ONNX graph with the contract's names for inputs, outputs and axes."""
     export = partial(
@@ -60,8 +74,7 @@ def translate(program: torch.export.ExportedProgram, signature: Signature, opset
         output_names=[t.name for t in signature.outputs],
         custom_translation_table=TRANSLATIONS,
     )
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it reports that torchvision is not installed
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _errors_only("torch.onnx"):  # it reports that torchvision is not installed
         theirs = "`isinstance.treespec, LeafSpec.` is deprecated"
         warnings.filterwarnings("ignore", theirs, FutureWarning)
         # torch.onnx would first decompose the program and insert casts, each of which traces all of it again: 28 s of

@@ -1,20 +1,23 @@
-"""Outputs are written aside and renamed, so that a killed run never leaves half of one under its own name."""
+"""Outputs are written aside and renamed, so that a killed run never leaves half of one under its own name.
 
+Several processes may write one target: each writes to a folder of its own, and the last to finish wins. A folder that
+a killed process left is removed by the next writer. Nothing is synced to disk: this guards against kills, not against
+power loss.
+"""
+
+import errno
+import fcntl
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 ASIDE = ".partial"
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR}  # what rename says of an existing folder
 
 
 @contextmanager
@@ -25,17 +28,14 @@ def replacing(target: Path) -> Iterator[Path]:
     moved in, so between two renames there is no folder, but never half of one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{target.name}{ASIDE}")
-    _remove(aside)  # what a killed run left
-    yield aside
-    if target.is_dir() and not target.is_symlink():
-        old = target.with_name(f".{target.name}.old{ASIDE}")
-        _remove(old)
-        target.rename(old)
-        aside.rename(target)
-        _remove(old)
-    else:
-        aside.replace(target)
+    _remove_leftovers(target)
+    aside, lock = _own_folder(target)
+    try:
+        yield aside / target.name
+        _move(aside / target.name, target, aside)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        os.close(lock)
 
 
 @contextmanager
@@ -47,11 +47,75 @@ def replacing_folder(target: Path) -> Iterator[Path]:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a whole text file atomically."""
+    """Write a whole text file atomically, as UTF-8."""
     with replacing(target) as aside:
-        aside.write_text(text)
+        aside.write_text(text, encoding="utf-8")
 
 
 def write_json(target: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; refuses NaN and infinity, which are not JSON."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _own_folder(target: Path) -> tuple[Path, int]:
+    """A new folder beside `target`, and the descriptor that holds its lock. The lock ends with its process, so it
+    tells a folder in use from a leftover, in other containers as well, where process ids would not."""
+    while True:
+        aside = Path(tempfile.mkdtemp(ASIDE, _prefix(target), target.parent))
+        try:
+            lock = _locked(aside)
+        except OSError:  # a file system without locks: what a killed process leaves there stays
+            lock = os.open(aside, os.O_RDONLY)
+        if lock is not None:
+            return aside, lock  # otherwise another process took it for a leftover before it was locked
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what killed processes left beside `target`."""
+    for path in target.parent.iterdir():
+        if not path.name.startswith(_prefix(target)) or not path.name.endswith(ASIDE):
+            continue
+        with suppress(OSError):  # no locks here, or another user's
+            lock = _locked(path)
+            if lock is not None:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+                os.close(lock)
+
+
+def _locked(path: Path) -> int | None:
+    """An open descriptor of `path` that holds its lock; None when another process has it, or `path` is gone."""
+    descriptor = None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            found, descriptor = descriptor, None
+            return found
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return None
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}."
+
+
+def _move(made: Path, target: Path, aside: Path) -> None:
+    """Rename `made` to `target`; a folder that is there, also one that another process just put there, is moved to
+    `aside` first."""
+    while True:
+        try:
+            made.replace(target)
+        except OSError as error:
+            if error.errno not in IN_THE_WAY:
+                raise
+            with suppress(FileNotFoundError):  # another process moved it away
+                target.rename(Path(tempfile.mkdtemp(dir=aside)) / target.name)
+        else:
+            return

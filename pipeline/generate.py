@@ -11,18 +11,18 @@ The answer alone goes to stdout, as it is made. From Python:
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from pipeline import errors, layout
+from pipeline import errors, layout, usage
 from pipeline.errors import Problem, UserError
 from pipeline.runtime import open_engine
 from pipeline.sampling import GREEDY, Sampling, choose
-from pipeline.session import Runtime, Session
+from pipeline.session import Runtime, Session, unknown_ids
 from pipeline.tokens import decode_stream, encode, load_tokenizer, stop_tokens
 
 ARTIFACTS = Path("artifacts")
@@ -48,8 +48,9 @@ class Generator:
         """Continue a batch of tokenized prompts, of any lengths: yields each step's new token of every row.
 
         A row's stop token ends it and is not yielded; from then on it yields None. Ends when every row has ended
-        or has `max_new_tokens`. Raises UserError before anything runs when a prompt is empty, the batch or a
-        prompt is larger than the engine was built for, or prompt and answer do not fit the cache.
+        or has `max_new_tokens`. A prompt longer than the engine's profiles is fed in chunks. Raises UserError before
+        anything runs when a prompt is empty or has an id outside the vocabulary, the batch is larger than the engine
+        was built for, or prompt and answer do not fit the cache.
         """
         problems = [
             *sampling.problems(),
@@ -58,12 +59,13 @@ class Generator:
                 for row, p in enumerate(prompts)
                 if not p
             ),
+            *unknown_ids(prompts, int(self.runtime.signature.logits.shape[-1])),
             *self._overflow(prompts, max_new_tokens),
         ]
         if problems:
             raise UserError(problems)
         session = self.runtime.session(len(prompts))
-        session.check([len(p) for p in prompts])
+        session.check(prompts)
         return self._run(session, prompts, max_new_tokens, sampling)
 
     def _overflow(self, prompts: Sequence[Sequence[int]], new: int) -> Iterator[Problem]:
@@ -117,19 +119,30 @@ class Generator:
         return decode_stream(self.tokenizer, (token for (token,) in steps if token is not None))
 
 
+def _key(default: Any, text: str) -> Any:
+    """A key of the command line: its default, and what --help says of it."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass
 class Request:
     """The command line's keys, and their defaults."""
 
-    point: str = ""
-    prompt: str = ""
-    max_new_tokens: int | None = None
-    chat: bool | None = None
-    system: str | None = None
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
+    point: str = _key("", "name of a built point, a folder in artifacts/ (required)")
+    prompt: str = _key("", "the text to answer or to continue (required)")
+    max_new_tokens: int | None = _key(None, "most tokens to generate; default: as many as the cache holds")
+    chat: bool | None = _key(None, "true: use the chat template, false: continue the text; default: true if it has one")
+    system: str | None = _key(None, "system message for the chat template; default: none")
+    temperature: float = _key(0.0, "0 takes the most probable token, more samples; default: 0")
+    top_k: int = _key(0, "sample among the k most probable tokens, 0 among all; default: 0")
+    top_p: float = _key(1.0, "sample among the tokens that together have this probability; default: 1")
+    seed: int = _key(0, "seed for sampling; default: 0")
+
+
+def _keys() -> str:
+    """The keys with their types and defaults, a line each."""
+    calls = {f"{f.name}={_typename(f.type)}": f.metadata["help"] for f in fields(Request)}
+    return "\n".join(f"  {call:<22}{text}" for call, text in calls.items())
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -148,7 +161,9 @@ def parse(arguments: Sequence[str]) -> Request:
         try:
             values[key] = _converted(text, kinds[key])
         except ValueError:
-            problems.append(Problem(f"{key}={text} is no {_typename(kinds[key])}", key, "give a value of that type"))
+            problems.append(
+                Problem(f"{key}={text} cannot be read as {_typename(kinds[key])}", key, "give a value of that type")
+            )
     problems += [
         Problem(f"{key} is missing", key, f'give {key}="..."') for key in ("point", "prompt") if not values.get(key)
     ]
@@ -171,6 +186,9 @@ def _converted(text: str, kind: Any) -> Any:
 
 def main() -> None:
     """Run the command."""
+    if usage.asked():
+        print(usage.text(main, "python -m pipeline.generate point=NAME prompt=TEXT [key=value ...]", _keys()))
+        return
     request = parse(sys.argv[1:])
     sampling = Sampling(request.temperature, request.top_k, request.top_p, request.seed)
     generator = Generator.load(request.point)

@@ -6,21 +6,20 @@ For the TensorRT provider it stays standard, with masks in the place of attentio
 """
 
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 
 import onnx_ir as ir
 import onnxruntime
 
-from pipeline import graph, layout, profiles, tensorrt_graph
+from pipeline import engine_info, graph, layout, profiles, tensorrt_graph
 from pipeline.errors import Problem, UserError
-from pipeline.files import write_json
 from pipeline.lower import lower
 from pipeline.runtime import cannot_run, open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile
 
 CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
+QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions take 16 inputs
 
 
 def build(model: Path, engine: Engine, profile: Profile, signature: Signature, out: Path) -> None:
@@ -36,26 +35,27 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
     else:  # the same bytes as before, which DVC's cache then stores once
         ir.save(lowered, out / layout.MODEL)
         shutil.copyfile(model / layout.DATA, out / layout.DATA)
-    info = {
-        "kind": engine.kind.value,
-        "provider": engine.provider,
-        "provider_options": shapes(profile, signature) if engine.provider == TENSORRT else {},
-        "optimization": engine.optimization.value,
-        "threads": engine.threads,
-        "lower": engine.lower,
-        "int8_activations": engine.int8_activations,
-        "onnxruntime": onnxruntime.__version__,
-        "profiles": {name: asdict(ranges) for name, ranges in profiles.named(profile).items()},
-        "signature": asdict(signature),
-    }
-    write_json(out / layout.ENGINE_INFO, info)
+    engine_info.write(
+        out,
+        engine.kind,
+        profiles.named(profile),
+        signature,
+        provider=engine.provider,
+        provider_options=shapes(profile, signature) if engine.provider == TENSORRT else {},
+        optimization=engine.optimization.value,
+        threads=engine.threads,
+        lower=engine.lower,
+        int8_activations=engine.int8_activations,
+        onnxruntime=onnxruntime.__version__,
+        needs=needed(lowered),
+    )
     if cannot_run(out) is not None:
         return
     try:
         open_engine(out)
-    except UserError:
-        raise
-    except Exception as error:  # onnxruntime raises classes of its own for every failure
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):  # it raises classes of its own for every failure
+            raise
         first = str(error).strip().splitlines()[0]
         raise UserError(
             Problem(
@@ -64,6 +64,14 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
                 "choose another precision or engine; the line above names the operator",
             )
         ) from error
+
+
+def needed(lowered: ir.Model) -> str:
+    """The oldest ONNX Runtime that computes this graph right."""
+    for node in lowered.graph:
+        if node.op_type == "GroupQueryAttention" and len(node.inputs) > QUERY_LENGTHS:
+            return "1.32"
+    return "1.28"  # 1.25 to 1.27 compute a prompt's second chunk wrongly, older ones have no TensorScatter
 
 
 def shapes(profile: Profile, signature: Signature) -> dict[str, str]:

@@ -87,33 +87,39 @@ def same(one: Sequence[str], other: Sequence[str]) -> bool:
 
 @contextmanager
 def locked(name: str) -> Iterator[None]:
-    """Hold an exclusive lock among all processes that work in this repository."""
+    """Hold an exclusive lock among all processes that work in this repository. Raises UserError outside of one."""
+    _require_file()  # nothing is made in a folder that is not the repository
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    with (SCRATCH / name).open("w") as file:
+    with (SCRATCH / name).open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _require_file() -> None:
+    """Raise UserError where there is no params.yaml."""
+    if not FILE.exists():
+        raise UserError(Problem(f"there is no {FILE}", str(FILE), "run from the root of the repository"))
 
 
 def _load() -> tuple[YAML, Any]:
     yaml = YAML()  # keeps comments
     yaml.width = 10_000  # a long override stays on its line
-    if not FILE.exists():
-        raise UserError(Problem(f"there is no {FILE}", str(FILE), "run from the root of the repository"))
+    _require_file()
     try:
         document = yaml.load(FILE)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(Problem(f"this is not YAML: {error.problem}", f"{FILE}:{line}", "mend that line")) from error
+        raise UserError(Problem(f"this is not YAML: {error.problem}", f"{FILE}:{line}", "correct that line")) from error
     points = document.get("points") if isinstance(document, dict) else None
     if not isinstance(points, dict):
-        raise UserError(Problem("points is no mapping", str(FILE), "write points: {name: [overrides]}"))
+        raise UserError(Problem("points is not a mapping", str(FILE), "write points: {name: [overrides]}"))
     problems = []
     for name, overrides in points.items():
         where = f"{FILE}: points.{name}"
         if not isinstance(name, str) or not NAME.fullmatch(name):
             problems.append(Problem(f"a point cannot be called {name!r}", where, "use letters, digits, _ and -"))
         if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
-            problems.append(Problem(f"the overrides of {name} are no list of texts", where, f"{name}: [key=value]"))
+            problems.append(Problem(f"the overrides of {name} are not a list of texts", where, f"{name}: [key=value]"))
     if problems:
         raise UserError(problems)
     return yaml, document

@@ -7,7 +7,10 @@ a CUDA graph.
 
 import itertools
 import os
+import threading
 import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,6 @@ from pipeline.layout import DATA
 from pipeline.session import Array, Bounds, Runtime, Session
 from pipeline.signature import LOGITS, Signature
 
-# Its blockwise attention loses on the CPU: 512 tokens of SmolLM2-135M take 191 ms in it, 106 without; a decode step
-# the same.
-os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")
-
 LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -34,6 +33,10 @@ LEVELS = {
 
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+# Blockwise attention loses on the CPU: 512 tokens of SmolLM2-135M take 191 ms in it, 106 without; a decode step the
+# same. The variable is read when a session makes its kernels.
+FLASH_ATTENTION_OFF = "ORT_GQA_DISABLE_FLASH_ATTENTION"
+_LOCK = threading.Lock()
 NOT_CAPTURED = "-1"  # the number of a CUDA graph that a run is not recorded in
 
 
@@ -41,7 +44,7 @@ class OnnxRuntime(Runtime):
     """An ONNX file, loaded. `threads`: 0 for one per core that this process may use; `provider`: who computes, with its
     options; what has no kernel there falls to the CPU.
 
-    Raises UserError when the provider is not to be had: by itself ONNX Runtime would take the CPU, and say nothing.
+    Raises UserError when the provider is not available: by itself ONNX Runtime would take the CPU without a word.
     """
 
     def __init__(
@@ -70,19 +73,21 @@ class OnnxRuntime(Runtime):
         self.captures = provider == CUDA
         if not self.on_cpu:
             ort.preload_dlls()  # CUDA's libraries, where packages of NVIDIA's brought them
-        try:
-            self.inference = self._load(model, options, provider, provider_options or {})
-        except Exception as error:  # onnxruntime raises classes of its own for every failure
-            if not self.captures or "graph capture" not in str(error):
-                raise
-            self.captures = False  # some operator runs on the CPU
-            self.inference = self._load(model, options, provider, provider_options or {})
+        with pages.enlarged() if self.on_cpu else nullcontext():
+            try:
+                self.inference = self._load(model, options, provider, provider_options or {})
+            except Exception as error:  # onnxruntime raises classes of its own for every failure
+                # By its words, for want of anything else: class and code are those of a file that does not load. Where
+                # they change, the engine fails to load with ONNX Runtime's message; nothing runs wrongly.
+                if not self.captures or "graph capture" not in str(error):
+                    raise
+                self.captures = False  # some operator runs on the CPU
+                self.inference = self._load(model, options, provider, provider_options or {})
         if provider not in self.inference.get_providers():
             what = f"ONNX Runtime did not start {provider}; its log, above, says why"
             raise UserError(Problem(what, "engine.provider", "python -m pipeline.doctor, or engine=onnxruntime_cpu"))
         if self.on_cpu:
             pages.forget(model.parent / DATA)
-            pages.enlarge()
 
     def _load(
         self, model: Path, options: ort.SessionOptions, provider: str, settings: dict[str, str]
@@ -91,10 +96,16 @@ class OnnxRuntime(Runtime):
         if provider == CUDA:
             settings = settings | {"use_tf32": "0", "enable_cuda_graph": str(int(self.captures))}  # fp32 is fp32
         providers: list[Any] = [CPU] if self.on_cpu else [(provider, settings), CPU]
-        return ort.InferenceSession(model, options, providers=providers)
+        with _environment(FLASH_ATTENTION_OFF, "1"):
+            return ort.InferenceSession(model, options, providers=providers)
 
     def session(self, batch: int) -> Session:
         return OnnxRuntimeSession(self, batch) if self.on_cpu else GpuSession(self, batch)
+
+
+def version() -> str:
+    """The version of ONNX Runtime that is installed."""
+    return str(ort.__version__)
 
 
 def obstacle(provider: str) -> Problem | None:
@@ -105,6 +116,20 @@ def obstacle(provider: str) -> Problem | None:
     if provider != CPU and not hardware.gpus():
         return Problem(f"there is no NVIDIA GPU here for {provider}", "engine.provider", "engine=onnxruntime_cpu")
     return None
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set a variable for the time of this context, unless the user has set it. One thread at a time."""
+    with _LOCK:
+        if name in os.environ:
+            yield
+            return
+        os.environ[name] = value
+        try:
+            yield
+        finally:
+            del os.environ[name]
 
 
 def _run_options(key: str, value: str) -> ort.RunOptions:
@@ -125,7 +150,7 @@ class OnnxRuntimeSession(Session):
         # its products run no faster on more rows, its attention slower: a prompt of 512 tokens takes 4 % less in two.
         # And memory for activations grows neither with the prompt nor with the batch: 80 MB less for 8 rows of 512,
         # in the same time; with half as many tokens at once that would take 8 % more
-        self.piece = max(1, min(256, 1024 // batch))
+        self.chunk = max(1, min(256, 1024 // batch))
         self._inference = runtime.inference
         self._binding = self._inference.io_binding()
         self._bind_caches()
@@ -162,7 +187,7 @@ class GpuSession(OnnxRuntimeSession):
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
         super().__init__(runtime, batch)
-        self.piece = None
+        self.chunk = None
         self._plain = _run_options("gpu_graph_id", NOT_CAPTURED)
         self._decode = None
         if runtime.captures:
@@ -201,10 +226,10 @@ class GpuSession(OnnxRuntimeSession):
         return logits
 
     def fetch(self) -> list[Array]:
-        self.caches = [value.numpy() for value in self._held]
+        self._caches = [value.numpy() for value in self._held]
         return self.caches
 
-    def store(self, caches: list[Array]) -> None:
+    def store(self, caches: Sequence[Array]) -> None:
         for value, cache in zip(self._held, caches, strict=True):
             value.update_inplace(np.ascontiguousarray(cache))
 

@@ -3,19 +3,18 @@
 Everything goes through names and `execute_async_v3`, which TensorRT 10, 11 and TensorRT-RTX share.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import tensorrt_api
 from pipeline.device import open_device
+from pipeline.engine_info import EngineInfo
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing
 from pipeline.layout import PLAN
-from pipeline.runtime import profile_bounds
 from pipeline.session import Array, Runtime, Session
-from pipeline.signature import LOGITS, Signature
-from pipeline.spec import EngineKind
+from pipeline.signature import LOGITS
 from pipeline.tensorrt_plan import obstacle
 
 
@@ -23,13 +22,13 @@ class TensorRT(Runtime):
     """A plan, loaded. Raises UserError when it does not run here (`tensorrt_plan.obstacle`) or is not what its
     engine.json says."""
 
-    def __init__(self, folder: Path, info: dict[str, Any]) -> None:
-        problem = obstacle(folder, info)
+    def __init__(self, folder: Path, info: EngineInfo) -> None:
+        problem = obstacle(folder, info.raw)
         if problem is not None:
             raise UserError(problem)
-        self.signature = Signature.from_dict(info["signature"])
-        self.bounds = profile_bounds(info["profiles"])  # in the order of the plan's profiles
-        self.api = tensorrt_api.load(EngineKind(info["kind"]))
+        self.signature = info.signature
+        self.bounds = info.bounds  # in the order of the plan's profiles
+        self.api = tensorrt_api.load(info.kind)
         self.device = open_device()
         self._loader = self.api.trt.Runtime(self.api.logger)
         self.engine = self._loader.deserialize_cuda_engine((folder / PLAN).read_bytes())
@@ -106,10 +105,10 @@ class TensorRTSession(Session):
 
     def fetch(self) -> list[Array]:
         for i, tensor in enumerate(self.signature.caches):
-            self.caches[i] = self._device.download(self._memory[tensor.name], self.caches[i].shape, tensor.dtype)
+            self._caches[i] = self._device.download(self._memory[tensor.name], self._caches[i].shape, tensor.dtype)
         return self.caches
 
-    def store(self, caches: list[Array]) -> None:
+    def store(self, caches: Sequence[Array]) -> None:
         for tensor, cache in zip(self.signature.caches, caches, strict=True):
             self._device.upload(self._memory[tensor.name], cache.astype(tensor.dtype, copy=False))
 

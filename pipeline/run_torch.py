@@ -39,7 +39,7 @@ class TorchSession(Session):
         with torch.inference_mode():
             past = [_tensor(cache) for cache in self.caches]
             logits, present = self._module(*(_tensor(value) for value in feeds.values()), past)
-        self.caches = [_array(cache) for cache in present]
+        self._caches = [_array(cache) for cache in present]
         return _array(logits)
 
 

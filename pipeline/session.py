@@ -6,7 +6,8 @@ step cannot do is refused here, before anything runs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -34,11 +35,12 @@ class Session(ABC):
 
     `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r].
     `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the signature's order; where the
-    caches lie on a GPU, copies of them, which `fetch` brings up to date.
-    `piece`: a step of more tokens a row is run in pieces of so many, None: in one.
+    caches lie on a GPU, copies of them, which `fetch` brings up to date. Write into them, or `store` others.
+    `chunk`: most tokens of a row that are run at once, a longer step is run in several; None: as many as the engine
+    was built for.
     """
 
-    piece: int | None = None
+    chunk: int | None = None
 
     def __init__(self, signature: Signature, bounds: Bounds, batch: int) -> None:
         _check(bounds, batch=batch)
@@ -46,34 +48,42 @@ class Session(ABC):
         self.bounds = bounds
         self.batch = batch
         self.lengths = np.zeros(batch, np.int64)
-        self.caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in signature.caches]
+        self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in signature.caches]
+        self._vocab = int(signature.logits.shape[-1])
+        # the lengths of sequence that profiles for this batch take
+        self._takes = [axes["sequence"] for axes in bounds.values() if _inside(batch, axes["batch"])]
+
+    @property
+    def caches(self) -> list[Array]:
+        """See the class. A new list: the arrays themselves stay where the runtime has them."""
+        return list(self._caches)
 
     @abstractmethod
     def _run(self, feeds: dict[str, Array]) -> Array:
         """Run the model on the four token inputs and the caches, update the caches, return the logits."""
 
     def step(self, tokens: Sequence[Sequence[int]]) -> Floats:
-        """Feed each row its new tokens: a whole prompt, a chunk of one, or the last token generated.
+        """Feed each row its new tokens: a whole prompt, a part of one, or the last token generated.
 
-        Rows may differ in length; they are padded on the right. A row with none is idle: its cache stays as it
-        is, its logits mean nothing. Returns fp32 [batch, 1, vocab], at each row's last token
-        (with `wrap.logits=all` [batch, sequence, vocab]).
-        Raises UserError, before anything runs, for a wrong number of rows, no token at all, more tokens than the
-        engine was built for, or a write past the end of the cache.
+        Rows may differ in length; they are padded on the right. More tokens than the engine or `chunk` takes at once
+        are run in several chunks, which gives the same. A row with none is idle: its tokens stay as they are, but for
+        the last one of a full row, whose slot is overwritten; its logits mean nothing. Returns fp32 [batch, 1, vocab],
+        at each row's last token (with `wrap.logits=all` [batch, sequence, vocab]).
+        Raises UserError, before anything runs, for a wrong number of rows, no token at all, an id outside the
+        vocabulary, more tokens than the cache has room for, or an engine that takes no such sequence.
         """
-        counts = np.array([len(row) for row in tokens], np.int64)
-        self.check(counts.tolist())
-        piece = self.piece or int(counts.max())
-        starts = range(0, int(counts.max()), piece)
-        logits = [self._piece([row[start : start + piece] for row in tokens]) for start in starts]
-        if len(logits) == 1:
-            return logits[0]
+        chunks = self.check(tokens)
+        if len(chunks) == 1:
+            return self._chunk(tokens)
+        starts = [0, *np.cumsum(chunks).tolist()]
+        logits = [self._chunk([row[start:end] for row in tokens]) for start, end in pairwise(starts)]
         if self.signature.logits.shape[1] != 1:
             return np.concatenate(logits, axis=1)
-        own = np.maximum(counts - 1, 0) // piece  # where each row's last token was
+        last = [max(len(row), 1) - 1 for row in tokens]
+        own = np.searchsorted(starts, last, side="right") - 1  # the chunk in which each row's last token was
         return np.stack([logits[own[row]][row] for row in range(self.batch)])
 
-    def _piece(self, tokens: Sequence[Sequence[int]]) -> Floats:
+    def _chunk(self, tokens: Sequence[Sequence[int]]) -> Floats:
         """`step` on what can be run at once."""
         counts = np.array([len(row) for row in tokens], np.int64)
         sequence = int(counts.max())
@@ -82,7 +92,7 @@ class Session(ABC):
             ids[row, : len(new)] = new
         steps = np.arange(sequence)
         # an idle row gets one token that is forgotten again: it goes to the slot after its tokens, or, in a full row,
-        # to the last, which matters no more: a full row can take no further token
+        # to the last, as a full row can take no further token
         position = np.minimum(self.lengths, self.signature.cache_size - sequence)
         feeds: dict[str, Array] = {
             "input_ids": ids,
@@ -98,32 +108,63 @@ class Session(ABC):
         """All caches on the host, to be read, or changed and stored; where they lie there anyway, the very arrays."""
         return self.caches
 
-    def store(self, caches: list[Array]) -> None:
-        """Put back what `fetch` gave."""
-        self.caches = caches
+    def store(self, caches: Sequence[Array]) -> None:
+        """Copy other arrays of the same shapes into the caches, or put back what `fetch` gave."""
+        for own, new in zip(self._caches, caches, strict=True):
+            if new.shape != own.shape:
+                raise ValueError(f"a cache has the shape {own.shape}, not {new.shape}")
+            if new is not own:
+                own[...] = new
 
-    def check(self, counts: Sequence[int]) -> None:
-        """Raise UserError when `step` could not take that many new tokens of each row."""
-        sequence = max(counts, default=0)
-        if len(counts) != self.batch:
-            raise UserError(
-                Problem(
-                    f"{len(counts)} rows of tokens", "tokens", f"give {self.batch}, one for each row of the session"
-                )
-            )
-        if sequence == 0:
+    def check(self, tokens: Sequence[Sequence[int]]) -> list[int]:
+        """The lengths of the chunks in which `step` runs these tokens. Raises UserError as `step` does."""
+        if len(tokens) != self.batch:
+            fix = f"give {self.batch}, one for each row of the session"
+            raise UserError(Problem(f"{len(tokens)} rows of tokens", "tokens", fix))
+        counts = [len(row) for row in tokens]
+        longest = max(counts)
+        if longest == 0:
             raise UserError(Problem("no row has a token", "tokens", "give at least one row a token"))
+        problems = [*unknown_ids(tokens, self._vocab), *self._overflow(counts)]
+        if problems:
+            raise UserError(problems)
+        if longest == 1 and any(low == 1 for low, _ in self._takes):
+            return [1]
+        chunks = self._chunks(counts)
+        if chunks is None:
+            _check(self.bounds, batch=self.batch, sequence=longest)
+            _check(self.bounds, batch=self.batch, sequence=1)
+        assert chunks is not None
+        return chunks
+
+    def _overflow(self, counts: Sequence[int]) -> Iterator[Problem]:
+        """The rows whose tokens do not fit the cache."""
         size = self.signature.cache_size
         for row, (count, used) in enumerate(zip(counts, self.lengths.tolist(), strict=True)):
-            if used + sequence > size and (count or sequence > 1):
-                raise UserError(
-                    Problem(
-                        f"{count} new tokens, padded to {sequence}, do not fit row {row}, which holds {used} of {size}",
-                        "cache.size",
-                        f"build the point with cache.size={used + sequence} or more, or give fewer tokens",
-                    )
-                )
-        _check(self.bounds, batch=self.batch, sequence=sequence)
+            if used + count > size:
+                what = f"{count} new tokens do not fit row {row}, which holds {used} of {size}"
+                fix = f"build the point with cache.size={used + count} or more, or give fewer tokens"
+                yield Problem(what, "cache.size", fix)
+
+    def _chunks(self, counts: Sequence[int]) -> list[int] | None:
+        """The longest chunks that the profiles take and every row has room for; None when the profiles allow none.
+
+        A chunk is padded to one length for all rows, and padding needs slots as well. So near the end of a row that
+        gets few tokens, the others' are run in shorter chunks.
+        """
+        size = self.signature.cache_size
+        left, used = np.array(counts, np.int64), self.lengths.copy()
+        chunks = []
+        while left.any():
+            room = np.where(left > 0, size - used, np.maximum(size - used, 1))  # one idle token fits a full row, above
+            most = int(min(left.max(), room.min(), self.chunk or size))
+            lengths = [min(high, most) for low, high in self._takes if low <= most]
+            if not lengths:
+                return None
+            chunks.append(max(lengths))
+            taken = np.minimum(left, chunks[-1])
+            left, used = left - taken, used + taken
+        return chunks
 
     def reset(self) -> None:
         """Forget all tokens. The cache keeps its bytes: slots past a row's length are never read."""
@@ -139,6 +180,16 @@ class Runtime(ABC):
     @abstractmethod
     def session(self, batch: int) -> Session:
         """A new session with a cache of `batch` rows; UserError when the model was built for fewer."""
+
+
+def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem]:
+    """A problem for each row with ids outside 0 to vocab - 1, which names the first; a decode step's check costs about
+    a microsecond a row."""
+    for row, new in enumerate(tokens):
+        if len(new) and not 0 <= min(new) <= max(new) < vocab:
+            index, token = next((i, token) for i, token in enumerate(new) if not 0 <= token < vocab)
+            what = f"token {token} at index {index} of row {row} is not in the vocabulary, 0 to {vocab - 1}"
+            yield Problem(what, f"tokens[{row}][{index}]", "take ids from the tokenizer in the engine's folder")
 
 
 def _check(bounds: Bounds, **sizes: int) -> None:
@@ -158,6 +209,10 @@ def _check(bounds: Bounds, **sizes: int) -> None:
             f"give less at once, or build the point with a profile.*.{axis}.max of {sizes[axis]} or more",
         )
     )
+
+
+def _inside(size: int, ends: tuple[int, int]) -> bool:
+    return ends[0] <= size <= ends[1]
 
 
 def _ends(bounds: Bounds) -> Iterable[tuple[dict[str, int], dict[str, int]]]:

@@ -7,7 +7,6 @@ When onnxsim crashes or passes a limit, the graph goes on as it is; simplify.jso
 """
 
 import difflib
-import resource
 import shutil
 import subprocess
 import sys
@@ -17,16 +16,24 @@ from pathlib import Path
 
 import onnx
 
-from pipeline import layout, stage
+from pipeline import layout, machine, stage
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing_folder, write_json
 from pipeline.names import ROOT, numbered
 from pipeline.rotary import fuse_rotary
 from pipeline.spec import Simplify, section
 
-# Its command line imports torch when that is there and needs nothing of it: 4.2 s of start, 1.4 without.
-WITHOUT_TORCH = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('onnxsim', run_name='__main__')"
-ONNXSIM = (sys.executable, "-c", WITHOUT_TORCH)
+# Runs onnxsim's command line within a limit of address space: the first argument, 0 for none. The process sets it
+# itself, as code between fork and exec can hang where the parent has threads.
+# onnxsim imports torch when that is there and needs nothing of it: 4.2 s of start, 1.4 without.
+LIMITED = """
+import resource, runpy, sys
+limit = int(sys.argv.pop(1))
+if limit:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+sys.modules["torch"] = None
+runpy.run_module("onnxsim", run_name="__main__")
+"""
 
 
 def detach_weights(model: onnx.ModelProto) -> list[onnx.TensorProto]:
@@ -53,7 +60,7 @@ def check_passes(names: list[str]) -> None:
     """Raise UserError for names that are no pass of onnxsim, which would take them without a word."""
     if not names:
         return
-    command = [*ONNXSIM, "--list-default-optimizers"]
+    command = [sys.executable, "-c", LIMITED, "0", "--list-default-optimizers"]
     passes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     unknown = [name for name in names if name not in passes]
     if unknown:
@@ -64,8 +71,8 @@ def check_passes(names: list[str]) -> None:
 
 def onnxsim(source: Path, target: Path, options: Simplify) -> str | None:
     """Run onnxsim from file to file within the limits; returns why it failed, or None."""
-    limit = int(options.memory_gb * 2**30)
-    command = [*ONNXSIM, str(source), str(target)]
+    limit, limited_by = memory_limit(options.memory_gb)
+    command = [sys.executable, "-c", LIMITED, str(limit), str(source), str(target)]
     if options.skip:
         command += ["--skip-optimization", *options.skip]
     try:
@@ -75,14 +82,27 @@ def onnxsim(source: Path, target: Path, options: Simplify) -> str | None:
             stderr=subprocess.STDOUT,
             text=True,
             timeout=options.timeout_s,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
         )
     except subprocess.TimeoutExpired:
         return f"onnxsim took longer than simplify.timeout_s={options.timeout_s:g}"
     if done.returncode or not target.exists():
         lines = done.stdout.strip().splitlines() or ["no output"]
-        return f"onnxsim ended with {done.returncode} under simplify.memory_gb={options.memory_gb:g}: {lines[-1]}"
+        return f"onnxsim ended with {done.returncode} under {limited_by}: {lines[-1]}"
     return None
+
+
+def memory_limit(wanted_gb: float, root: Path = machine.ROOT) -> tuple[int, str]:
+    """Bytes that onnxsim may take, and what sets that limit: the least of simplify.memory_gb, `ulimit -v` of this
+    process and the memory that it may use. root: as in machine.memory_limit."""
+    limits = [
+        (int(wanted_gb * 2**30), f"simplify.memory_gb={wanted_gb:g}"),
+        (machine.memory_limit(root), "the memory of this machine or container, {gb:.2g} GB"),
+    ]
+    allowed = machine.address_space()
+    if allowed is not None:
+        limits.append((allowed, "ulimit -v of {gb:.2g} GB"))
+    limit, text = min(limits)
+    return limit, text.format(gb=limit / 2**30)
 
 
 def changed_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:

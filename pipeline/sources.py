@@ -51,6 +51,6 @@ def write_link(model: Model, folder: Path) -> None:
     with replacing(folder / CHECKPOINT) as link:
         if path is None:
             identity = f"hub {model.id}@{model.revision}" if model.source is Source.hub else "random"
-            link.write_text(identity + "\n")
+            link.write_text(identity + "\n", encoding="utf-8")
         else:
             link.symlink_to(path)

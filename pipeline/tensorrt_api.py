@@ -58,7 +58,7 @@ class TensorRT:
         missing = [why for name, why in NEEDED.items() if not hasattr(trt, name)]
         if missing:
             where = "engine.kind"
-            fix = f"install {PRODUCTS[kind]} 10.15 or later: pip install kvforge[{EXTRAS[kind]}]"
+            fix = f"install {PRODUCTS[kind]} 10.15 or later: {install(kind)}"
             raise UserError(Problem(f"{self.product} is too old: {'; '.join(missing)}", where, fix))
         # Kept here, as TensorRT holds no reference to it. It hears every error that an IErrorRecorder is told; one of
         # those in Python crashes TensorRT-RTX 1.7.1 when the network is freed.
@@ -86,7 +86,7 @@ class TensorRT:
         return self.kind is EngineKind.tensorrt and hasattr(self.trt.IBuilderConfig, "create_timing_cache")
 
     def builder(self) -> Any:
-        """A new Builder. Raises UserError where there is none to be had: full TensorRT needs a GPU to build."""
+        """A new Builder. Raises UserError where it makes none: full TensorRT needs a GPU to build."""
         try:
             return self.trt.Builder(self.logger)
         except (TypeError, RuntimeError) as error:  # pybind's, for a null pointer
@@ -109,6 +109,11 @@ def load(kind: EngineKind) -> TensorRT:
     return TensorRT(kind, _import(kind))
 
 
+def install(kind: EngineKind) -> str:
+    """The command that installs what an engine kind needs, in a checkout; kvforge is on no package index."""
+    return f"pip install -e '.[{EXTRAS[kind]}]'"
+
+
 def scratch(api: TensorRT, what: str) -> Path:
     """A file that outlives processes: timings, or compiled kernels. Beside the artifacts, which must not hang on it."""
     return Path.home() / ".cache" / "kvforge" / f"{api.trt.__name__}-{api.version}.{what}"
@@ -126,7 +131,7 @@ def _import(kind: EngineKind) -> ModuleType:
             return module
         reasons.append(f"{name} has no Builder")
     what = f"{PRODUCTS[kind]} is not installed ({'; '.join(reasons)})"
-    raise UserError(Problem(what, "engine.kind", f"pip install kvforge[{EXTRAS[kind]}], or another option of engine/"))
+    raise UserError(Problem(what, "engine.kind", f"{install(kind)}, or another option of engine/"))
 
 
 def _logger(trt: Any, log: Log) -> Any:

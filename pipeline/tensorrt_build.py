@@ -6,10 +6,8 @@ the targets, and what the build cost: seconds, peak memory, bytes of plan, weigh
 """
 
 import re
-import resource
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ import numpy as np
 import onnx
 from tqdm import tqdm
 
-from pipeline import hardware, layout, profiles, tensorrt_api, tensorrt_network
+from pipeline import engine_info, hardware, layout, machine, profiles, tensorrt_api, tensorrt_network
 from pipeline.errors import Problem, UserError
-from pipeline.files import replacing, write_json
+from pipeline.files import replacing
 from pipeline.signature import Signature
 from pipeline.spec import Engine, Profile
 from pipeline.tensorrt_api import TensorRT
@@ -27,7 +25,7 @@ from pipeline.tensorrt_lint import lint
 from pipeline.tensorrt_network import Parsed
 
 INT64 = onnx.TensorProto.INT64
-# what TensorRT says -> what it means, and how to mend it
+# what TensorRT says -> what it means, and how to fix it
 MEANINGS = (
     (
         r"out of memory|OutOfMemory|could not find any implementation|insufficient memory|bad_alloc|alloc.* failed",
@@ -72,31 +70,29 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
     with (out / layout.PLAN).open("wb") as file:
         file.write(memoryview(plan))
     del plan
-    info = {
-        "kind": engine.kind.value,
-        "version": api.version,
-        "targets": list(targets) or sorted({capability for _, capability in hardware.gpus()}),
-        "attention": {
+    engine_info.write(
+        out,
+        engine.kind,
+        profiles.named(profile),
+        signature,
+        version=api.version,
+        targets=list(targets) or sorted({capability for _, capability in hardware.gpus()}),
+        attention={
             "form": parsed.form,
             "fused": sorted(name for name, a in parsed.attentions.items() if not a.decomposable),
             "decomposable": sorted(name for name, a in parsed.attentions.items() if a.decomposable),
         },
-        "inputs": [_described(api, parsed.network.get_input(i)) for i in range(parsed.network.num_inputs)],
-        "outputs": [
-            _described(api, parsed.network.get_output(i), signature) for i in range(parsed.network.num_outputs)
-        ],
-        "profiles": {name: asdict(ranges) for name, ranges in profiles.named(profile).items()},
-        "shapes": shapes,
-        "signature": asdict(signature),
-        "build": {
+        inputs=[_described(api, parsed.network.get_input(i)) for i in range(parsed.network.num_inputs)],
+        outputs=[_described(api, parsed.network.get_output(i), signature) for i in range(parsed.network.num_outputs)],
+        shapes=shapes,
+        build={
             "seconds": round(time.perf_counter() - start, 1),
-            "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10),  # ru_maxrss is in KiB
+            "peak_mb": round(machine.peak_memory() / 2**20),
             "plan_bytes": size,
             "weights_bytes": weights_bytes(parsed.proto),
             "activation_bytes": api.log.largest("Total Activation Memory"),
         },
-    }
-    write_json(out / layout.ENGINE_INFO, info)
+    )
 
 
 def weights_bytes(proto: onnx.ModelProto) -> int:

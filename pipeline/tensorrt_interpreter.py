@@ -8,7 +8,6 @@ GPU. Floats are computed with in fp32, and each layer's result is rounded to the
 as kernels do that accumulate in fp32. What the builder then makes of the network only a GPU can show.
 """
 
-import json
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,9 @@ import numpy as np
 import onnx
 import torch
 
-from pipeline import layout, tensorrt_api
-from pipeline.runtime import profile_bounds
+from pipeline import engine_info, layout, tensorrt_api
 from pipeline.session import Array, Bounds, Runtime, Session
 from pipeline.signature import LOGITS, Signature
-from pipeline.spec import EngineKind
 from pipeline.tensorrt_layers import LAYERS, Value, rounded
 from pipeline.tensorrt_network import Parsed, layers, operands, outputs, parse
 
@@ -111,6 +108,6 @@ class InterpretedSession(Session):
 
 def open_network(point: Path, signature: Signature) -> Interpreter:
     """The network that a point's plan was built of, made anew of the same model. Raises UserError as `parse` does."""
-    info = json.loads((point / layout.ENGINE / layout.ENGINE_INFO).read_text())
-    parsed = parse(tensorrt_api.load(EngineKind(info["kind"])), layout.final_model(point))
-    return Interpreter(parsed, signature, profile_bounds(info["profiles"]))
+    info = engine_info.read(point / layout.ENGINE)
+    parsed = parse(tensorrt_api.load(info.kind), layout.final_model(point))
+    return Interpreter(parsed, signature, info.bounds)

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline import hardware, tensorrt_api
 from pipeline.device import unreachable
+from pipeline.engine_info import rebuild
 from pipeline.errors import Problem, UserError
 from pipeline.spec import EngineKind
 
@@ -14,7 +15,7 @@ def obstacle(folder: Path, info: dict[str, Any]) -> Problem | None:
     kind = EngineKind(info["kind"])
     product = tensorrt_api.PRODUCTS[kind]
     targets = ", ".join(info["targets"])
-    again = _again(folder)
+    again = f"build it again here: {rebuild(folder)}"
     gpus = hardware.gpus()
     if not gpus:
         what = f"there is no NVIDIA GPU here; the plan is for compute capability {targets}"
@@ -36,8 +37,4 @@ def other_version(folder: Path, info: dict[str, Any]) -> Problem | None:
     if version == info["version"]:
         return None
     what = f"the plan was built by {tensorrt_api.PRODUCTS[kind]} {info['version']}, here is {version}"
-    return Problem(what, "engine", f"{_again(folder)}; or install {info['version']}")
-
-
-def _again(folder: Path) -> str:
-    return f"build it again here: dvc repro engine@{folder.absolute().parent.name}"
+    return Problem(what, "engine", f"build it again here: {rebuild(folder)}; or install {info['version']}")

@@ -10,7 +10,7 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline import hardware
+from pipeline import errors, hardware, usage
 from pipeline.files import write_json
 
 TARGET = Path("artifacts/toolchain.json")
@@ -45,15 +45,23 @@ def gpu() -> str | None:
 def cpu() -> str:
     """The processor's name and its number of cores, such as "AMD EPYC 7763, 2 cores"."""
     info = Path("/proc/cpuinfo")
-    name = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.M) if info.exists() else None
+    name = re.search(r"^model name\s*:\s*(.+)$", info.read_text(encoding="utf-8"), re.M) if info.exists() else None
     return f"{name[1].strip() if name else platform.machine()}, {os.cpu_count()} cores"
 
 
 def main() -> None:
     """Write the file."""
+    if usage.asked():
+        print(
+            usage.text(
+                main, "python -m pipeline.toolchain", "It takes no arguments, and runs in the repository's root."
+            )
+        )
+        return
+    usage.no_arguments("remove it: python -m pipeline.toolchain takes none")
     versions = {key: installed(distributions) for key, distributions in PACKAGES.items()}
     write_json(TARGET, {"python": platform.python_version(), **versions, "gpu": gpu(), "cpu": cpu()})
 
 
 if __name__ == "__main__":
-    main()
+    errors.run(main)

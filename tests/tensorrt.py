@@ -13,7 +13,7 @@ from pipeline.tensorrt_api import TensorRT
 def rtx() -> TensorRT:
     """TensorRT-RTX; without its package the test is skipped."""
     pytest.importorskip(
-        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install kvforge[tensorrt-rtx]"
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install -e '.[tensorrt-rtx]'"
     )
     return tensorrt_api.load(EngineKind.tensorrt_rtx)
 

@@ -69,7 +69,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 @pytest.mark.parametrize("file", sorted(CONF.rglob("*.yaml")), ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_a_comment_stands_above_every_key(file: Path) -> None:
     """Whoever opens a file of conf/ reads above each key, or item of the defaults list, what it means."""
-    lines = file.read_text().splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     folded = 0  # indentation of a key whose text goes on over several lines
     for before, line in itertools.pairwise(["", *lines]):
         indent, text = len(line) - len(line.lstrip()), line.strip()

@@ -9,7 +9,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from pipeline import doctor
+from pipeline import doctor, machine
+from pipeline.cores import cores
 from pipeline.doctor import Finding, findings
 from tests.test_toolchain import fake_nvidia_smi
 
@@ -20,7 +21,7 @@ def texts(state: str | None = None) -> list[str]:
 
 
 def test_this_machine_can_build() -> None:
-    """As a command: nothing is wrong, the engines are named, and every note has a cure or needs none."""
+    """As a command: nothing is wrong, the engines are named, and every note has a fix or needs none."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, "-m", "pipeline.doctor"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": path})
@@ -47,7 +48,7 @@ def version(monkeypatch: pytest.MonkeyPatch, **fake: str | None) -> None:
 
 
 def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is named with what is wanted, and the cure is the lock file."""
+    """Each is named with what is wanted, and the fix is the lock file."""
     version(monkeypatch, onnxruntime="1.26.0", omegaconf="2.4.0", gguf=None)
     wrong = [finding for finding in findings() if finding.state == "wrong"]
     assert [finding.what for finding in wrong] == [
@@ -55,7 +56,7 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
         "omegaconf 2.4.0; kvforge needs <2.4,>=2.3.1",
         "onnxruntime 1.26.0; kvforge needs >=1.32",
     ]
-    assert all("requirements.lock" in finding.cure for finding in wrong)
+    assert all("requirements.lock" in finding.fix for finding in wrong)
 
 
 def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +80,7 @@ def test_another_python_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     (found,) = (finding for finding in findings() if "`python` on PATH" in finding.what)
     assert str(tmp_path) in found.what
-    assert str(Path(sys.executable).parent) in found.cure
+    assert str(Path(sys.executable).parent) in found.fix
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,7 @@ esac"""
     assert f"GPU {line.replace(', ', ', compute capability ')}" in said
     assert "driver 580.65.06, for CUDA up to 13.0" in said
     assert any(says in what for what in said if what.startswith("engine=tensorrt_rtx"))
-    assert any("onnxruntime_cuda" in f.what and "pip install onnxruntime-gpu" in f.cure for f in found)
+    assert any("onnxruntime_cuda" in f.what and "pip install onnxruntime-gpu" in f.fix for f in found)
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +113,20 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [finding.what for finding in wrong] == [
         "1 GB of disk free: models of up to about 0.0 billion parameters in fp32"
     ]
+
+
+def test_memory_is_what_a_container_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The free memory of a machine is not that of a process whose control group has a limit."""
+    group = "sys/fs/cgroup"
+    files = {"proc/self/cgroup": "0::/", f"{group}/memory.max": "2000000000", f"{group}/cpu.max": "150000 100000"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for function in (machine.memory_available, machine.cpu_quota, cores):
+        monkeypatch.setattr(function, "__defaults__", (tmp_path,))
+    (found,) = (finding for finding in findings() if "of memory free" in finding.what)
+    assert "threads that compute: 1, of a quota of 1.5 processors" in texts("ok")
+    assert found.what == "2 GB of memory free: models of up to about 0.2 billion parameters in fp32"
 
 
 def test_a_package_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,12 +141,12 @@ def test_not_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     """An installed package alone: DVC needs a clone."""
     (tmp_path / "pyproject.toml").write_text((doctor.ROOT / "pyproject.toml").read_text())
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
-    assert f"{tmp_path} is no DVC project" in texts("wrong")
+    assert f"{tmp_path} is not a DVC project" in texts("wrong")
     (tmp_path / ".dvc").mkdir()
-    assert f"{tmp_path} is no git checkout, which DVC asks for" in texts("wrong")
+    assert f"{tmp_path} is not a git checkout, which DVC needs" in texts("wrong")
 
 
-def test_a_finding_is_one_line_and_its_cure() -> None:
+def test_a_finding_is_one_line_and_its_fix() -> None:
     """As it is printed."""
-    assert str(Finding("note", "this", "that")) == "note   this\n       cure: that"
+    assert str(Finding("note", "this", "that")) == "note   this\n       fix: that"
     assert str(Finding("ok", "this")) == "ok     this"

@@ -54,6 +54,7 @@ WITHOUT_KEY = {
     "ml_dtypes",
     "numpy",
     "omegaconf",
+    "packaging",
     "psutil",
     "ruamel",
     "safetensors",

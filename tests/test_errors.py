@@ -42,7 +42,7 @@ def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
     """Linux has a device that is always full; any other error of the system keeps its traceback."""
 
     def main() -> None:
-        with Path("/dev/full").open("w") as file:
+        with Path("/dev/full").open("w", encoding="utf-8") as file:
             file.write("x" * 2**20)
 
     with pytest.raises(SystemExit) as end:

@@ -1,6 +1,7 @@
 """The portable graph itself: standard operators, the contract's interface, and equal to PyTorch."""
 
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -104,3 +105,9 @@ def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) 
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
     assert not failures
     assert len(cases) == 13
+
+
+def test_the_exporters_log_is_silent_only_meanwhile(tiny: tuple[Path, Signature]) -> None:
+    """An application that exports keeps the level of its logger; the tiny model was exported in this process."""
+    assert (tiny[0] / layout.ONNX).exists()
+    assert logging.getLogger("torch.onnx").level == logging.NOTSET

@@ -72,6 +72,61 @@ with replacing_folder(Path(sys.argv[1])) as out:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "whole"]
 
 
+HAMMER = """
+import sys
+from pathlib import Path
+from pipeline.files import replacing, replacing_folder
+target, mark, folder = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "folder"
+for _ in range(150):
+    if folder:
+        with replacing_folder(target) as out:
+            for name in "ab":
+                (out / name).write_text(mark * 1000)
+    else:
+        with replacing(target) as out:
+            out.write_text(mark * 100_000)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_processes_that_write_one_target_do_not_disturb_each_other(tmp_path: Path, kind: str) -> None:
+    """Three at once, 150 times each: none fails, the target is always one process' own, and nothing is left."""
+    target = tmp_path / "out"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", HAMMER, str(target), mark, kind], cwd=ROOT, stderr=subprocess.PIPE)
+        for mark in "123"
+    ]
+    seen = set()
+    while any(writer.poll() is None for writer in writers):
+        if kind == "file" and target.exists():
+            seen.add(target.read_text())
+    assert [writer.communicate()[1] for writer in writers] == [b"", b"", b""]
+    if kind == "file":
+        assert seen <= {mark * 100_000 for mark in "123"}
+    else:
+        assert {path.read_text() for path in target.iterdir()} in [{mark * 1000} for mark in "123"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_is_being_written_is_not_a_leftover(tmp_path: Path) -> None:
+    """A writer inside another one on the same target leaves the other's file alone; the last to finish wins."""
+    target = tmp_path / "a.txt"
+    with replacing(target) as outer:
+        outer.write_text("outer")
+        write_text(target, "inner")
+        assert target.read_text() == "inner"
+    assert target.read_text() == "outer"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_other_targets_are_left_alone(tmp_path: Path) -> None:
+    """Only what is called like the target and ends in .partial is removed."""
+    for name in (".out.partial", ".out.x1.partial", ".other.x1.partial", ".out.txt", "out.x1.partial"):
+        (tmp_path / name).mkdir()
+    write_text(tmp_path / "out", "text")
+    assert {path.name for path in tmp_path.iterdir()} == {".other.x1.partial", ".out.txt", "out.x1.partial", "out"}
+
+
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     """Replacing a symbolic link to a folder leaves that folder alone."""
     folder = tmp_path / "precious"

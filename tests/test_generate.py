@@ -65,11 +65,22 @@ def test_the_cache_can_be_filled_to_its_last_slot(generator: Generator) -> None:
     assert len(rows(generator, [list(range(30))], 35)[0]) == 35
 
 
+def test_a_prompt_longer_than_the_profile_is_fed_in_chunks(generator: Generator, tiny: tuple[Path, Signature]) -> None:
+    """Prompts of 45, 3 and 33 tokens, where profile.prefill takes 32: what the original says, in a batch and alone."""
+    original = Reference(checkpoint.load(section(Model, tiny[0]), None))
+    generator.stop = frozenset()
+    prompts = [list(range(45)), [7, 8, 9], list(range(100, 133))]
+    together = rows(generator, prompts, 20)
+    for prompt, new in zip(prompts, together, strict=True):
+        assert original.greedy([*prompt, *new[:-1]], 20).tolist() == new
+        assert rows(generator, [prompt], 20) == [new]
+
+
 @pytest.mark.parametrize(
     ("prompts", "new", "where", "message"),
     [
         ([[]], 5, "prompt", "prompt 0 is empty"),
-        ([list(range(33))], 5, "profile", "was not built for batch 1 x sequence 33"),
+        ([[1, 2], [1, 512]], 5, "tokens[1][1]", "token 512 at index 1 of row 1 is not in the vocabulary"),
         ([[1]] * 5, 5, "profile", "was not built for batch 5"),
         ([list(range(30))], 36, "cache.size", "prompt 0 of 30 tokens and 36 new ones do not fit the cache of 64"),
         ([[1]], 0, "max_new_tokens", "max_new_tokens is 0"),
@@ -82,6 +93,13 @@ def test_impossible_requests_are_refused_before_anything_runs(
     with pytest.raises(UserError, match=message) as caught:
         generator.tokens(prompts, new)
     assert where in caught.value.problems[0].where
+
+
+def test_all_problems_of_a_request_come_at_once(generator: Generator) -> None:
+    """An empty prompt, an unknown token and one that is too long."""
+    with pytest.raises(UserError) as caught:
+        generator.tokens([[], [-1], [1] * 70], 5)
+    assert [p.where for p in caught.value.problems] == ["prompt", "tokens[1][0]", "cache.size"]
 
 
 def test_arguments_are_taken_as_they_stand() -> None:

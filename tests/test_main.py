@@ -136,7 +136,7 @@ def test_a_job_records_its_point_and_builds_it() -> None:
     assert points.read()["tiny"] == ["experiment=tiny"]
     made = {f"artifacts/tiny/{name}" for name in ("python", "accuracy.json", "bench.json")}
     assert files() - before == made | {"dvc.lock"}
-    assert Path("artifacts/tiny/python").read_text() == sys.executable
+    assert Path("artifacts/tiny/python").read_text(encoding="utf-8") == sys.executable
 
 
 def test_a_failed_job_does_not_end_its_sweep() -> None:

@@ -132,12 +132,12 @@ def test_record_from_many_processes() -> None:
     ("text", "where", "says"),
     [
         ("points: [\n", "params.yaml:2", "not YAML"),
-        ("", "params.yaml", "no mapping"),
-        ("points: [a]\n", "params.yaml", "no mapping"),
+        ("", "params.yaml", "not a mapping"),
+        ("points: [a]\n", "params.yaml", "not a mapping"),
         ("points: {a.b: []}\n", "params.yaml: points.a.b", "cannot be called 'a.b'"),
         ("points: {1: []}\n", "params.yaml: points.1", "cannot be called 1"),
-        ("points: {a: cache=2k}\n", "params.yaml: points.a", "no list of texts"),
-        ("points: {a: [1]}\n", "params.yaml: points.a", "no list of texts"),
+        ("points: {a: cache=2k}\n", "params.yaml: points.a", "not a list of texts"),
+        ("points: {a: [1]}\n", "params.yaml: points.a", "not a list of texts"),
     ],
 )
 def test_a_mistaken_file(text: str, where: str, says: str) -> None:
@@ -151,10 +151,14 @@ def test_a_mistaken_file(text: str, where: str, says: str) -> None:
 
 
 def test_no_file() -> None:
-    """Without params.yaml the message says where to stand."""
+    """Without params.yaml the message says where to stand, and nothing is written."""
     points.FILE.unlink()
     with pytest.raises(UserError, match="root of the repository"):
         points.read()
+    before = sorted(Path().iterdir())
+    with pytest.raises(UserError, match="root of the repository"):
+        points.record("tiny", [])
+    assert sorted(Path().iterdir()) == before
 
 
 def test_the_projects_own_file() -> None:

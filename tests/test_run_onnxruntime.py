@@ -1,5 +1,6 @@
 """The cache is written in place: one buffer on both sides, and nothing that ONNX Runtime would copy."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline import layout
-from pipeline.run_onnxruntime import OnnxRuntime
+from pipeline.run_onnxruntime import FLASH_ATTENTION_OFF, OnnxRuntime
+from pipeline.runtime import open_engine
 from pipeline.session import axes_bounds
 from pipeline.signature import Signature
 from tests.points import ROOT, build
@@ -71,3 +73,39 @@ def test_a_prompts_activations_are_given_back(tmp_path: Path) -> None:
     before, prompt, decode = map(int, done.stdout.split())
     assert prompt - before > 20
     assert decode - before < 10
+
+
+FLASH = """
+import hashlib, os, sys
+from pathlib import Path
+from pipeline.runtime import open_engine
+runtime = open_engine(Path(sys.argv[1]))
+os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "0"  # too late
+print(hashlib.sha256(runtime.session(1).step([list(range(1, 65))]).tobytes()).hexdigest())
+"""
+
+
+def test_opening_an_engine_leaves_the_environment_alone(tiny: tuple[Path, Signature]) -> None:
+    """The variable that switches flash attention off is there while ONNX Runtime makes its kernels, and then gone; a
+    value of the user's holds. The two kernels round otherwise, so their bits tell which one ran."""
+
+    def bits(**variables: str) -> str:
+        environment = {key: text for key, text in os.environ.items() if key != FLASH_ATTENTION_OFF} | variables
+        command = [sys.executable, "-c", FLASH, str(tiny[0] / layout.ENGINE)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    assert bits() == bits(**{FLASH_ATTENTION_OFF: "1"}) != bits(**{FLASH_ATTENTION_OFF: "0"})
+    before = dict(os.environ)
+    open_engine(tiny[0] / layout.ENGINE)
+    assert dict(os.environ) == before
+
+
+def test_an_engine_opens_under_a_limit_of_address_space(tiny: tuple[Path, Signature]) -> None:
+    """ulimit -v, as batch systems set it: weights are mapped, large pages asked for, a step runs."""
+    code = "import sys; from pathlib import Path; from pipeline.runtime import open_engine; "
+    code += "print(open_engine(Path(sys.argv[1])).session(1).step([[1, 2]]).shape)"
+    command = [sys.executable, "-c", code, str(tiny[0] / layout.ENGINE)]
+    shell = ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "bash", *command]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "(1, 1, 512)\n", done.stderr

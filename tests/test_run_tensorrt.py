@@ -32,7 +32,7 @@ CLASSES = {  # name in run_tensorrt.py -> class of the module
 def test_every_name_is_there() -> None:
     """Whatever the runtime asks of TensorRT's objects exists in the version that is installed."""
     trt = rtx().trt
-    source = ast.parse(Path(run_tensorrt.__file__).read_text())
+    source = ast.parse(Path(run_tensorrt.__file__).read_text(encoding="utf-8"))
     used = set()
     for node in ast.walk(source):
         if isinstance(node, ast.Attribute):
@@ -85,7 +85,7 @@ def test_decode_is_captured_and_right(point: tuple[Path, Signature]) -> None:
 @pytest.mark.gpu
 def test_pycuda_will_do(point: tuple[Path, Signature], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same session over pycuda's memory."""
-    pytest.importorskip("pycuda.driver", reason="pycuda is not installed: pip install kvforge[tensorrt]")
+    pytest.importorskip("pycuda.driver", reason="pycuda is not installed: pip install -e '.[tensorrt]'")
     monkeypatch.setattr(run_tensorrt, "open_device", PycudaDevice)
     session = open_engine(point[0] / layout.ENGINE).session(1)
     assert np.isfinite(session.step([[1, 2, 3]])).all()

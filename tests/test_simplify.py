@@ -1,5 +1,7 @@
 """onnxsim's failures are survived and told; its success keeps interface and weights."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import onnx
@@ -8,8 +10,9 @@ import pytest
 from pipeline import layout
 from pipeline.errors import UserError
 from pipeline.signature import Signature
-from pipeline.simplify import attach_weights, counts, detach_weights, simplify
+from pipeline.simplify import attach_weights, counts, detach_weights, memory_limit, simplify
 from pipeline.spec import Simplify
+from tests.repository import ROOT
 
 LIMITS = {"memory_gb": 8.0, "timeout_s": 300.0}
 
@@ -46,6 +49,33 @@ def test_a_failure_leaves_the_graph_as_it_is(model: onnx.ModelProto, options: Si
     assert reason is not None
     assert why in reason
     assert simplified.SerializeToString(deterministic=True) == before
+
+
+def test_onnxsim_gets_no_more_memory_than_there_is(tmp_path: Path) -> None:
+    """The least of what the config says and what a container has, said by its name."""
+    for name, text in (("proc/self/cgroup", "0::/"), ("sys/fs/cgroup/memory.max", str(2**28))):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    assert memory_limit(1000.0, tmp_path) == (2**28, "the memory of this machine or container, 0.25 GB")
+    assert memory_limit(0.125, tmp_path) == (2**27, "simplify.memory_gb=0.125")
+
+
+ULIMIT = """
+import sys, onnx
+from pipeline.simplify import memory_limit, simplify
+from pipeline.spec import Simplify
+model = onnx.load(sys.argv[1], load_external_data=False)
+print(memory_limit(8.0)[1], simplify(model, Simplify(enabled=True, memory_gb=8.0, timeout_s=300.0))[1], sep="; ")
+"""
+
+
+def test_an_existing_ulimit_is_kept(tiny: tuple[Path, Signature]) -> None:
+    """A hard limit below simplify.memory_gb is not raised, which would fail; onnxsim runs within it."""
+    command = [sys.executable, "-c", ULIMIT, str(tiny[0] / layout.ONNX / layout.MODEL)]
+    shell = 'ulimit -v 1000000; exec "$@"'
+    done = subprocess.run(["bash", "-c", shell, "bash", *command], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "ulimit -v of 0.95 GB; None\n"
 
 
 def test_an_unknown_pass_is_named(model: onnx.ModelProto) -> None:

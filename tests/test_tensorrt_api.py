@@ -44,7 +44,7 @@ def test_what_is_not_installed_names_its_extra() -> None:
     """Full TensorRT cannot be had from the package index alone; the message names the extra, not a traceback."""
     if importlib.util.find_spec("tensorrt") is not None:
         pytest.skip("TensorRT is installed")
-    with pytest.raises(UserError, match=r"pip install kvforge\[tensorrt\]") as error:
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tensorrt\]'") as error:
         tensorrt_api.load(EngineKind.tensorrt)
     assert error.value.problems[0].where == "engine.kind"
 
@@ -88,4 +88,4 @@ def test_nothing_else_needs_tensorrt() -> None:
         "from pipeline.spec import EngineKind; tensorrt_build.tensorrt_api.load(EngineKind.tensorrt_rtx)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "pip install kvforge[tensorrt-rtx]" in done.stderr.splitlines()[-1]
+    assert "pip install -e '.[tensorrt-rtx]'" in done.stderr.splitlines()[-1]

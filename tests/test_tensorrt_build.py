@@ -210,8 +210,10 @@ def test_what_cannot_run_is_left_out_with_the_reason(
     assert obstacles(point, half[1]) == {layout.ENGINE: reason}
     with contextlib.chdir(point):
         bench.main()
-        assert json.loads(Path(layout.BENCH).read_text()) == {"skipped": cannot_run(Path(layout.ENGINE))}
-        assert json.loads(Path(layout.LATENCY).read_text()) == []
+        assert json.loads(Path(layout.BENCH).read_text(encoding="utf-8")) == {
+            "skipped": cannot_run(Path(layout.ENGINE))
+        }
+        assert json.loads(Path(layout.LATENCY).read_text(encoding="utf-8")) == []
     with pytest.raises(UserError, match="no NVIDIA GPU"):
         Generator.load(point / layout.ENGINE)
 

@@ -1,0 +1,94 @@
+"""engine.json: what is refused when an engine is opened, with the file and the command that builds it anew."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import engine_info, layout
+from pipeline.errors import Problem, UserError
+from pipeline.onnxruntime_build import needed
+from pipeline.runtime import cannot_run, open_engine
+from pipeline.signature import Signature
+
+Info = dict[str, Any]
+
+
+def without(*keys: str) -> Callable[[Info], str]:
+    """The file without some keys."""
+    return lambda info: json.dumps({key: value for key, value in info.items() if key not in keys})
+
+
+def having(**values: Any) -> Callable[[Info], str]:
+    """The file with other values."""
+    return lambda info: json.dumps(info | values)
+
+
+@pytest.fixture
+def engine(tiny: tuple[Path, Signature], tmp_path: Path) -> Path:
+    """A copy of the tiny engine, as that of a point called mine."""
+    return Path(shutil.copytree(tiny[0] / layout.ENGINE, tmp_path / "mine" / layout.ENGINE))
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        (without("format"), ["built by another version of kvforge: it has format None, this one reads 1"]),
+        (having(format=2), ["built by another version of kvforge: it has format 2, this one reads 1"]),
+        (lambda _: "[1]", ["built by another version of kvforge"]),
+        (having(kind="onnx_runtime"), ["unknown kind of engine 'onnx_runtime'; it must be one of onnxruntime, tensor"]),
+        (without("kind"), ["unknown kind of engine None"]),
+        (without("threads", "signature"), ["the key signature is missing", "the key threads is missing"]),
+        (having(kind="tensorrt"), ["the key version is missing", "the key targets is missing"]),
+        (having(profiles={"decode": {"batch": {"min": 1}}}), ["profiles or signature lack a part"]),
+        (having(signature=[]), ["profiles or signature lack a part, or have a value of the wrong type"]),
+        (lambda info: json.dumps(info)[:100], ["this is not JSON"]),
+        (lambda _: "", ["this is not JSON"]),
+        (having(onnxruntime="9.1.0", needs="9.0"), ["the engine needs ONNX Runtime 9.0 or later, this is 1."]),
+    ],
+)
+def test_a_file_that_cannot_be_read(engine: Path, changed: Callable[[Info], str], says: list[str]) -> None:
+    """One problem for each fault; it names the file, and how to build the engine again."""
+    path = engine / layout.ENGINE_INFO
+    path.write_text(changed(json.loads(path.read_text())))
+    with pytest.raises(UserError) as error:
+        open_engine(engine)
+    for problem, text in zip(error.value.problems, says, strict=True):
+        assert text in problem.what
+        assert str(path) in problem.where
+        assert "dvc repro engine@mine" in problem.fix
+    if "needs" not in says[0]:
+        with pytest.raises(UserError):
+            cannot_run(engine)
+
+
+def test_bytes_that_are_no_text(engine: Path) -> None:
+    """The file names the fault, too."""
+    (engine / layout.ENGINE_INFO).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not JSON"):
+        open_engine(engine)
+
+
+@pytest.mark.parametrize(
+    ("here", "runs"),
+    [("1.31.1", False), ("1.32.0", True), ("1.32.0.dev20260801", True), ("1.33.1", True), ("2.0", True)],
+)
+def test_versions_of_the_runtime(engine: Path, here: str, runs: bool) -> None:
+    """Lowered attention takes 1.32 or later, whatever built it; both versions are in the message."""
+    info = engine_info.read(engine)
+    assert info.raw["needs"] == "1.32"
+    problem = engine_info.too_old(engine, info, here)
+    assert (problem is None) == runs
+    if isinstance(problem, Problem):
+        assert f"needs ONNX Runtime 1.32 or later, this is {here}" in problem.what
+
+
+def test_what_is_needed_depends_on_the_graph(tiny: tuple[Path, Signature]) -> None:
+    """Standard operators run in older versions, as on CUDA: the only build for it is 1.31."""
+    from pipeline import graph
+
+    assert needed(graph.load(tiny[0] / layout.ENGINE)) == "1.32"
+    assert needed(graph.load(tiny[0] / layout.SIMPLIFIED)) == "1.28"
