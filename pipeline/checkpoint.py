@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from pipeline import gguf_model
 from pipeline.errors import Problem, UserError
 from pipeline.gguf_file import read_once
 from pipeline.spec import Model, Source
@@ -38,13 +39,10 @@ def load(model: Model, link: Path) -> PreTrainedModel:
             except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
                 raise _unloadable(model, "configuration", error) from error
     where, options = _location(model, link)
-    if model.source is Source.gguf:
-        options["quantization_config"] = GgufConfig(dequantize=True)  # the weights as fp32, on the file's own grid
-    else:
-        options["use_safetensors"] = True
     try:
-        with read_once():
-            return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options).eval()
+        if model.source is Source.gguf:
+            return gguf_model.load(link.resolve())
+        return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, use_safetensors=True, **options).eval()
     except (OSError, ValueError) as error:
         raise _unloadable(model, "model", error) from error
 
