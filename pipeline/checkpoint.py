@@ -6,13 +6,14 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils.hub import cached_file
 
-from pipeline import gguf_model
+from pipeline import gguf_metadata, gguf_model, tokenizer_files
 from pipeline.errors import Problem, UserError
-from pipeline.gguf_file import read_once
 from pipeline.spec import Model, Source
+from pipeline.tokens import ids_of
 
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
 FIXES = {
@@ -64,13 +65,55 @@ def load_tokenizer(model: Model, link: Path) -> Tokenizer | None:
     if model.source is Source.local and not any(list(link.resolve().glob(name)) for name in TOKENIZER_FILES):
         print(f"warning: {_name(model)} has no tokenizer: the engine will answer tokens only", file=sys.stderr)
         return None
-    where, options = _location(model, link)
     try:
-        with read_once():
-            tokenizer: Tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        return tokenizer
-    except (OSError, ValueError) as error:
+        if model.source is Source.gguf:
+            tokenizer = tokenizer_files.from_gguf(link.resolve())
+            if tokenizer is None:
+                print(f"warning: {_name(model)} has no tokenizer: the engine will answer tokens only", file=sys.stderr)
+            return tokenizer
+        where, options = _location(model, link)
+        return tokenizer_files.from_folder(where, options, tokenizer_json(model, link))
+    except UserError:
+        raise
+    except Exception as error:  # what reads a tokenizer raises whatever the file led it to
         raise _unloadable(model, "tokenizer", error) from error
+
+
+def tokenizer_json(model: Model, link: Path) -> Path | None:
+    """The checkpoint's tokenizer.json; None where it has none."""
+    if model.source is Source.hub:
+        options = {"revision": model.revision, "_raise_exceptions_for_missing_entries": False}
+        found = cached_file(str(model.id), tokenizer_files.TOKENIZER_JSON, **options)
+        return None if found is None else Path(found)
+    path = link.resolve() / tokenizer_files.TOKENIZER_JSON
+    return path if model.source is Source.local and path.exists() else None
+
+
+def stop_tokens(model: Model, link: Path, original: PreTrainedModel, tokenizer: Tokenizer | None) -> list[int]:
+    """Every token that ends a text: those of the generation config, the model's config, the tokenizer and the GGUF
+    file together.
+
+    A default of transformers' configuration class, which no file states, counts only if the tokenizer does not take
+    it for ordinary text.
+    """
+    config = original.config.get_text_config()
+    found, stated = set(ids_of(original.generation_config.eos_token_id)), set(ids_of(config.eos_token_id))
+    if model.source in (Source.hub, Source.local) and tokenizer is not None:
+        where, options = _location(model, link)
+        own = PreTrainedConfig.get_config_dict(where, **options)[0]
+        if "eos_token_id" not in own and "eos_token_id" not in own.get("text_config", {}):
+            special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+            defaults = stated - special
+            stated -= defaults
+            if original.generation_config._from_model_config:
+                found -= defaults
+    found |= stated
+    if model.source is Source.gguf:
+        metadata = gguf_metadata.read(link.resolve()).metadata
+        found |= {metadata[key] for key in gguf_metadata.END_TOKENS if key in metadata}
+    if tokenizer is not None:
+        found |= ids_of(tokenizer.eos_token_id)
+    return sorted(found)
 
 
 def _location(model: Model, link: Path) -> tuple[str, dict[str, Any]]:

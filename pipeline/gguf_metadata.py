@@ -27,6 +27,7 @@ KEPT = 4096  # numbers of an array that are read: one a layer, never one a token
 
 # pre-tokenizers belong to byte-level BPE; what the others are is told by tokenizer.ggml.model alone
 BYTE_LEVEL = "gpt2"
+END_TOKENS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))  # of text, turn, message
 SCALINGS = ("none", "linear", "yarn")  # of rotary positions, that pipeline.gguf_rope applies
 SCALED_ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemma3")
 

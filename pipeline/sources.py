@@ -7,6 +7,7 @@ that identifies a model which is no local file.
 import importlib.util
 from pathlib import Path
 
+from pipeline import gguf_metadata
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing
 from pipeline.layout import CHECKPOINT
@@ -23,7 +24,8 @@ CONVERT = (
 def find(model: Model) -> Path | None:
     """The absolute path of the local folder or GGUF file; None for a model that is no local file.
 
-    Raises UserError when it is missing, or a local folder holds pickles instead of safetensors.
+    Raises UserError when it is missing, a local folder holds pickles instead of safetensors, or a GGUF file is damaged,
+    split or says what cannot be built.
     """
     if model.source not in (Source.local, Source.gguf):
         return None
@@ -31,8 +33,11 @@ def find(model: Model) -> Path | None:
     if not path.exists():
         raise UserError(Problem(f"there is no {path}", "model.path", "give the path of a folder or GGUF file"))
     if model.source is Source.gguf:
-        if path.suffix != ".gguf":
-            raise UserError(Problem(f"{path} is no GGUF file", "model.path", "name the .gguf file itself"))
+        if path.suffix != ".gguf" or not path.is_file():
+            raise UserError(Problem(f"{path} is not a GGUF file", "model.path", "name the .gguf file itself"))
+        found = gguf_metadata.problems(path)
+        if found:
+            raise UserError(found)
         return path.resolve()
     if not (path / "config.json").exists():
         raise UserError(Problem(f"{path} has no config.json", "model.path", "give a folder made by save_pretrained"))

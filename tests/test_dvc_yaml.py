@@ -56,6 +56,7 @@ WITHOUT_KEY = {
     "omegaconf",
     "psutil",
     "ruamel",
+    "sentencepiece",
     "tokenizers",
     "tqdm",
     "yaml",
