@@ -96,6 +96,11 @@ class Header:
         """llama.cpp's name of the architecture."""
         return str(self.metadata["general.architecture"])
 
+    @property
+    def is_gemma(self) -> bool:
+        """Whether it is a Gemma, whose texts never begin with a space that they have not."""
+        return self.architecture.startswith("gemma")
+
     def get(self, key: str, default: Any = None) -> Any:
         """The value of the architecture's own key, such as "rope.freq_base"."""
         return self.metadata.get(f"{self.architecture}.{key}", default)

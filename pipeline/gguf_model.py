@@ -93,7 +93,9 @@ def load(path: Path) -> PreTrainedModel:
         (wrong, f"{path} has", " of another shape than its metadata says", FIX),
     ]
     problems = [
-        Problem(f"{before} {_some(names)}{behind}", "model.path", fix) for names, before, behind, fix in mistakes if names
+        Problem(f"{before} {_some(names)}{behind}", "model.path", fix)
+        for names, before, behind, fix in mistakes
+        if names
     ]
     if problems:
         raise UserError(problems)

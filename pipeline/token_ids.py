@@ -84,6 +84,7 @@ def sentencepiece(path: Path) -> SentencePieceProcessor:
     header = gguf_metadata.read(path)
     fields = _fields(path)
     values = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores", "token_type"))
+    prefix = not header.is_gemma and header.metadata.get("tokenizer.ggml.add_space_prefix", True)
     model = ModelProto()
     for token, score, kind in zip(*values, strict=True):
         # a GGUF file of Gemma spells tokens of several spaces with spaces
@@ -91,7 +92,7 @@ def sentencepiece(path: Path) -> SentencePieceProcessor:
     model.trainer_spec.model_type = model.trainer_spec.BPE
     model.trainer_spec.byte_fallback = any(piece.type == TokenType.BYTE for piece in model.pieces)
     model.normalizer_spec.name = "identity"
-    model.normalizer_spec.add_dummy_prefix = header.metadata.get("tokenizer.ggml.add_space_prefix", True)
+    model.normalizer_spec.add_dummy_prefix = prefix
     model.normalizer_spec.remove_extra_whitespaces = False
     return SentencePieceProcessor(model_proto=model.SerializeToString())
 

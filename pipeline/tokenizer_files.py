@@ -11,9 +11,8 @@ from typing import Any
 
 import gguf
 from gguf import TokenType
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders, normalizers
 from tokenizers import Tokenizer as Backend
-from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, TokenizersBackend
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -101,8 +100,13 @@ def correct(header: Header, backend: Backend) -> None:
         start = metadata.get("tokenizer.ggml.bos_token_id")
         if name in ADD_BOS and start is not None and "tokenizer.ggml.add_bos_token" not in metadata:
             backend.post_processor = starting_with(str(backend.id_to_token(start)), start)
-    elif isinstance(backend.pre_tokenizer, Metaspace) and not metadata.get("tokenizer.ggml.add_space_prefix", True):
-        backend.pre_tokenizer = Metaspace(prepend_scheme="never", split=False)
+    elif metadata["tokenizer.ggml.model"] == SENTENCEPIECE and not header.is_gemma:
+        # sentencepiece puts a space before a text that begins with one too; transformers' class does not
+        spell, prefix = normalizers.Replace(" ", SPACE), metadata.get("tokenizer.ggml.add_space_prefix", True)
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spell]) if prefix else spell
+        backend.pre_tokenizer = None
+        steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
 
 
 def _spaces(path: Path, backend: Backend) -> Iterator[AddedToken]:
