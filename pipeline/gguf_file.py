@@ -8,6 +8,8 @@ loads in a fifth of the time.
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gguf
@@ -61,3 +63,12 @@ def read_once() -> Iterator[None]:
     reader, names = remembering(_Reader), remembering(gguf.get_tensor_name_map)
     with replaced(gguf, GGUFReader=reader, get_tensor_name_map=names), replaced(loader, _gguf_parse_value=_value):
         yield
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[dict[str, Any]]:
+    """Arguments for from_pretrained that name a GGUF file, by a link in a folder of its own: transformers would prefer
+    a tokenizer.json that happens to lie beside the file."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        yield {"pretrained_model_name_or_path": folder, "gguf_file": path.name}

@@ -18,7 +18,7 @@ from transformers.integrations.gguf import is_gguf_arch_supported
 
 from pipeline import gguf_metadata
 from pipeline.errors import Problem, UserError
-from pipeline.gguf_file import read_once
+from pipeline.gguf_file import alone, read_once
 from pipeline.gguf_metadata import Header
 
 SHOWN = 5  # names in one message
@@ -68,8 +68,7 @@ def load(path: Path) -> PreTrainedModel:
     if found:
         raise UserError(found)
     header = gguf_metadata.read(path)
-    where: dict[str, Any] = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    with read_once():
+    with read_once(), alone(path) as where:
         try:
             config = AutoConfig.from_pretrained(**where)
             apply(header, config, path)
@@ -99,6 +98,7 @@ def load(path: Path) -> PreTrainedModel:
     ]
     if problems:
         raise UserError(problems)
+    model.config.name_or_path = str(path.parent)  # not the folder that it was read from, which is gone
     result: PreTrainedModel = model.eval()
     return result
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline import gguf_metadata
 from pipeline.errors import Problem, UserError
-from pipeline.gguf_file import read_once
+from pipeline.gguf_file import alone, read_once
 from pipeline.gguf_metadata import Header
 from pipeline.pre_tokenizers import ADD_BOS, IGNORE_MERGES, pre_tokenizer
 
@@ -81,8 +81,8 @@ def from_gguf(path: Path) -> Tokenizer | None:
     header = gguf_metadata.read(path)
     if header.metadata.get("tokenizer.ggml.model", "none") in NO_TOKENIZER:
         return None
-    with read_once():
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+    with read_once(), alone(path) as where:
+        tokenizer = AutoTokenizer.from_pretrained(**where)
         backend = tokenizer.backend_tokenizer
         correct(header, backend)
         if header.metadata["tokenizer.ggml.model"] == SENTENCEPIECE:

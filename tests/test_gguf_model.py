@@ -84,6 +84,13 @@ def test_metadata_that_transformers_cannot_read(tmp_path: Path, key: str, value:
     assert str(tmp_path) in refusal(gguf_files.write(tmp_path / "a.gguf", {key: value}))
 
 
+def test_an_architecture_that_transformers_does_not_know(tmp_path: Path) -> None:
+    """Named, with the file."""
+    path = gguf_files.write(tmp_path / "a.gguf", architecture="nobodys")
+    with pytest.raises(UserError, match=r"a\.gguf does not load: .* architecture nobodys is not supported"):
+        checkpoint.load(Model(Source.gguf, path=str(path)), path)
+
+
 def test_a_number_without_a_place_is_named(tmp_path: Path) -> None:
     """What llama.cpp would compute with."""
     said = refusal(gguf_files.write(tmp_path / "a.gguf", {"llama.attention.scale": 0.25}))

@@ -171,6 +171,14 @@ def test_smollm_s_pre_tokenizer_matters() -> None:
     assert token_ids.findings(other, Model(Source.gguf, path=str(path)), path, text)
 
 
+def test_files_beside_a_gguf_file_are_left_alone(tmp_path: Path, trained: Tokenizer) -> None:
+    """transformers alone would read this tokenizer.json instead."""
+    path = gguf_files.write(checkpoint_folder(tmp_path / "a", trained, "gpt2") / "a.gguf")
+    tokenizer = loaded(Model(Source.gguf, path=str(path)), tmp_path)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the 12")["input_ids"]) == ["the", "Ġ", "1", "2"]
+    assert tokenizer.eos_token == gguf_files.SPECIAL[2]
+
+
 @pytest.mark.parametrize(("metadata", "first"), [
     ({}, []),
     ({"tokenizer.ggml.pre": "llama-bpe"}, [1]),
