@@ -39,10 +39,10 @@ def load(model: Model, link: Path) -> PreTrainedModel:
                 return _all_random(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
             except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
                 raise _unloadable(model, "configuration", error) from error
-    where, options = _location(model, link)
     try:
         if model.source is Source.gguf:
             return gguf_model.load(link.resolve())
+        where, options = _location(model, link)
         return AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, use_safetensors=True, **options).eval()
     except (OSError, ValueError) as error:
         raise _unloadable(model, "model", error) from error
@@ -73,9 +73,7 @@ def load_tokenizer(model: Model, link: Path) -> Tokenizer | None:
             return tokenizer
         where, options = _location(model, link)
         return tokenizer_files.from_folder(where, options, tokenizer_json(model, link))
-    except UserError:
-        raise
-    except Exception as error:  # what reads a tokenizer raises whatever the file led it to
+    except (OSError, ValueError) as error:
         raise _unloadable(model, "tokenizer", error) from error
 
 
@@ -98,32 +96,38 @@ def stop_tokens(model: Model, link: Path, original: PreTrainedModel, tokenizer: 
     """
     config = original.config.get_text_config()
     found, stated = set(ids_of(original.generation_config.eos_token_id)), set(ids_of(config.eos_token_id))
-    if model.source in (Source.hub, Source.local) and tokenizer is not None:
-        where, options = _location(model, link)
-        own = PreTrainedConfig.get_config_dict(where, **options)[0]
-        if "eos_token_id" not in own and "eos_token_id" not in own.get("text_config", {}):
-            special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-            defaults = stated - special
-            stated -= defaults
-            if original.generation_config._from_model_config:
-                found -= defaults
+    own = _own_metadata(model, link)
+    if tokenizer is not None and not any("eos_token_id" in keys for keys in (own, own.get("text_config", {}))):
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        defaults = stated - special
+        stated -= defaults
+        if original.generation_config._from_model_config:
+            found -= defaults
     found |= stated
     if model.source is Source.gguf:
-        metadata = gguf_metadata.read(link.resolve()).metadata
-        found |= {metadata[key] for key in gguf_metadata.END_TOKENS if key in metadata}
+        found |= {own[key] for key in gguf_metadata.END_TOKENS if key in own}
     if tokenizer is not None:
         found |= ids_of(tokenizer.eos_token_id)
     return sorted(found)
+
+
+def _own_metadata(model: Model, link: Path) -> dict[str, Any]:
+    """What the checkpoint's config.json says, or the metadata of a GGUF file without their prefix."""
+    if model.source is Source.gguf:
+        metadata = gguf_metadata.read(link.resolve()).metadata
+        return {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
+    if model.source is Source.random:
+        return {}
+    where, options = _location(model, link)
+    own: dict[str, Any] = PreTrainedConfig.get_config_dict(where, **options)[0]
+    return own
 
 
 def _location(model: Model, link: Path) -> tuple[str, dict[str, Any]]:
     trust = {"trust_remote_code": model.trust_remote_code}
     if model.source is Source.hub:
         return str(model.id), {"revision": model.revision, **trust}
-    path = link.resolve()
-    if model.source is Source.gguf:
-        return str(path.parent), {"gguf_file": path.name, **trust}
-    return str(path), trust
+    return str(link.resolve()), trust
 
 
 def _name(model: Model) -> str:

@@ -65,7 +65,7 @@ BLOCKS = {
 
 # pre-tokenizers belong to byte-level BPE; what the others are is told by tokenizer.ggml.model alone
 BYTE_LEVEL = "gpt2"
-END_TOKENS = tuple(f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))  # of text, turn, message
+END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")  # of text, turn, message; behind tokenizer.ggml.
 SCALINGS = ("none", "linear", "yarn")  # of rotary positions, that pipeline.gguf_rope applies
 SCALED_ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemma3")
 

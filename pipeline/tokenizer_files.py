@@ -58,13 +58,24 @@ def read_json(path: Path) -> Backend:
     return backend
 
 
+def _auto(pretrained_model_name_or_path: str, **options: Any) -> Tokenizer:
+    """The tokenizer that transformers makes. Raises ValueError or OSError, whatever the files led transformers to."""
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
+        return tokenizer
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {_first_line(error)}") from error
+
+
 def from_folder(where: str, options: dict[str, Any], file: Path | None) -> Tokenizer:
     """The tokenizer of a folder or a repository of the hub; `file`: its tokenizer.json, None where it has none.
 
     Raises UserError when tokenizer.json cannot be read, and whatever AutoTokenizer raises.
     """
     backend = None if file is None else read_json(file)
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    tokenizer = _auto(where, **options)
     if backend is None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
     return tokenizer if backend is None else plain(tokenizer, backend)
@@ -82,7 +93,7 @@ def from_gguf(path: Path) -> Tokenizer | None:
     if header.metadata.get("tokenizer.ggml.model", "none") in NO_TOKENIZER:
         return None
     with read_once(), alone(path) as where:
-        tokenizer = AutoTokenizer.from_pretrained(**where)
+        tokenizer = _auto(**where)
         backend = tokenizer.backend_tokenizer
         correct(header, backend)
         if header.metadata["tokenizer.ggml.model"] == SENTENCEPIECE:

@@ -108,6 +108,15 @@ def test_a_damaged_tokenizer_json(tmp_path: Path, trained: Tokenizer) -> None:
     assert error.value.problems[0].where == str(folder / "tokenizer.json")
 
 
+def test_a_damaged_tokenizer_config(tmp_path: Path, trained: Tokenizer) -> None:
+    """One problem with transformers' own words, whatever it raises."""
+    folder = checkpoint_folder(tmp_path / "a", trained, "llama")
+    for content in ("{", "[]", '{"tokenizer_class": 3}'):
+        (folder / "tokenizer_config.json").write_text(content)
+        with pytest.raises(UserError, match=r"the tokenizer of .* does not load: .*Error"):
+            checkpoint.load_tokenizer(Model(Source.local, path=str(folder)), folder)
+
+
 HUB = """
 from pathlib import Path
 from pipeline import checkpoint, token_ids

@@ -184,6 +184,19 @@ def test_end_tokens_of_a_gguf_file(tmp_path: Path) -> None:
     assert checkpoint.stop_tokens(model, path, gguf_model.load(path), tokenizer) == [0, 1, 2]
 
 
+def test_a_gguf_file_that_names_no_end(tmp_path: Path) -> None:
+    """LlamaConfig's 2 counts where it is a control token, and is ordinary text otherwise."""
+    ends_of = {}
+    for kind in (3, 1):
+        kinds = [3, 3, kind, *[1] * (len(gguf_files.TOKENS) - 3)]
+        changes = {"tokenizer.ggml.eos_token_id": None, "tokenizer.ggml.token_type": kinds}
+        path = gguf_files.write(tmp_path / f"{kind}.gguf", changes)
+        model = Model(Source.gguf, path=str(path))
+        tokenizer = checkpoint.load_tokenizer(model, path)
+        ends_of[kind] = checkpoint.stop_tokens(model, path, gguf_model.load(path), tokenizer)
+    assert ends_of == {3: [2], 1: []}
+
+
 def test_an_artifact_s_folder_has_all_of_them(tmp_path: Path) -> None:
     """One, several, none, no file."""
     for stored, wanted in ((5, {5}), ([5, 2], {2, 5}), (None, set())):
