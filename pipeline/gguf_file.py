@@ -8,6 +8,8 @@ loads in a fifth of the time.
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gguf
@@ -34,6 +36,9 @@ class _Reader(GGUFReader):  # type: ignore[misc]  # its package is not typed
         (count,) = length(data, orig_offs + 4)
         found: list[Any] = [kinds, np.array([count], np.uint64)]
         end = orig_offs + 12
+        least = 8 if number is None else np.dtype(number).itemsize
+        if count > (len(data) - end) // least:  # before as much memory is asked for as a damaged file claims
+            raise ValueError(f"an array at byte {orig_offs} claims {count} values, more than the file has bytes for")
         if number is not None:
             values = data[end : end + count * np.dtype(number).itemsize].view(number)
             kind = [GGUFValueType.ARRAY, *[GGUFValueType(kinds[0])] * bool(count)]
@@ -58,3 +63,12 @@ def read_once() -> Iterator[None]:
     reader, names = remembering(_Reader), remembering(gguf.get_tensor_name_map)
     with replaced(gguf, GGUFReader=reader, get_tensor_name_map=names), replaced(loader, _gguf_parse_value=_value):
         yield
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[dict[str, Any]]:
+    """Arguments for from_pretrained that name a GGUF file, by a link in a folder of its own: transformers would prefer
+    a tokenizer.json that happens to lie beside the file."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / path.name).symlink_to(path.resolve())
+        yield {"pretrained_model_name_or_path": folder, "gguf_file": path.name}

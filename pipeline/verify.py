@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import checkpoint, layout, quality, sensitivity, stage
+from pipeline import checkpoint, layout, quality, sensitivity, stage, texts, token_ids
 from pipeline.artifacts import Artifact, artifacts
 from pipeline.cases import catalog, not_run
 from pipeline.compare import GATES, Limits, Result, Truth, for_json, limits, run_case, run_greedy
@@ -107,6 +107,21 @@ def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_tex
     return results
 
 
+def token_ids_of(folder: Path, model: Model, point: Path, text: str | None) -> Result:
+    """Whether the tokenizer in a folder gives the ids that the checkpoint's own files say."""
+    result = Result()
+    with _recorded(result):
+        tokenizer = load_tokenizer(folder)
+        if tokenizer is None:
+            return Result(not_run="the model has no tokenizer")
+        read = texts.read(text, texts.QUALITY, point)
+        found = token_ids.findings(tokenizer, model, point / layout.CHECKPOINT, read)
+        if found is None:
+            return Result(not_run="no library but transformers reads this tokenizer's files")
+        result.failures += found
+    return result
+
+
 def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> dict[str, list[list[int]]]:
     """Each prompt by itself, and as many together as a batch takes, cut to what leaves room for `count` new tokens."""
     most = largest(runtime.bounds)
@@ -160,6 +175,8 @@ def verify(point: Path, model: Model, options: Verify) -> tuple[Proof, dict[str,
         gc.collect()  # a program's graph is full of cycles: its weights would stay while the next ones load
         whole = last.get(artifact.quantized) == artifact.name
         results[artifact.name] = verify_artifact(artifact, proof, skipped.get(artifact.name), whole)
+    for name in (layout.WRAPPED, layout.ENGINE):  # the folders that hold a tokenizer
+        results[name]["token ids"] = token_ids_of(point / name, model, point, options.quality.text)
     return proof, skipped, results
 
 

@@ -84,12 +84,14 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         logits.value,
         {"batch": axes.batch, "sequence": axes.sequence},
     )
-    original.generation_config.save_pretrained(out)
+    original.generation_config.eos_token_id = checkpoint.stop_tokens(model, link, original, tokenizer) or None
+    original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
     wrapped = decoder.Decoder(original.to(getattr(torch, DTYPES[compute])), logits.value).eval()
     pt2.save(trace(wrapped, signature), out / layout.PROGRAM)
     signature.save(out / layout.SIGNATURE)
     if tokenizer is not None:
-        tokenizer.save_pretrained(out)
+        # several templates would become a folder, which the engine stage does not copy
+        tokenizer.save_pretrained(out, save_jinja_files=not isinstance(tokenizer.chat_template, dict))
 
 
 def main() -> None:

@@ -26,5 +26,5 @@ def test_engines_for_a_gpu_are_inspected_where_there_is_none(engine: str, provid
     report = json.loads((tmp_path / layout.VERIFY).read_text())
     assert report["passed"]
     assert report["skipped"] == {layout.ENGINE: why.what}
-    assert report["artifacts"][layout.ENGINE].keys() == {"contract"}
+    assert report["artifacts"][layout.ENGINE].keys() == {"contract", "token ids"}
     assert report["artifacts"][layout.SIMPLIFIED].keys() > {"contract", "greedy 0"}

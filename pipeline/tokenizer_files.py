@@ -1,0 +1,141 @@
+"""The tokenizer of a checkpoint, whose ids are those of the checkpoint's own files.
+
+AutoTokenizer may build another tokenizer than the files describe: of tokenizer.json it keeps vocabulary and merges for
+some classes and lets the class split the text; of a GGUF file's `tokenizer.ggml.pre` it knows a few names. So the
+tokenizer proper is taken from the file, and from transformers what it knows besides: special tokens, chat template.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+from gguf import TokenType
+from tokenizers import AddedToken, decoders, normalizers
+from tokenizers import Tokenizer as Backend
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, TokenizersBackend
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from pipeline import gguf_metadata
+from pipeline.errors import Problem, UserError
+from pipeline.gguf_file import alone, read_once
+from pipeline.gguf_metadata import Header
+from pipeline.pre_tokenizers import ADD_BOS, IGNORE_MERGES, pre_tokenizer
+
+TOKENIZER_JSON = "tokenizer.json"
+# of the class that transformers chose: how it builds or changes its backend
+CLASS_OWN = {
+    *("tokenizer_class", "tokenizer_file", "vocab_file", "merges_file", "vocab", "merges", "added_tokens_decoder"),
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "auto_map", "backend", "tokenizer_object", "from_slow"),
+    *("name_or_path", "is_local", "local_files_only", "fix_mistral_regex", "legacy"),
+    *("use_default_system_prompt", "sp_model_kwargs", "spaces_between_special_tokens", "trim_offsets"),
+}
+SENTENCEPIECE, SPACE = "llama", "\u2581"
+NO_TOKENIZER = ("none", "no_vocab")  # tokenizer.ggml.model of a file that has none
+
+
+def plain(tokenizer: Tokenizer, backend: Backend) -> Tokenizer:
+    """The tokenizer with another backend, in transformers' class that changes nothing in it."""
+    kept: dict[str, Any] = {key: value for key, value in tokenizer.init_kwargs.items() if key not in CLASS_OWN}
+    kept |= {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
+    kept |= {"chat_template": tokenizer.chat_template, "model_max_length": tokenizer.model_max_length}
+    kept |= {"clean_up_tokenization_spaces": False}
+    backend.no_truncation()
+    backend.no_padding()
+    return TokenizersBackend(tokenizer_object=backend, **kept)
+
+
+def read_json(path: Path) -> Backend:
+    """The tokenizer that a tokenizer.json describes. Raises UserError when it cannot be read."""
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        what = f"{path} cannot be read: {_first_line(error)}"
+        raise UserError(Problem(what, str(path), "download it again, or save it with save_pretrained")) from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _auto(pretrained_model_name_or_path: str, **options: Any) -> Tokenizer:
+    """The tokenizer that transformers makes. Raises ValueError or OSError, whatever the files led transformers to."""
+    try:
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
+        return tokenizer
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {_first_line(error)}") from error
+
+
+def from_folder(where: str, options: dict[str, Any], file: Path | None) -> Tokenizer:
+    """The tokenizer of a folder or a repository of the hub; `file`: its tokenizer.json, None where it has none.
+
+    Raises UserError when tokenizer.json cannot be read, and whatever AutoTokenizer raises.
+    """
+    backend = None if file is None else read_json(file)
+    tokenizer = _auto(where, **options)
+    if backend is None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+    return tokenizer if backend is None else plain(tokenizer, backend)
+
+
+def from_gguf(path: Path) -> Tokenizer | None:
+    """The tokenizer of a GGUF file; None where the file has none.
+
+    Raises UserError for a damaged file or one whose pre-tokenizer is not known, and what AutoTokenizer raises.
+    """
+    found = gguf_metadata.problems(path)
+    if found:
+        raise UserError(found)
+    header = gguf_metadata.read(path)
+    if header.metadata.get("tokenizer.ggml.model", "none") in NO_TOKENIZER:
+        return None
+    with read_once(), alone(path) as where:
+        tokenizer = _auto(**where)
+        backend = tokenizer.backend_tokenizer
+        correct(header, backend)
+        if header.metadata["tokenizer.ggml.model"] == SENTENCEPIECE:
+            backend.add_tokens(list(_spaces(path, backend)))
+    return plain(tokenizer, backend)
+
+
+def correct(header: Header, backend: Backend) -> None:
+    """Bring into a backend what a GGUF file's metadata says and transformers does not read."""
+    name = header.pre_tokenizer
+    metadata = header.metadata
+    if name is not None:
+        backend.pre_tokenizer = pre_tokenizer(name)
+        backend.model.ignore_merges = name in IGNORE_MERGES
+        start = metadata.get("tokenizer.ggml.bos_token_id")
+        if name in ADD_BOS and start is not None and "tokenizer.ggml.add_bos_token" not in metadata:
+            backend.post_processor = starting_with(str(backend.id_to_token(start)), start)
+    elif metadata["tokenizer.ggml.model"] == SENTENCEPIECE and not header.is_gemma:
+        # sentencepiece puts a space before a text that begins with one too; transformers' class does not
+        spell, prefix = normalizers.Replace(" ", SPACE), metadata.get("tokenizer.ggml.add_space_prefix", True)
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), spell]) if prefix else spell
+        backend.pre_tokenizer = None
+        steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+        backend.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if prefix else steps)
+
+
+def _spaces(path: Path, backend: Backend) -> Iterator[AddedToken]:
+    """Gemma's tokens of 2 to 31 spaces, which sentencepiece finds in a text before it merges anything: a run of 33 is
+    31 and 2, by merges it would be 16 and 17. They are found in the text whose spaces are spelled as in the
+    vocabulary."""
+    fields = gguf.GGUFReader(str(path)).fields
+    kinds = fields["tokenizer.ggml.token_type"].contents() if "tokenizer.ggml.token_type" in fields else []
+    for token, kind in zip(fields["tokenizer.ggml.tokens"].contents(), kinds, strict=False):
+        spelled = token.replace(" ", SPACE)
+        if kind == TokenType.USER_DEFINED and spelled != token and backend.token_to_id(spelled) is not None:
+            yield AddedToken(spelled, normalized=True, special=False)
+
+
+def starting_with(token: str, number: int) -> TemplateProcessing:
+    """Puts a token before every text."""
+    return TemplateProcessing(single=f"{token}:0 $A:0", pair=f"{token}:0 $A:0 $B:1", special_tokens=[(token, number)])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,151 @@
+"""pipeline.gguf_metadata: the header is read as gguf reads it, and no damage to it ends in a traceback."""
+
+import contextlib
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline import gguf_metadata
+from pipeline.errors import Problem, UserError
+from tests import gguf_files
+
+COUNT = 2**60
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound file."""
+    return gguf_files.write(tmp_path_factory.mktemp("gguf") / "a.gguf", {"some.numbers": [1, 2]})
+
+
+def refusal(path: Path) -> Problem:
+    """The one problem of a file."""
+    try:
+        (problem,) = gguf_metadata.problems(path)
+    except UserError as error:
+        (problem,) = error.problems
+    return problem
+
+
+def rewritten(file: Path, folder: Path, at: int, data: bytes) -> Path:
+    """A copy with other bytes in one place."""
+    content = bytearray(file.read_bytes())
+    content[at : at + len(data)] = data
+    path = folder / "changed.gguf"
+    path.write_bytes(content)
+    return path
+
+
+def test_block_sizes_are_gguf_s_own() -> None:
+    """The table holds every type that the installed gguf knows."""
+    assert {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()} == gguf_metadata.BLOCKS
+
+
+def test_the_header_is_what_gguf_reads(file: Path) -> None:
+    """Every number, text and short array, the length of long ones, every tensor with its shape and type."""
+    header, reader = gguf_metadata.read(file), gguf.GGUFReader(file)
+    for key, value in header.metadata.items():
+        own = reader.fields[key].contents()
+        assert value == (own if not isinstance(own, list) or not isinstance(own[0], str) else len(own)), key
+    assert {
+        f"GGUF.{name}" for name in ("version", "tensor_count", "kv_count")
+    } == reader.fields.keys() - header.metadata
+    table = [(t.name, t.shape, t.kind) for t in header.tensors]
+    assert table == [(t.name, tuple(reversed(t.shape.tolist())), int(t.tensor_type)) for t in reader.tensors]
+    assert gguf_metadata.problems(file) == []
+
+
+@pytest.mark.parametrize("length", [0, 3, 20, 23, 24, 100, 1000, 4000])
+def test_a_file_cut_off_in_its_header(file: Path, tmp_path: Path, length: int) -> None:
+    """One problem with the file, the cause and what to do."""
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(file.read_bytes()[:length])
+    problem = refusal(path)
+    assert str(path) in problem.what
+    assert "download" in problem.fix
+
+
+def test_a_file_cut_off_in_its_weights(file: Path, tmp_path: Path) -> None:
+    """The first tensor that is not whole is named."""
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(file.read_bytes()[:-4])
+    assert "tensor blk.1.ffn_down.weight ends at byte" in refusal(path).what
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "says"),
+    [
+        (0, b"PK\3\4", "does not begin with the letters GGUF"),
+        (4, struct.pack("<I", 1), "version is 1"),
+        (4, struct.pack(">I", 3), "big-endian"),
+        (8, struct.pack("<Q", COUNT), f"claims {COUNT} tensors"),
+        (16, struct.pack("<Q", COUNT), f"claims {COUNT} keys"),
+        (24, struct.pack("<Q", COUNT), f"claims {COUNT} bytes"),
+    ],
+)
+def test_numbers_that_a_damaged_file_claims(file: Path, tmp_path: Path, at: int, data: bytes, says: str) -> None:
+    """Magic, version, byte order, counts and lengths: said before memory is asked for."""
+    assert says in refusal(rewritten(file, tmp_path, at, data)).what
+
+
+@pytest.mark.parametrize(("key", "says"), [("some.numbers", "numbers"), ("tokenizer.ggml.merges", "texts")])
+def test_arrays_longer_than_the_file(file: Path, tmp_path: Path, key: str, says: str) -> None:
+    """Here and in the reader that transformers uses within read_once."""
+    at = file.read_bytes().index(key.encode()) + len(key) + 8  # behind the types of the value and its elements
+    path = rewritten(file, tmp_path, at, struct.pack("<Q", COUNT))
+    assert f"claims {COUNT} {says}" in refusal(path).what
+    from pipeline.gguf_file import read_once
+
+    with read_once(), pytest.raises(ValueError, match=f"claims {COUNT} values"):
+        gguf.GGUFReader(path)
+
+
+@given(at=st.integers(0, 6000), data=st.binary(min_size=1, max_size=8))
+def test_no_damage_to_a_header_ends_in_a_traceback(
+    tmp_path_factory: pytest.TempPathFactory, file: Path, at: int, data: bytes
+) -> None:
+    """Whatever bytes are overwritten: the file is sound, or it is the user's."""
+    with contextlib.suppress(UserError):
+        gguf_metadata.problems(rewritten(file, tmp_path_factory.getbasetemp(), at, data))
+
+
+def test_a_part_of_a_split_file(tmp_path: Path) -> None:
+    """Refused with the command that merges it."""
+    problem = refusal(gguf_files.write(tmp_path / "m-00002-of-00003.gguf", {"split.count": 3}))
+    assert "one of 3 parts" in problem.what
+    assert "llama-gguf-split --merge m-00001-of-00003.gguf" in problem.fix
+    assert gguf_metadata.problems(gguf_files.write(tmp_path / "whole.gguf", {"split.count": 1})) == []
+
+
+def test_an_unknown_pre_tokenizer(tmp_path: Path) -> None:
+    """Named. A missing one is llama.cpp's default, and sentencepiece has none."""
+    assert (
+        "'nobody-knows'" in refusal(gguf_files.write(tmp_path / "a.gguf", {"tokenizer.ggml.pre": "nobody-knows"})).what
+    )
+    missing = gguf_metadata.read(gguf_files.write(tmp_path / "b.gguf", {"tokenizer.ggml.pre": None}))
+    assert missing.pre_tokenizer == "default"
+    other = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "whatever"}
+    assert gguf_metadata.read(gguf_files.write(tmp_path / "c.gguf", other)).pre_tokenizer is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "tensor", "architecture", "says"),
+    [
+        ({"llama.rope.scaling.type": "longrope"}, None, "llama", "rope.scaling.type is 'longrope'"),
+        ({}, "rope_factors_long.weight", "llama", "rope_factors_long.weight"),
+        ({"llama.rope.scaling.type": "linear"}, None, "stablelm", "rotary scaling of stablelm"),
+        ({}, "rope_freqs.weight", "phi3", "rotary scaling of phi3"),
+    ],
+)
+def test_rotary_scaling_that_is_not_applied(
+    tmp_path: Path, metadata: dict[str, str], tensor: str | None, architecture: str, says: str
+) -> None:
+    """Refused by name."""
+    weights = gguf_files.tensors() | ({tensor: np.ones(8, np.float32)} if tensor else {})
+    path = gguf_files.write(tmp_path / "a.gguf", metadata, weights, architecture=architecture)
+    assert says in refusal(path).what
