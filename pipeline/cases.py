@@ -41,8 +41,8 @@ class Case:
         return inside and min(self.past) >= 0 and max(map(self.written, range(self.batch))) <= cache_size
 
 
-def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
-    """All cases that these profiles and this cache allow."""
+def catalog(bounds: Bounds, cache_size: int, limits: tuple[int, ...] = ()) -> list[Case]:
+    """All cases that these profiles and this cache allow; limits: Signature.limits."""
     most = largest(bounds)
     longest, widest = min(most["sequence"], cache_size), most["batch"]
 
@@ -65,5 +65,15 @@ def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
         Case("ragged chunks", mixed, ragged(longest, (4, 7, 2), (1, 5, 6))),
         Case("an idle row", (4, 9), ((min(2, longest), 0), (1, 0))),
         Case("largest batch", (0,) * widest, ragged(longest, (2, 1) * widest, (1,) * widest)),
+        *(_around(limit, widest, longest, cache_size) for limit in limits if limit < cache_size),
     ]
     return [case for case in cases if case.fits(bounds, cache_size)]
+
+
+def _around(limit: int, widest: int, longest: int, cache_size: int) -> Case:
+    """Rows on either side of a limit of position in one batch: row 0 crosses it, within its first step where the
+    profiles allow one of four tokens; row 1 stays far below; row 2 is beyond."""
+    steps = tuple(tuple(min(n, longest) for n in step[:widest]) for step in ((4, 1, 2), (1, 1, 1), (1, 1, 1)))
+    last = cache_size - sum(map(max, steps))
+    past = (max(0, min(limit - 2, last)), 0, min(limit + 3, last))[:widest]
+    return Case(f"both sides of position {limit}", past, steps)

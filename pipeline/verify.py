@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import checkpoint, layout, quality, stage
+from pipeline import checkpoint, layout, positions, quality, stage
 from pipeline.artifacts import Artifact, artifacts
 from pipeline.cases import catalog
 from pipeline.compare import GATES, Result, Truth, for_json, run_case, run_greedy
@@ -58,7 +58,7 @@ def verify_artifact(
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}
-    cases = catalog(runtime.bounds, artifact.signature.cache_size)
+    cases = catalog(runtime.bounds, artifact.signature.cache_size, artifact.signature.limits)
     gates = gates_of(artifact, options)
     for case in cases:
         runs[case.name] = partial(run_case, case, runtime, truth, *gates)
@@ -111,7 +111,9 @@ def tokenized(prompts: list[str], point: Path, signature: Signature, seed: int) 
 def verify(point: Path, model: Model, options: Verify) -> dict[str, dict[str, Result]]:
     """Verify every artifact of a point against its original: artifact -> case -> result."""
     signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
-    reference = Reference(checkpoint.load(model, point / layout.CHECKPOINT))
+    original = checkpoint.load(model, point / layout.CHECKPOINT)
+    positions.freeze(original, signature.cache_size)
+    reference = Reference(original)
     truth = Truth(reference, signature, options.seed)
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
