@@ -47,18 +47,18 @@ class Case:
         return ""
 
 
-def catalog(bounds: Bounds, cache_size: int) -> list[Case]:
-    """All cases that these profiles and this cache allow."""
-    return [case for case in _all(bounds, cache_size) if not case.left_out(bounds, cache_size)]
+def catalog(bounds: Bounds, cache_size: int, limits: tuple[int, ...] = ()) -> list[Case]:
+    """All cases that these profiles and this cache allow; limits: Signature.limits."""
+    return [case for case in _all(bounds, cache_size, limits) if not case.left_out(bounds, cache_size)]
 
 
-def not_run(bounds: Bounds, cache_size: int) -> dict[str, str]:
+def not_run(bounds: Bounds, cache_size: int, limits: tuple[int, ...] = ()) -> dict[str, str]:
     """The other cases by name, and why each is left out."""
-    reasons = {case.name: case.left_out(bounds, cache_size) for case in _all(bounds, cache_size)}
+    reasons = {case.name: case.left_out(bounds, cache_size) for case in _all(bounds, cache_size, limits)}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _all(bounds: Bounds, cache_size: int) -> list[Case]:
+def _all(bounds: Bounds, cache_size: int, limits: tuple[int, ...]) -> list[Case]:
     """All cases, cut to the largest batch and sequence of these profiles."""
     most = largest(bounds)
     longest, widest = min(most["sequence"], cache_size), most["batch"]
@@ -82,4 +82,14 @@ def _all(bounds: Bounds, cache_size: int) -> list[Case]:
         Case("ragged chunks", mixed, ragged(longest, (4, 7, 2), (1, 5, 6)), rows=2),
         Case("an idle row", (4, 9)[:widest], ragged(longest, (2, 0), (1, 0)), rows=2),
         Case("largest batch", (0,) * widest, ragged(longest, (2, 1) * widest, (1,) * widest)),
+        *(_around(limit, widest, longest, cache_size) for limit in limits if limit < cache_size),
     ]
+
+
+def _around(limit: int, widest: int, longest: int, cache_size: int) -> Case:
+    """Rows on either side of a limit of position in one batch: row 0 crosses it, within its first step where the
+    profiles allow one of four tokens; row 1 stays far below; row 2 is beyond."""
+    steps = tuple(tuple(min(n, longest) for n in step[:widest]) for step in ((4, 1, 2), (1, 1, 1), (1, 1, 1)))
+    last = cache_size - sum(map(max, steps))
+    past = (max(0, min(limit - 2, last)), 0, min(limit + 3, last))[:widest]
+    return Case(f"both sides of position {limit}", past, steps)

@@ -4,7 +4,8 @@ Nothing here trusts a name or a flag that a converter was given; each check read
 Every function returns findings as sentences, none when all is well.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import onnx
 import torch
@@ -18,6 +19,7 @@ ONNX_TYPES: dict[int, str] = {
     onnx.TensorProto.BFLOAT16: "bfloat16",
     onnx.TensorProto.INT64: "int64",
 }
+HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 FORBIDDEN = {"If", "Loop", "Scan"}
 
 
@@ -44,12 +46,33 @@ def program_findings(program: torch.export.ExportedProgram, signature: Signature
     for symbol, axis in symbols.items():
         if ends.get(symbol, 0) < signature.axes.get(axis, 1):
             findings.append(f"axis {axis} ends at {ends.get(symbol)}, declared is {signature.axes.get(axis)}")
+    return findings + _program_angle_findings(program)
+
+
+def _program_angle_findings(program: torch.export.ExportedProgram) -> list[str]:
+    """Findings about rotary angles: all that cos and sin of positions are computed from is fp32."""
+    inputs = set(map(str, program.graph_signature.user_inputs))
+    findings = []
+    for node in program.graph.nodes:
+        if node.target not in (torch.ops.aten.cos.default, torch.ops.aten.sin.default):
+            continue
+        path = _upstream(node.args[0], lambda value: value.all_input_nodes)
+        if len(inputs.intersection(value.name for value in path)) > 1:
+            continue  # of more than positions
+        types = {value.name: value.meta["val"].dtype for value in path if hasattr(value.meta.get("val"), "dtype")}
+        short = sorted(name for name, dtype in types.items() if dtype.is_floating_point and dtype.itemsize < 4)
+        findings += [f"{node.name}: rotary angles are computed in 16 bits, in {', '.join(short)}"] if short else []
     return findings
 
 
 def onnx_findings(model: onnx.ModelProto, signature: Signature) -> list[str]:
     """Findings about a portable graph: interface, axes, standard operators only, cache in place, causal lengths."""
-    return [*interface_findings(model, signature), *_operator_findings(model), *_cache_findings(model, signature)]
+    return [
+        *interface_findings(model, signature),
+        *_operator_findings(model),
+        *_cache_findings(model, signature),
+        *_angle_findings(model),
+    ]
 
 
 def interface_findings(model: onnx.ModelProto, signature: Signature) -> list[str]:
@@ -96,6 +119,41 @@ def _cache_findings(model: onnx.ModelProto, signature: Signature) -> list[str]:
             how = "nothing" if node is None else f"{node.op_type} of {node.input[0]}"
             findings.append(f"{new} is {how}, not a TensorScatter into {past}: it cannot be in place")
     return findings
+
+
+def _angle_findings(model: onnx.ModelProto) -> list[str]:
+    """Findings about rotary angles: all that Cos and Sin of positions are computed from is fp32."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    half = {t.name for t in model.graph.initializer if t.data_type in HALF}
+    inputs = {value.name for value in model.graph.input}
+
+    def sources(name: str) -> Iterable[str]:
+        return filter(None, producers[name].input) if name in producers else ()
+
+    findings = []
+    for node in model.graph.node:
+        if node.op_type not in ("Cos", "Sin"):
+            continue
+        path = _upstream(node.input[0], sources)
+        if len(inputs.intersection(path)) > 1:
+            continue  # of more than positions
+        made = (producers[name] for name in path if name in producers)
+        casts = {n.name for n in made if any(a.name == "to" and a.i in HALF for a in n.attribute)}
+        short = sorted(half.intersection(path) | casts)
+        findings += [f"{node.name}: rotary angles are computed in 16 bits, in {', '.join(short)}"] if short else []
+    return findings
+
+
+def _upstream(start: Any, sources: Callable[[Any], Iterable[Any]]) -> list[Any]:
+    """All that a value is computed from."""
+    found: dict[Any, None] = {start: None}
+    left = [start]
+    while left:
+        for source in sources(left.pop()):
+            if source not in found:
+                found[source] = None
+                left.append(source)
+    return list(found)
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:

@@ -15,7 +15,7 @@ from pipeline.files import replacing_folder
 from pipeline.signature import Signature
 from pipeline.spec import Engine, EngineKind, Profile, section
 
-NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.SIGNATURE}
+NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.SIGNATURE, layout.NOTES}
 
 
 def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Path) -> None:

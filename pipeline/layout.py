@@ -16,6 +16,7 @@ NETWORK = "network"  # no folder: what TensorRT made of the model before it buil
 
 PROGRAM = "model.pt2"
 SIGNATURE = "signature.json"
+NOTES = "notes.json"  # of wrapped/: what was decided about positions, as sentences
 MODEL = "model.onnx"
 DATA = "model.onnx.data"  # every weight of graph.INLINE_BELOW bytes and more
 CHANGES = "simplify.json"

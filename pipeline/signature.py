@@ -34,6 +34,7 @@ class Signature:
     aliases: dict[str, str]  # present.* -> past_key_values.*
     axes: dict[str, int]  # name -> largest size; the smallest is 1
     cache_size: int
+    limits: tuple[int, ...] = ()  # token counts at which the model changes what it does: sliding windows and the like
 
     @property
     def caches(self) -> tuple[Tensor, ...]:
@@ -61,7 +62,9 @@ class Signature:
         def tensors(rows: list[dict]) -> tuple[Tensor, ...]:  # type: ignore[type-arg]  # parsed JSON
             return tuple(Tensor(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
 
-        return cls(tensors(raw["inputs"]), tensors(raw["outputs"]), raw["aliases"], raw["axes"], raw["cache_size"])
+        limits = tuple(raw.get("limits", ()))
+        inputs, outputs = tensors(raw["inputs"]), tensors(raw["outputs"])
+        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits)
 
 
 def contract(
@@ -70,11 +73,12 @@ def contract(
     compute: str,
     logits: str,
     axes: dict[str, int],
+    limits: tuple[int, ...] = (),
 ) -> Signature:
     """The contract for a decoder with these caches.
 
     layers: per layer the key's and the value's (kv_heads, cache_size, head_dim); compute: fp32, fp16 or bf16;
-    logits: "last" or "all"; axes: the largest batch and sequence.
+    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits.
     """
     dtype = DTYPES[compute]
     tokens = ("batch", "sequence")
@@ -96,4 +100,5 @@ def contract(
         aliases={new.name: old.name for new, old in zip(present, past, strict=True)},
         axes=axes,
         cache_size=layers[0][0][1],
+        limits=limits,
     )

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import checkpoint, layout, quality, sensitivity, stage, texts, token_ids
+from pipeline import checkpoint, layout, positions, quality, sensitivity, stage, texts, token_ids
 from pipeline.artifacts import Artifact, artifacts
 from pipeline.cases import catalog, not_run
 from pipeline.compare import GATES, Limits, Result, Truth, for_json, limits, run_case, run_greedy
@@ -80,7 +80,8 @@ def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_tex
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}
-    options, allowed, held = proof.options, (runtime.bounds, artifact.signature.cache_size), proof.limits(artifact)
+    options, signature, held = proof.options, artifact.signature, proof.limits(artifact)
+    allowed = runtime.bounds, signature.cache_size, signature.limits
     results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}
     cases = catalog(*allowed)
     for case in cases:
@@ -159,7 +160,9 @@ def verify(point: Path, model: Model, options: Verify) -> tuple[Proof, dict[str,
     """Verify every artifact of a point against its original: what they were held to, why an artifact cannot run here,
     and artifact -> case -> result."""
     signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
-    reference = Reference(checkpoint.load(model, point / layout.CHECKPOINT))
+    original = checkpoint.load(model, point / layout.CHECKPOINT)
+    positions.freeze(original, signature.cache_size)
+    reference = Reference(original)
     truth = Truth(reference, signature, options.seed)
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []

@@ -1,27 +1,33 @@
 """Stage wrap: checkpoint -> wrapped/, the exported program of the model behind the graph contract.
 
-wrapped/ holds model.pt2 (weights included), signature.json, generation_config.json and the tokenizer's files.
+wrapped/ holds model.pt2 (weights included), signature.json, notes.json, generation_config.json and the tokenizer's
+files.
 """
 
+import sys
 from pathlib import Path
 
 import torch
 from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from pipeline import checkpoint, decoder, layout, pt2, stage
-from pipeline.files import replacing_folder
+from pipeline import checkpoint, decoder, layout, overflow, positions, pt2, stage
+from pipeline.cast import cast
+from pipeline.errors import Problem, UserError
+from pipeline.files import replacing_folder, write_json
 from pipeline.gguf_file import read_once
 from pipeline.patch import replaced
 from pipeline.refusals import unsupported_reason
 from pipeline.signature import DTYPES, Signature, contract
-from pipeline.spec import Axes, Cache, Logits, Model, Precision, Wrap, section
+from pipeline.spec import Axes, Cache, Compute, Logits, Model, Precision, Wrap, section
 
 EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees: not 0 or 1, which it would take as fixed
 # Even an axis of one size is traced as symbolic, so the graph stays the same; the runtime holds the limit. In a range
 # of 1 to 2 the tracer gives every input a symbol of its own.
 LEAST_RANGE = 64
-
+SAMPLE = "The capital of France is Paris, and"  # what a model in fp16 is tried on, and this many random tokens
+RANDOM_TOKENS = 8
 
 CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
 
@@ -65,6 +71,22 @@ def _check_supported(model: PreTrainedModel) -> None:
         raise decoder.unsupported(type(model).__name__, reason)
 
 
+def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
+    """Raise UserError for a model in fp16 that leaves fp16's range on a short text, or on random tokens."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    text = [] if tokenizer is None else [token for token in tokenizer(SAMPLE)["input_ids"] if token < vocabulary]
+    drawn = torch.randint(vocabulary, (RANDOM_TOKENS,), generator=torch.Generator().manual_seed(0))
+    name = overflow.first_non_finite(model, [*text, *drawn.tolist()])
+    if name is not None:
+        raise UserError(
+            Problem(
+                f"the model overflows in fp16, which ends at 65504: the output of {name} is the first not finite",
+                "precision.compute",
+                "choose precision=bf16 or precision=fp32",
+            )
+        )
+
+
 def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: Logits, link: Path, out: Path) -> None:
     """Write the wrapped model to the folder `out`."""
     with read_once():
@@ -75,6 +97,9 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         original = checkpoint.load(model, link, config)
         _check_supported(original)
         tokenizer = checkpoint.load_tokenizer(model, link)
+    notes = positions.freeze(original, cache.size)
+    for note in notes:
+        print(f"warning: {note}", file=sys.stderr)
     layers = decoder.cache_shapes(original, cache.size)
     compute = precision.compute.value
     signature = contract(
@@ -83,12 +108,19 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         compute,
         logits.value,
         {"batch": axes.batch, "sequence": axes.sequence},
+        positions.limits(original.config),
     )
     original.generation_config.eos_token_id = checkpoint.stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
-    wrapped = decoder.Decoder(original.to(getattr(torch, DTYPES[compute])), logits.value).eval()
+    cast(original, getattr(torch, DTYPES[compute]))
+    if wrong := positions.wrong_frequencies(original, cache.size):
+        raise UserError(wrong)
+    if precision.compute is Compute.fp16:
+        check_range(original, tokenizer)
+    wrapped = decoder.Decoder(original, logits.value).eval()
     pt2.save(trace(wrapped, signature), out / layout.PROGRAM)
     signature.save(out / layout.SIGNATURE)
+    write_json(out / layout.NOTES, notes)
     if tokenizer is not None:
         # several templates would become a folder, which the engine stage does not copy
         tokenizer.save_pretrained(out, save_jinja_files=not isinstance(tokenizer.chat_template, dict))

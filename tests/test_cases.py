@@ -18,11 +18,11 @@ def test_default_profiles_run_every_kind_of_case() -> None:
     assert max(case.written(0) for case in cases) == 1024
 
 
-@given(st.integers(1, 9), st.integers(1, 40), st.integers(2, 64))
-def test_every_case_fits(batch: int, sequence: int, cache_size: int) -> None:
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(2, 64), st.integers(1, 70))
+def test_every_case_fits(batch: int, sequence: int, cache_size: int, limit: int) -> None:
     """No case leaves the profiles or the cache, and one token is always among them."""
     bounds = {"prefill": {"batch": (1, batch), "sequence": (1, sequence)}}
-    cases = catalog(bounds, cache_size)
+    cases = catalog(bounds, cache_size, (limit,))
     assert "one token" in {case.name for case in cases}
     for case in cases:
         for rows, tokens in case.sizes():
@@ -53,3 +53,17 @@ def test_why_a_case_is_left_out() -> None:
     gap = {"prefill": {"batch": (1, 4), "sequence": (4, 8)}, "decode": {"batch": (1, 1), "sequence": (1, 1)}}
     assert not_run(gap, 64)["ragged decode"] == "no profile takes batch 3 x sequence 1"
     assert not_run(DEFAULT, 1024) == {}
+
+
+@given(st.integers(1, 9), st.integers(1, 40), st.integers(8, 300), st.integers(2, 300))
+def test_rows_stand_on_both_sides_of_each_limit(batch: int, sequence: int, cache_size: int, limit: int) -> None:
+    """A case for each limit inside the cache: row 0 crosses it where there is room; others stay below or lie beyond."""
+    bounds = {"prefill": {"batch": (1, batch), "sequence": (1, sequence)}}
+    cases = [case for case in catalog(bounds, cache_size, (limit,)) if "both sides" in case.name]
+    assert len(cases) == (limit < cache_size)
+    for case in cases:
+        ends = [case.past[row] + sum(step[row] for step in case.steps) for row in range(case.batch)]
+        if limit + 10 < cache_size:
+            assert case.past[0] < limit < ends[0]
+        if limit + 10 < cache_size and limit > 3 and batch > 2:
+            assert ends[1] <= limit < case.past[2]

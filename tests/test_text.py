@@ -92,8 +92,8 @@ def test_a_changed_tokenizer_is_found(of_gguf: Path) -> None:
 
 
 def test_verify_says_what_it_cannot_check(of_gguf: Path, tmp_path: Path) -> None:
-    """Ids that the file's own vocabulary gives pass; without a tokenizer, or where nothing else reads it, the report says
-    that nothing was compared."""
+    """Ids that the file gives pass. Without a tokenizer, or where nothing else reads it, the report says that none were
+    compared."""
     model = section(Model, of_gguf)
     assert token_ids_of(of_gguf / layout.ENGINE, model, of_gguf, None).as_dict() == {"passed": True, "failures": []}
     none = token_ids_of(tmp_path, Model(Source.random), tmp_path, None)
