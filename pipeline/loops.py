@@ -1,4 +1,4 @@
-"""Does a generated text go round in circles?"""
+"""How much a generated text repeats itself."""
 
 from collections.abc import Sequence
 

@@ -1,6 +1,7 @@
 """The proof must be able to fail: real damage in each artifact is caught, and named."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from pipeline.loops import repetition
 from pipeline.reference import Reference
 from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
+from pipeline.sensitivity import Sensitivity
 from pipeline.signature import Signature
 from pipeline.spec import Cache, Model, Verify, section
 from pipeline.verify import WHOLE, Proof, gates_of, greedy_batches, problems, tokenized, verify_artifact, worst
@@ -367,3 +369,57 @@ def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:
     passed = {name: all(c.get("passed", True) for c in cases.values()) for name, cases in report["artifacts"].items()}
     assert passed == {"wrapped": True, "onnx": False, "simplified": False, "engine": True}
     assert json.loads((folder / layout.ACCURACY).read_text())["engine"]["greedy_agreement"] == 1
+
+
+def test_an_error_of_our_own_keeps_its_traceback(
+    tiny: tuple[Path, Signature], truth: Truth, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is a failure of its case, with the traceback in the report, and printed as the bug that it is; what a runtime
+    raises over a damaged file is in the report alone."""
+    artifact, options = found(tiny[0])[layout.SIMPLIFIED], section(Verify, tiny[0])
+    words: list[list[int]] = [["no", "numbers"]]  # type: ignore[list-item]
+    results = verify_artifact(artifact, Proof(truth, words, [], options, Sensitivity()), None, whole_text=False)
+    (case,) = [case for case, result in results.items() if result.failures]
+    assert case == WHOLE
+    assert "TypeError" in results[case].traceback
+    assert any("TypeError" in line for line in results[case].as_dict()["traceback"])  # type: ignore[attr-defined]
+    assert "Traceback" in capsys.readouterr().err
+    folder = tiny[0].parent / "damaged"
+    shutil.copytree(tiny[0], folder, symlinks=True)
+    (folder / layout.SIMPLIFIED / layout.MODEL).write_bytes(b"no model")
+    damaged = verify_artifact(
+        found(folder)[layout.SIMPLIFIED], Proof(truth, [], [], options, Sensitivity()), None, False
+    )
+    assert damaged["contract"].failures[0].startswith("does not run: ")
+    assert damaged["contract"].traceback
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_behind_rounded_activations_the_fix_names_their_key(tiny_copy: Callable[[], Path]) -> None:
+    """An engine that misses a gate where quantized/ may pass: what rounds its inputs can be switched off."""
+    folder = tiny_copy()
+    path = folder / layout.ENGINE / layout.ENGINE_INFO
+    info = json.loads(path.read_text())
+    (folder / layout.QUANTIZED).mkdir(exist_ok=True)
+    (folder / layout.QUANTIZED / layout.MODEL).touch()
+    for rounds in (False, True):
+        path.write_text(json.dumps(info | {"int8_activations": rounds}))
+        fixes = {name: artifact.fix() for name, artifact in found(folder).items()}
+        assert bool(fixes.pop(layout.ENGINE)) == rounds
+        assert set(fixes.values()) == {""}
+    fix = found(folder)[layout.ENGINE].fix()
+    (problem,) = problems({layout.ENGINE: {"prefill": Result(failures=["kl is 1"])}}, {layout.ENGINE: fix})
+    assert problem.fix.startswith("engine.int8_activations=false, which does not round activations to 8 bits; ")
+
+
+def test_cases_that_a_profile_leaves_out_are_in_the_report(tmp_path: Path) -> None:
+    """By name, with the reason; on the command line too."""
+    build(
+        tmp_path, ["profile=single", "axes=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"]
+    )
+    command = [sys.executable, "-m", "pipeline.verify"]
+    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    engine = json.loads((tmp_path / layout.VERIFY).read_text())["artifacts"][layout.ENGINE]
+    assert engine["ragged prefill"] == {"not_run": "needs 2 rows, the profiles take 1"}
+    assert "case not run: ragged prefill: needs 2 rows, the profiles take 1" in done.stdout
