@@ -1,91 +1,22 @@
 """Run cases and prompts on an artifact and measure how far it is from the original."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline import sensitivity
 from pipeline.cases import Case
-from pipeline.distance import Worst, cache_error, kl, logits_error
+from pipeline.distance import SMALLEST, Worst, cache_error, kl, logits_error
 from pipeline.loops import repetition
 from pipeline.reference import Answer, Reference
+from pipeline.results import Limit, Limits, Result
 from pipeline.session import Floats, Runtime, Session
 from pipeline.signature import Signature
-from pipeline.spec import Gates
 
 SENTINEL = 100.0  # in every slot that holds nothing: far off any key or value, so that reading one shows
 PAST_TEXT = 64  # tokens
-GATES = "verify.gates"
-NOT_FINITE = "not finite"  # what every failure by a NaN or an infinity says
-
-
-@dataclass(frozen=True)
-class Limit:
-    """The largest value of a figure that passes (the least, for a share), and the config key that sets it."""
-
-    value: float
-    key: str
-
-
-Limits = Mapping[str, Limit]  # figure -> its limit
-
-
-def limits(gates: Gates, section: str = GATES, least: Mapping[str, float] | None = None) -> Limits:
-    """The gates of a config section; those of errors are at least what `least` says, where it names them."""
-    found = {}
-    for name, gate in asdict(gates).items():
-        wider = (least or {}).get(name, 0.0)
-        key = f"{section}.{name}"
-        found[name] = Limit(wider, f"{key}, widened for this model,") if wider > gate else Limit(gate, key)
-    return found
-
-
-def for_json(figure: float) -> float | str:
-    """The figure, or its name when it is no number: JSON knows no NaN."""
-    return figure if np.isfinite(figure) else str(figure)
-
-
-@dataclass
-class Result:
-    """One artifact in one case. `failures` name the tensor; the case passed when there are none.
-
-    not_run: why the case was left out; empty when it ran. traceback: of what was raised, when the case did not end.
-    not_finite: the first tensor that held a NaN or an infinity.
-    """
-
-    failures: list[str] = field(default_factory=list)
-    figures: dict[str, float] = field(default_factory=dict)
-    not_run: str = ""
-    traceback: str = ""
-    not_finite: str = ""
-
-    def gate(self, name: str, worst: Worst, limit: Limit) -> None:
-        """Record a figure that must not exceed its limit; NaN exceeds all."""
-        self.figures[name] = worst.value
-        if not np.isfinite(worst.value):
-            self.nonfinite(worst.where)
-        elif not worst.value <= limit.value:
-            self.failures.append(f"{name} is {worst.value:.3g} in {worst.where}, {limit.key} is {limit.value:g}")
-
-    def share(self, name: str, least: float, limit: Limit, where: str) -> None:
-        """The same for a figure that must not be below its limit."""
-        self.figures[name] = least
-        if not least >= limit.value:
-            self.failures.append(f"{name} is {least:.4f}, {limit.key} is {limit.value:g}; {where}")
-
-    def nonfinite(self, where: str) -> None:
-        """Record a tensor that holds a NaN or an infinity."""
-        self.not_finite = self.not_finite or where
-        if (failure := f"{where} is {NOT_FINITE}") not in self.failures:
-            self.failures.append(failure)
-
-    def as_dict(self) -> dict[str, object]:
-        """For JSON."""
-        if self.not_run:
-            return {"not_run": self.not_run}
-        figures = {name: for_json(value) for name, value in self.figures.items()}
-        raised = {"traceback": self.traceback.splitlines()} if self.traceback else {}
-        return {"passed": not self.failures, **figures, "failures": self.failures, **raised}
 
 
 @dataclass(frozen=True)
@@ -112,15 +43,20 @@ def tiled(text: Floats, used: int) -> Floats:
 
 
 class Truth:
-    """The reference's answers, each asked for once and kept for all artifacts."""
+    """The reference's answers, each asked for once and kept for all artifacts.
 
-    def __init__(self, reference: Reference, signature: Signature, seed: int) -> None:
+    headroom: how many times as far off as rounding takes the original itself an artifact may be, verify.headroom.
+    """
+
+    def __init__(self, reference: Reference, signature: Signature, seed: int, headroom: float = 0.0) -> None:
         self.reference = reference
+        self.headroom = headroom
         self.caches = signature.caches
         self.vocab = int(signature.logits.shape[2])
         self.every_position = signature.logits.shape[1] != 1
         self.seed = seed
         self._rows: dict[tuple[str, int], Row] = {}
+        self._sensitivity: dict[tuple[str, int], sensitivity.Sensitivity] = {}
         self._greedy: dict[tuple[int, ...], list[int]] = {}
         self._own_text: dict[tuple[int, ...], list[int]] = {}
 
@@ -128,18 +64,33 @@ class Truth:
         """Past and random tokens of a row, the same in every run, and what the original makes of them."""
         if (case.name, row) not in self._rows:
             rng = np.random.default_rng([self.seed, row, *case.name.encode()])
-            counts = [step[row] for step in case.steps]
             used = case.past[row]
             text = self._text(used, rng) if used else []
-            tokens = rng.integers(0, self.vocab, sum(counts)).tolist()
-            ends = list(np.cumsum([c for c in counts if c]) - 1)
-            positions = list(range(len(tokens))) if self.every_position else ends
+            tokens = rng.integers(0, self.vocab, sum(step[row] for step in case.steps)).tolist()
+            positions = self._positions(case, row)
             answer = Answer(np.empty((0, self.vocab), np.float32), [cache[:, :0] for cache in text])
             if tokens:
                 past = [tiled(cache, used) for cache in text]
                 answer = self.reference.answer(past, tokens, positions)
             self._rows[case.name, row] = Row(text, used, tokens, answer)
         return self._rows[case.name, row]
+
+    def _positions(self, case: Case, row: int) -> list[int]:
+        """Which of a row's tokens have logits to be compared: the last of each step, or all."""
+        counts = [step[row] for step in case.steps if step[row]]
+        return list(range(sum(counts))) if self.every_position else [int(end) - 1 for end in np.cumsum(counts)]
+
+    def allowed(self, case: Case, row: int, name: str) -> float:
+        """How far off a figure of this row may be by its own sensitivity; 0.0 without headroom."""
+        if not self.headroom:
+            return 0.0
+        key = case.name, row
+        if key not in self._sensitivity:
+            known = self.row(case, row)
+            past = [known.past(i) for i in range(len(known.text))]
+            given = self.reference, past, known.tokens, self._positions(case, row), known.answer
+            self._sensitivity[key] = sensitivity.measure(*given, self.caches[0].dtype)
+        return self.headroom * self._sensitivity[key][name]
 
     def _text(self, used: int, rng: np.random.Generator) -> list[Floats]:
         """The original's own keys and values for a short text, to be repeated to `used` slots.
@@ -183,15 +134,52 @@ def run_case(case: Case, runtime: Runtime, truth: Truth, limits: Limits) -> Resu
     session.store(caches)
     session.lengths[:] = case.past
     result = Result()
-    _compare_logits(case, session, rows, truth.every_position, limits, result)
-    _compare_caches(case, session, rows, limits, result)
+    judge = Judge(case, truth, limits, result)
+    _compare_logits(case, session, rows, truth.every_position, judge)
+    _compare_caches(case, session, rows, judge)
+    judge.conclude()
     return result
 
 
-def _compare_logits(
-    case: Case, session: Session, rows: list[Row], every_position: bool, limits: Limits, result: Result
-) -> None:
-    worst = {"logits_error": Worst(), "kl": Worst()}
+class Judge:
+    """Collects the errors of a case and holds each against its gate, or what the row's own sensitivity allows."""
+
+    def __init__(self, case: Case, truth: Truth, limits: Limits, result: Result) -> None:
+        self.case = case
+        self.truth = truth
+        self.limits = limits
+        self.result = result
+        self.worst = {name: Worst() for name in ("logits_error", "kl", "cache_error")}
+        self.missed: dict[str, tuple[float, str]] = {}  # figure -> how many times its limit, and the failure
+
+    def add(self, name: str, value: float, tensor: str, row: int) -> None:
+        """An error of a tensor in a row."""
+        self.worst[name].add(value, tensor)
+        limit = self.limits[name]
+        if value <= limit.value or not math.isfinite(value):
+            return
+        allowed = self.truth.allowed(self.case, row, name)
+        if value <= allowed:
+            self.result.widened[name] = max(allowed, self.result.widened.get(name, 0.0))
+            return
+        key = f"{limit.key} is {limit.value:g}"
+        if allowed > limit.value:
+            key += f", and rounding in the original itself allows {allowed:.3g}"
+        excess = value / max(limit.value, allowed, SMALLEST)
+        if excess > self.missed.get(name, (0.0, ""))[0]:
+            self.missed[name] = excess, f"{name} is {value:.3g} in {tensor}, {key}"
+
+    def conclude(self) -> None:
+        """Write figures and failures into the result."""
+        for name, worst in self.worst.items():
+            self.result.figures[name] = worst.value
+            if not math.isfinite(worst.value):
+                self.result.nonfinite(worst.where)
+            elif name in self.missed:
+                self.result.failures.append(self.missed[name][1])
+
+
+def _compare_logits(case: Case, session: Session, rows: list[Row], every_position: bool, judge: Judge) -> None:
     fed = [0] * case.batch  # tokens of each row so far
     compared = [0] * case.batch  # positions of each row's answer so far
     for number, step in enumerate(case.steps):
@@ -204,28 +192,26 @@ def _compare_logits(
             want = rows[r].answer.logits[compared[r] : compared[r] + positions]
             got = logits[r, :positions]
             fed[r], compared[r] = fed[r] + count, compared[r] + positions
-            worst["logits_error"].add(logits_error(got, want), where)
-            worst["kl"].add(kl(got, want), where)
+            judge.add("logits_error", logits_error(got, want), where, r)
+            judge.add("kl", kl(got, want), where, r)
             if logits[r, positions:].any():
-                result.failures.append(f"{where}: logits at padding are not 0")
-    for name, most in worst.items():
-        result.gate(name, most, limits[name])
+                judge.result.failures.append(f"{where}: logits at padding are not 0")
 
 
-def _compare_caches(case: Case, session: Session, rows: list[Row], limits: Limits, result: Result) -> None:
-    worst, touched = Worst(), []
+def _compare_caches(case: Case, session: Session, rows: list[Row], judge: Judge) -> None:
+    touched = []
     caches = session.fetch()
     for r, row in enumerate(rows):
         start, end = case.past[r], case.past[r] + len(row.tokens)
         for i, (tensor, cache) in enumerate(zip(session.signature.caches, caches, strict=True)):
             name = f"{tensor.name}, row {r}"
-            worst.add(cache_error(cache[r, :, start:end].astype(np.float32), row.answer.caches[i]), name)
+            error = cache_error(cache[r, :, start:end].astype(np.float32), row.answer.caches[i])
+            judge.add("cache_error", error, name, r)
             if row.used and not np.array_equal(cache[r, :, :start], row.past(i).astype(cache.dtype)):
                 touched.append(f"{name}: slots before {start} were changed")
             if (cache[r, :, case.written(r) :] != SENTINEL).any():
                 touched.append(f"{name}: slots from {case.written(r)} on were changed")
-    result.gate("cache_error", worst, limits["cache_error"])
-    result.failures += touched[:3] + ([f"and {len(touched) - 3} more caches"] if len(touched) > 3 else [])
+    judge.result.failures += touched[:3] + ([f"and {len(touched) - 3} more caches"] if len(touched) > 3 else [])
 
 
 def run_greedy(

@@ -17,10 +17,10 @@ import torch
 from tqdm import tqdm
 
 from pipeline import layout, texts
-from pipeline.compare import Limit, Result
 from pipeline.distance import Worst
 from pipeline.errors import Problem, UserError
 from pipeline.reference import Reference
+from pipeline.results import Limit, Result
 from pipeline.session import Bounds, Runtime
 from pipeline.spec import Quality
 from pipeline.tokens import cut, load_tokenizer, split

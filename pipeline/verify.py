@@ -1,8 +1,8 @@
 """Stage verify: hold every artifact against the original model in fp32; fail when a gate is missed.
 
-verify.json: {"passed", "gates", "quantized_gates", "sensitivity", "quality", "skipped": {artifact: why it cannot run
-here}, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}. What cannot run here is inspected
-and no more.
+verify.json: {"passed", "gates", "quantized_gates", "headroom", "quality", "notes": what wrap warned of, "skipped":
+{artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}. What
+cannot run here is inspected and no more.
 accuracy.json: the worst figure of each artifact, for `dvc metrics`.
 
 All artifacts run all cases. Of those that hold equal weights the last one generates all greedy text; the ones before
@@ -10,6 +10,7 @@ it begin the ragged batch: a fault of theirs shows in the cases, which compare e
 """
 
 import gc
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,12 +26,12 @@ from tqdm import tqdm
 from pipeline import checkpoint, layout, positions, quality, sensitivity, stage, texts, token_ids
 from pipeline.artifacts import Artifact, artifacts
 from pipeline.cases import catalog, not_run
-from pipeline.compare import GATES, Limits, Result, Truth, for_json, limits, run_case, run_greedy
+from pipeline.compare import Truth, run_case, run_greedy
 from pipeline.contract import size_findings
 from pipeline.errors import Problem, UserError
 from pipeline.files import write_json
 from pipeline.reference import Reference
-from pipeline.sensitivity import Sensitivity
+from pipeline.results import GATES, Result, for_json, limits
 from pipeline.session import Runtime, largest
 from pipeline.signature import Signature
 from pipeline.spec import Gates, Model, Verify, section
@@ -50,12 +51,6 @@ class Proof:
     prompts: list[list[int]]
     windows: list[list[int]]
     options: Verify
-    sensitivity: Sensitivity
-
-    def limits(self, artifact: Artifact) -> Limits:
-        """The limits of an artifact's figures: its gates, or more where the original itself makes much of rounding."""
-        least = {name: self.options.headroom * value for name, value in asdict(self.sensitivity).items()}
-        return limits(*gates_of(artifact, self.options), least)
 
 
 def gates_of(artifact: Artifact, options: Verify) -> tuple[Gates, str]:
@@ -80,7 +75,7 @@ def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_tex
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}
-    options, signature, held = proof.options, artifact.signature, proof.limits(artifact)
+    options, signature, held = proof.options, artifact.signature, limits(*gates_of(artifact, proof.options))
     allowed = runtime.bounds, signature.cache_size, signature.limits
     results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}
     cases = catalog(*allowed)
@@ -156,18 +151,18 @@ def tokenized(prompts: list[str], point: Path, signature: Signature, seed: int) 
     return [rng.integers(0, int(signature.logits.shape[2]), n).tolist() for n in RANDOM_PROMPTS]
 
 
-def verify(point: Path, model: Model, options: Verify) -> tuple[Proof, dict[str, str], dict[str, dict[str, Result]]]:
-    """Verify every artifact of a point against its original: what they were held to, why an artifact cannot run here,
-    and artifact -> case -> result."""
+def verify(point: Path, model: Model, options: Verify) -> tuple[dict[str, str], dict[str, dict[str, Result]]]:
+    """Verify every artifact of a point against its original: why an artifact cannot run here, and artifact -> case ->
+    result."""
     signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
     original = checkpoint.load(model, point / layout.CHECKPOINT)
     positions.freeze(original, signature.cache_size)
     reference = Reference(original)
-    truth = Truth(reference, signature, options.seed)
+    truth = Truth(reference, signature, options.seed, options.headroom)
+    sensitivity.check_finite(reference, truth.vocab, options.seed)
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
-    found = sensitivity.measure(reference, signature.caches[0].dtype, truth.vocab, options.seed)
-    proof = Proof(truth, prompts, windows, options, found)
+    proof = Proof(truth, prompts, windows, options)
     all_, results, skipped = list(artifacts(point, signature)), {}, {}
     for artifact in all_:
         why = artifact.obstacle()
@@ -180,7 +175,7 @@ def verify(point: Path, model: Model, options: Verify) -> tuple[Proof, dict[str,
         results[artifact.name] = verify_artifact(artifact, proof, skipped.get(artifact.name), whole)
     for name in (layout.WRAPPED, layout.ENGINE):  # the folders that hold a tokenizer
         results[name]["token ids"] = token_ids_of(point / name, model, point, options.quality.text)
-    return proof, skipped, results
+    return skipped, results
 
 
 def worst(results: dict[str, Result]) -> dict[str, float | str]:
@@ -218,15 +213,16 @@ def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None
 def main() -> None:
     """Run the stage in a point's folder."""
     options, signature = section(Verify), Signature.load(Path(layout.WRAPPED) / layout.SIGNATURE)
-    proof, skipped, results = verify(Path(), section(Model), options)
+    skipped, results = verify(Path(), section(Model), options)
     fixes = {artifact.name: artifact.fix() for artifact in artifacts(Path(), signature)}
     missed = problems(results, {name: fix for name, fix in fixes.items() if fix})
     report: dict[str, Any] = {
         "passed": not missed,
         "gates": asdict(options.gates),
         "quantized_gates": asdict(options.quantized_gates),
-        "sensitivity": asdict(proof.sensitivity),
+        "headroom": options.headroom,
         "quality": asdict(options.quality),
+        "notes": json.loads((Path(layout.WRAPPED) / layout.NOTES).read_text(encoding="utf-8")),
         "skipped": skipped,
         "artifacts": {a: {c: r.as_dict() for c, r in cases.items()} for a, cases in results.items()},
     }

@@ -15,9 +15,10 @@ from pipeline import checkpoint, engine, export, layout, positions, wrap
 from pipeline.artifacts import artifacts
 from pipeline.cases import Case
 from pipeline.cast import cast
-from pipeline.compare import Truth, limits, run_case
+from pipeline.compare import Truth, run_case
 from pipeline.errors import UserError
 from pipeline.reference import Reference
+from pipeline.results import limits
 from pipeline.signature import Signature
 from pipeline.spec import Gates, Model, Source, section
 from tests.architectures import ARCHITECTURES, SMALL

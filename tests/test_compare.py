@@ -8,9 +8,9 @@ import pytest
 
 from pipeline import checkpoint, decoder
 from pipeline.cases import Case
-from pipeline.compare import SENTINEL, Limit, Result, Truth, limits, run_case, run_greedy
-from pipeline.distance import Worst
+from pipeline.compare import SENTINEL, Truth, run_case, run_greedy
 from pipeline.reference import Reference
+from pipeline.results import limits
 from pipeline.run_torch import Torch
 from pipeline.session import Array, Floats, Runtime, Session, axes_bounds
 from pipeline.signature import contract
@@ -164,15 +164,21 @@ def test_the_originals_own_text_is_generated_once(sound: tuple[Torch, Truth]) ->
     assert truth._own_text[9, 9] == truth.reference.generate([9, 9], 6)
 
 
-def test_limits_are_gates_or_what_the_model_makes_of_rounding() -> None:
-    """A gate that is widened says so; a share never is."""
-    gates = Gates(logits_error=0.5, kl=0.1, cache_error=0.2, greedy_agreement=0.9)
-    found = limits(gates, "verify.gates", {"logits_error": 0.4, "kl": 0.3})
-    assert found["logits_error"] == Limit(0.5, "verify.gates.logits_error")
-    assert found["kl"] == Limit(0.3, "verify.gates.kl, widened for this model,")
-    assert found["greedy_agreement"] == Limit(0.9, "verify.gates.greedy_agreement")
-    result = Result()
-    result.gate("kl", Worst(0.4, "logits, step 0, row 0"), found["kl"])
-    assert result.failures == [
-        "kl is 0.4 in logits, step 0, row 0, verify.gates.kl, widened for this model, is 0.3",
-    ]
+def test_a_row_may_be_as_far_off_as_rounding_takes_the_original(sound: tuple[Torch, Truth]) -> None:
+    """Where it misses a gate; the report says what was allowed. Beyond that it fails, with both numbers."""
+    runtime, truth = sound
+    narrow = limits(Gates(logits_error=1e-9, kl=1e-18, cache_error=1e-9, greedy_agreement=1.0))
+    assert len(run_case(CASE, Damaged(runtime), truth, narrow).failures) == 3
+    lenient = Truth(truth.reference, runtime.signature, seed=0, headroom=10)
+    result = run_case(CASE, Damaged(runtime), lenient, narrow)
+    assert result.failures == []
+    assert result.widened.keys() == {"logits_error", "kl", "cache_error"}
+    assert 1e-7 < result.widened["logits_error"] < 1e-3
+
+    def damage(number: int, logits: Floats) -> None:
+        if number == 1:
+            logits[1, 0, 5] += 0.05
+
+    failures = run_case(CASE, Damaged(runtime, logits=damage), lenient, narrow).failures
+    assert len(failures) == 2
+    assert "in logits, step 1, row 1, verify.gates.logits_error is 1e-09, and rounding in the original" in failures[0]

@@ -7,9 +7,10 @@ import torch
 
 from pipeline import checkpoint, decoder
 from pipeline.cases import catalog
-from pipeline.compare import Truth, limits, run_case
+from pipeline.compare import Truth, run_case
 from pipeline.errors import UserError
 from pipeline.reference import Reference
+from pipeline.results import limits
 from pipeline.run_torch import Torch
 from pipeline.session import axes_bounds
 from pipeline.signature import contract

@@ -12,11 +12,12 @@ from onnx.reference import ReferenceEvaluator
 
 from pipeline import checkpoint, layout
 from pipeline.cases import catalog
-from pipeline.compare import Truth, limits, run_case
+from pipeline.compare import Truth, run_case
 from pipeline.contract import onnx_findings
 from pipeline.names import ROOT
 from pipeline.pack import ATTENTION, FEED_FORWARD
 from pipeline.reference import Reference
+from pipeline.results import limits
 from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
 from pipeline.session import axes_bounds

@@ -11,9 +11,10 @@ from transformers import AttentionMaskInterface, PreTrainedModel
 
 from pipeline import checkpoint, decoder, layout, positions, wrap
 from pipeline.cases import catalog
-from pipeline.compare import Truth, limits, run_case
+from pipeline.compare import Truth, run_case
 from pipeline.errors import UserError
 from pipeline.reference import Reference
+from pipeline.results import limits
 from pipeline.run_torch import Torch
 from pipeline.session import axes_bounds
 from pipeline.signature import Signature, contract

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from pipeline import checkpoint, layout, quality
-from pipeline.compare import Result
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.reference import Reference
+from pipeline.results import Result
 from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Model, Quality, Verify, section

@@ -18,9 +18,10 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline import checkpoint, graph, grids, layout, quantize, weights
 from pipeline.cases import catalog
-from pipeline.compare import Limits, Truth, limits, run_case
+from pipeline.compare import Truth, run_case
 from pipeline.contract import onnx_findings
 from pipeline.reference import Reference
+from pipeline.results import Limits, limits
 from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.session import axes_bounds
 from pipeline.signature import Signature

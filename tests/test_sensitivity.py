@@ -1,7 +1,6 @@
 """pipeline.sensitivity: a correct program of any model passes, and a damaged one fails, however sensitive it is."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -10,9 +9,11 @@ from transformers import PreTrainedModel
 
 from pipeline import checkpoint, decoder, sensitivity
 from pipeline.cases import catalog
-from pipeline.compare import Limits, Truth, limits, run_case
+from pipeline.cast import cast
+from pipeline.compare import Truth, run_case
 from pipeline.errors import UserError
 from pipeline.reference import Reference
+from pipeline.results import Result, limits
 from pipeline.run_torch import Torch
 from pipeline.session import axes_bounds
 from pipeline.signature import DTYPES, contract
@@ -59,21 +60,18 @@ def original(config: dict[str, Any], change: Change) -> PreTrainedModel:
     return model
 
 
-def failures(config: dict[str, Any], change: Change, compute: str, damage: Change) -> tuple[list[str], Limits]:
-    """What every case finds in the program of a damaged copy, with the gates of its precision."""
+def run(config: dict[str, Any], change: Change, compute: str, damage: Change) -> list[Result]:
+    """Every case of the program of a damaged copy, with the gates of its precision."""
     reference = Reference(original(config, change))
     wrapped = original(config, change)
     damage(wrapped)
     layers = decoder.cache_shapes(wrapped, CACHE)
     signature = contract(layers, config["vocab_size"], compute, "last", {"batch": 4, "sequence": 32})
-    program = trace(decoder.Decoder(wrapped.to(getattr(torch, DTYPES[compute])), "last").eval(), signature)
+    program = trace(decoder.Decoder(cast(wrapped, getattr(torch, DTYPES[compute])), "last").eval(), signature)
     verify = composed([f"precision={compute}", "engine=tensorrt_rtx"])["verify"]
-    measured = sensitivity.measure(reference, DTYPES[compute], config["vocab_size"], 0)
-    least = {name: verify["headroom"] * value for name, value in asdict(measured).items()}
-    held = limits(Gates(**verify["gates"]), least=least)
-    truth = Truth(reference, signature, seed=0)
-    runtime = Torch(program, signature, axes_bounds(signature))
-    return [f for case in catalog(runtime.bounds, CACHE) for f in run_case(case, runtime, truth, held).failures], held
+    truth = Truth(reference, signature, seed=0, headroom=verify["headroom"])
+    runtime, held = Torch(program, signature, axes_bounds(signature)), limits(Gates(**verify["gates"]))
+    return [run_case(case, runtime, truth, held) for case in catalog(runtime.bounds, CACHE)]
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["sound", "damaged"])
@@ -90,14 +88,14 @@ def failures(config: dict[str, Any], change: Change, compute: str, damage: Chang
 )
 def test_gates_fit_the_model(config: dict[str, Any], factor: float, compute: str, damaged: bool) -> None:
     """Large keys, in 32 and in 16 bits: the program passes as it is, and with one channel lost it fails."""
-    found, _ = failures(config, biased(factor), compute, weight_off if damaged else lambda _: None)
+    results = run(config, biased(factor), compute, weight_off if damaged else lambda _: None)
+    found = [failure for result in results for failure in result.failures]
     assert bool(found) == damaged, found[:3]
 
 
 def test_gates_of_a_model_that_is_not_sensitive_stay_as_they_are() -> None:
-    """In fp32 nothing of a plain model is widened."""
-    _, held = failures(ARCHITECTURES["qwen2"], lambda _: None, "fp32", lambda _: None)
-    assert not any("widened" in limit.key for limit in held.values())
+    """In fp32 no row of a plain model comes near one."""
+    assert not any(result.widened for result in run(ARCHITECTURES["qwen2"], lambda _: None, "fp32", lambda _: None))
 
 
 def test_an_original_that_is_not_finite() -> None:
@@ -107,15 +105,20 @@ def test_an_original_that_is_not_finite() -> None:
         model.model.norm.weight.data[3] = float("nan")
 
     with pytest.raises(UserError, match="the original model's own answers, in fp32, are not finite"):
-        sensitivity.measure(Reference(original(ARCHITECTURES["qwen2"], broken)), "float32", 128, 0)
+        sensitivity.check_finite(Reference(original(ARCHITECTURES["qwen2"], broken)), 128, 0)
 
 
-def test_it_is_the_same_in_every_run() -> None:
-    """For one seed; and more bits are less rounding."""
+def test_it_is_the_same_in_every_run_and_leaves_the_original_alone() -> None:
+    """Fewer bits are more rounding; the answer without it is what it was, bit for bit."""
     reference = Reference(original(ARCHITECTURES["qwen2"], lambda _: None))
-    one, same = (sensitivity.measure(reference, "float16", 128, 0) for _ in range(2))
+    tokens, positions = list(range(1, 9)), list(range(8))
+    answer = reference.answer([], tokens, positions)
+    measured = [
+        sensitivity.measure(reference, [], tokens, positions, answer, dtype)
+        for dtype in ("float32", "float16", "float16", "bfloat16")
+    ]
+    finer, one, same, coarser = measured
     assert one == same
-    finer = sensitivity.measure(reference, "float32", 128, 0)
-    coarser = sensitivity.measure(reference, "bfloat16", 128, 0)
-    for name, value in asdict(one).items():
-        assert 0 < asdict(finer)[name] < value < asdict(coarser)[name]
+    assert all(0 < finer[name] < one[name] < coarser[name] for name in one)
+    again = reference.answer([], tokens, positions)
+    assert all((a == b).all() for a, b in zip(again.caches, answer.caches, strict=True))

@@ -13,16 +13,16 @@ import onnx
 import pytest
 import torch
 
-from pipeline import checkpoint, decoder, layout, quality, sensitivity, wrap
+from pipeline import checkpoint, decoder, layout, quality, wrap
 from pipeline.artifacts import Artifact, artifacts
 from pipeline.cases import Case
-from pipeline.compare import Limit, Result, Truth, limits, run_case, run_greedy
+from pipeline.compare import Truth, run_case, run_greedy
 from pipeline.distance import Worst
 from pipeline.loops import repetition
 from pipeline.reference import Reference
+from pipeline.results import Limit, Result, limits
 from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
-from pipeline.sensitivity import Sensitivity
 from pipeline.signature import Signature
 from pipeline.spec import Cache, Model, Verify, section
 from pipeline.verify import WHOLE, Proof, gates_of, greedy_batches, problems, tokenized, verify_artifact, worst
@@ -33,7 +33,8 @@ from tests.points import ROOT, build
 def truth(tiny: tuple[Path, Signature]) -> Truth:
     """The original's answers, shared by all tests here."""
     folder, signature = tiny
-    return Truth(Reference(checkpoint.load(section(Model, folder), folder)), signature, seed=0)
+    original = checkpoint.load(section(Model, folder), folder)
+    return Truth(Reference(original), signature, seed=0, headroom=section(Verify, folder).headroom)
 
 
 def found(folder: Path) -> dict[str, Artifact]:
@@ -47,8 +48,7 @@ def run(name: str, folder: Path, truth: Truth) -> dict[str, Result]:
     artifact, options = found(folder)[name], section(Verify, folder)
     prompts = tokenized(options.prompts, folder, artifact.signature, 0)
     windows = quality.windows(folder, options.quality, truth.vocab, 0)
-    measured = sensitivity.measure(truth.reference, artifact.signature.caches[0].dtype, truth.vocab, 0)
-    proof = Proof(truth, prompts, windows, options, measured)
+    proof = Proof(truth, prompts, windows, options)
     return verify_artifact(artifact, proof, artifact.obstacle(), whole_text=name == layout.ENGINE)
 
 
@@ -318,7 +318,8 @@ def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Tr
     gates, group = gates_of(found(folder)[layout.ENGINE], options)
     assert (gates.logits_error, gates.kl, group) == (0.0, 1e-7, "verify.quantized_gates")
     case = Case("one token", (0,), ((1,),))
-    failures = run_case(case, open_engine(folder / layout.ENGINE), truth, limits(gates, group)).failures
+    bare = Truth(truth.reference, found(folder)[layout.ENGINE].signature, seed=0)  # of which no row may be further off
+    failures = run_case(case, open_engine(folder / layout.ENGINE), bare, limits(gates, group)).failures
     assert [failure.split(", ")[-1] for failure in failures] == ["verify.quantized_gates.logits_error is 0"]
 
 
@@ -378,7 +379,7 @@ def test_an_error_of_our_own_keeps_its_traceback(
     raises over a damaged file is in the report alone."""
     artifact, options = found(tiny[0])[layout.SIMPLIFIED], section(Verify, tiny[0])
     words: list[list[int]] = [["no", "numbers"]]  # type: ignore[list-item]
-    results = verify_artifact(artifact, Proof(truth, words, [], options, Sensitivity()), None, whole_text=False)
+    results = verify_artifact(artifact, Proof(truth, words, [], options), None, whole_text=False)
     (case,) = [case for case, result in results.items() if result.failures]
     assert case == WHOLE
     assert "TypeError" in results[case].traceback
@@ -387,9 +388,7 @@ def test_an_error_of_our_own_keeps_its_traceback(
     folder = tiny[0].parent / "damaged"
     shutil.copytree(tiny[0], folder, symlinks=True)
     (folder / layout.SIMPLIFIED / layout.MODEL).write_bytes(b"no model")
-    damaged = verify_artifact(
-        found(folder)[layout.SIMPLIFIED], Proof(truth, [], [], options, Sensitivity()), None, False
-    )
+    damaged = verify_artifact(found(folder)[layout.SIMPLIFIED], Proof(truth, [], [], options), None, False)
     assert damaged["contract"].failures[0].startswith("does not run: ")
     assert damaged["contract"].traceback
     assert "Traceback" not in capsys.readouterr().err
@@ -414,9 +413,7 @@ def test_behind_rounded_activations_the_fix_names_their_key(tiny_copy: Callable[
 
 def test_cases_that_a_profile_leaves_out_are_in_the_report(tmp_path: Path) -> None:
     """By name, with the reason; on the command line too."""
-    build(
-        tmp_path, ["profile=single", "axes=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"]
-    )
+    build(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
     command = [sys.executable, "-m", "pipeline.verify"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
