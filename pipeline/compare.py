@@ -55,14 +55,14 @@ class Truth:
         self.vocab = int(signature.logits.shape[2])
         self.every_position = signature.logits.shape[1] != 1
         self.seed = seed
-        self._rows: dict[tuple[str, int], Row] = {}
-        self._sensitivity: dict[tuple[str, int], sensitivity.Sensitivity] = {}
+        self._rows: dict[tuple[Case, int], Row] = {}  # a case of one name may be shorter for an engine
+        self._sensitivity: dict[tuple[Case, int], sensitivity.Sensitivity] = {}
         self._greedy: dict[tuple[int, ...], list[int]] = {}
         self._own_text: dict[tuple[int, ...], list[int]] = {}
 
     def row(self, case: Case, row: int) -> Row:
         """Past and random tokens of a row, the same in every run, and what the original makes of them."""
-        if (case.name, row) not in self._rows:
+        if (case, row) not in self._rows:
             rng = np.random.default_rng([self.seed, row, *case.name.encode()])
             used = case.past[row]
             text = self._text(used, rng) if used else []
@@ -72,8 +72,8 @@ class Truth:
             if tokens:
                 past = [tiled(cache, used) for cache in text]
                 answer = self.reference.answer(past, tokens, positions)
-            self._rows[case.name, row] = Row(text, used, tokens, answer)
-        return self._rows[case.name, row]
+            self._rows[case, row] = Row(text, used, tokens, answer)
+        return self._rows[case, row]
 
     def _positions(self, case: Case, row: int) -> list[int]:
         """Which of a row's tokens have logits to be compared: the last of each step, or all."""
@@ -84,7 +84,7 @@ class Truth:
         """How far off a figure of this row may be by its own sensitivity; 0.0 without headroom."""
         if not self.headroom:
             return 0.0
-        key = case.name, row
+        key = case, row
         if key not in self._sensitivity:
             known = self.row(case, row)
             past = [known.past(i) for i in range(len(known.text))]
