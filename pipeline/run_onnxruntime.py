@@ -5,6 +5,7 @@ On the CPU the memory is the session's numpy arrays, on a GPU ONNX Runtime's own
 a CUDA graph.
 """
 
+import copy
 import itertools
 import os
 import threading
@@ -98,6 +99,16 @@ class OnnxRuntime(Runtime):
         providers: list[Any] = [CPU] if self.on_cpu else [(provider, settings), CPU]
         with _environment(FLASH_ATTENTION_OFF, "1"):
             return ort.InferenceSession(model, options, providers=providers)
+
+    def widened(self, rows: int) -> Runtime:
+        if not self.on_cpu:
+            return self
+        wide = copy.copy(self)  # of one and the same inference session; its profiles say what was asked for
+        wide.bounds = {
+            name: {**axes, "batch": (axes["batch"][0], max(rows, axes["batch"][1]))}
+            for name, axes in self.bounds.items()
+        }
+        return wide
 
     def session(self, batch: int) -> Session:
         return OnnxRuntimeSession(self, batch) if self.on_cpu else GpuSession(self, batch)

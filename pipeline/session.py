@@ -181,6 +181,10 @@ class Runtime(ABC):
     def session(self, batch: int) -> Session:
         """A new session with a cache of `batch` rows; UserError when the model was built for fewer."""
 
+    def widened(self, rows: int) -> "Runtime":
+        """The same model for batches of up to `rows`, where more than it was asked for can run; else itself."""
+        return self
+
 
 def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem]:
     """A problem for each row with ids outside 0 to vocab - 1, which names the first; a decode step's check costs about

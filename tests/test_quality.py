@@ -39,7 +39,7 @@ def measured(folder: Path, reference: Reference, options: Quality) -> Result:
 def test_perplexity_is_that_of_plain_forwards(
     tiny: tuple[Path, Signature], reference: Reference, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """11 windows of 20 and one of 5 in rows of 4, in chunks of any size: exp of the mean cross-entropy of torch."""
+    """11 windows of 20 and one of 5, all at once, in chunks of any size: exp of the mean cross-entropy of torch."""
     monkeypatch.setattr(quality, "CHUNK", held)
     options = Quality(tokens=225, window=20, **GATES)
     losses = []
@@ -157,3 +157,18 @@ def test_random_tokens_without_a_tokenizer(tiny: tuple[Path, Signature]) -> None
     assert one == same != other
     assert [len(window) for window in one] == [32, 32]
     assert all(0 <= token < 512 for window in one for token in window)
+
+
+def test_more_rows_than_the_profiles_change_no_figure(
+    tiny: tuple[Path, Signature], reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime on the CPU takes any batch; the engine that was opened keeps to its profiles."""
+    engine = open_engine(tiny[0] / layout.ENGINE)
+    windows = quality.windows(tiny[0], Quality(tokens=225, window=20, **GATES), 512, 0)
+    options = section(Verify, tiny[0]).quality
+    many = quality.measure(engine, reference, windows, options).figures
+    monkeypatch.setattr(quality, "ROWS", 3)
+    few = quality.measure(engine, reference, windows, options).figures
+    assert many == pytest.approx(few, rel=1e-5, abs=1e-9)
+    with pytest.raises(UserError, match="not built for batch 12"):
+        engine.session(12)
