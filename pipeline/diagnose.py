@@ -52,7 +52,7 @@ def diagnose(
         except HydraException:
             key = text.partition("=")[0].lstrip("+~")
             fix = "write key=value, and quote a value with special characters: 'model.path=\"a (b)\"'"
-            problems.append(Problem(f"{text!r} is no override", key, fix))
+            problems.append(Problem(f"{text!r} is not an override", key, fix))
             mistaken.add(key)
             continue
         key = override.key_or_group

@@ -38,11 +38,11 @@ def _weights(config: Config) -> Iterator[Problem]:
         yield Problem(what, where, f"choose one of {', '.join(map(str, allowed))}")
     if quantize.weights is not Weights.int4 and not quantize.symmetric:
         where = "quantize.symmetric"
-        what = f"{where}=false says nothing with quantize.weights={quantize.weights.value}"
+        what = f"{where}=false has no effect with quantize.weights={quantize.weights.value}"
         yield Problem(what, where, f"{where}=true, or precision=int4")
     if quantize.weights is Weights.none and quantize.rounding is Rounding.gptq:
         where = "quantize.rounding"
-        what = f"{where}=gptq says nothing with quantize.weights=none"
+        what = f"{where}=gptq has no effect with quantize.weights=none"
         yield Problem(what, where, f"{where}=nearest, or precision=int8")
     if quantize.weights in FLOAT_BLOCKS and quantize.rounding is Rounding.gptq:
         where = "quantize.rounding"
@@ -53,7 +53,7 @@ def _weights(config: Config) -> Iterator[Problem]:
         yield Problem(what, where, f"{where}=nearest, or precision.compute=fp32")
     if quantize.weights is Weights.none and quantize.embedding is not Embedding.none:
         where = "quantize.embedding"
-        what = f"{where}={quantize.embedding.value} says nothing with quantize.weights=none"
+        what = f"{where}={quantize.embedding.value} has no effect with quantize.weights=none"
         yield Problem(what, where, f"{where}=none, or precision=int8")
 
 
@@ -65,7 +65,7 @@ def _engine(config: Config) -> Iterator[Problem]:
         if getattr(config.engine, field.name) != default and field.name not in ENGINE_KEYS[kind]:
             where = f"engine.{field.name}"
             fix = f"leave it out; {kind.value} takes {', '.join(ENGINE_KEYS[kind])}"
-            yield Problem(f"{where} says nothing with engine.kind={kind.value}", where, fix)
+            yield Problem(f"{where} has no effect with engine.kind={kind.value}", where, fix)
 
 
 def _provider(config: Config) -> Iterator[Problem]:

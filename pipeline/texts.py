@@ -63,5 +63,8 @@ def _decoded(path: Path, use: Use) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        what = f"{path} is no UTF-8: {error.reason} at byte {error.start}"
+        what = f"{path} is not UTF-8: {error.reason} at byte {error.start}"
         raise UserError(Problem(what, use.key, "save it as UTF-8")) from error
+    except OSError as error:
+        what = f"{path} cannot be read: {error.strerror}"
+        raise UserError(Problem(what, use.key, "check the file and its rights")) from error

@@ -31,7 +31,7 @@ def test_a_file_of_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "there is no file"), (b"", "is empty"), (b" \n", "is empty"), (b"Gr\xfc\xdfe", "no UTF-8")],
+    [(None, "there is no file"), (b"", "is empty"), (b" \n", "is empty"), (b"Gr\xfc\xdfe", "not UTF-8")],
 )
 def test_what_is_no_text(tmp_path: Path, content: bytes | None, says: str) -> None:
     """A file that is missing, empty or not UTF-8 is refused under its key."""
@@ -42,3 +42,9 @@ def test_what_is_no_text(tmp_path: Path, content: bytes | None, says: str) -> No
     (problem,) = error.value.problems
     assert problem.where == "verify.quality.text"
     assert says in problem.what
+
+
+def test_a_file_that_cannot_be_read() -> None:
+    """Its first byte is an error of input and output: one problem, not a traceback."""
+    with pytest.raises(UserError, match="/proc/self/mem cannot be read: Input/output error"):
+        texts.find("/proc/self/mem", QUALITY)
