@@ -17,7 +17,7 @@ from pipeline.reference import Reference
 from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.run_torch import Torch
 from pipeline.runtime import cannot_run, open_engine, what
-from pipeline.session import Runtime, axes_bounds
+from pipeline.session import Runtime, axes_bounds, largest
 from pipeline.signature import Signature
 from pipeline.spec import Weights
 
@@ -38,6 +38,10 @@ class Artifact(ABC):
     def fix(self) -> str:
         """What may help when it misses a gate; empty where nothing is known."""
         return ""
+
+    def most_rows(self) -> int:
+        """The largest batch that it takes."""
+        return self.signature.axes["batch"]
 
     @abstractmethod
     def findings(self) -> list[str]:
@@ -119,9 +123,11 @@ class Engine(Artifact):
         return cannot_run(self.point / self.name)
 
     def fix(self) -> str:
-        info = json.loads((self.point / self.name / layout.ENGINE_INFO).read_text())
-        rounds = self.quantized and info.get("int8_activations", False)
+        rounds = self.quantized and engine_info.read(self.point / self.name).raw.get("int8_activations", False)
         return "engine.int8_activations=false, which does not round activations to 8 bits" if rounds else ""
+
+    def most_rows(self) -> int:
+        return largest(engine_info.read(self.point / self.name).bounds)["batch"]
 
     def findings(self) -> list[str]:
         path = self.point / self.name / layout.MODEL

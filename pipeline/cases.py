@@ -87,9 +87,9 @@ def _all(bounds: Bounds, cache_size: int, limits: tuple[int, ...]) -> list[Case]
 
 
 def _around(limit: int, widest: int, longest: int, cache_size: int) -> Case:
-    """Rows on either side of a limit of position in one batch: row 0 crosses it, within its first step where the
-    profiles allow one of four tokens; row 1 stays far below; row 2 is beyond."""
+    """Rows on both sides of a limit of position in one batch: row 0 crosses it, within its first step where the
+    profiles allow one of four tokens; row 1 stays far below; row 2 is beyond, where the cache has room for that."""
     steps = tuple(tuple(min(n, longest) for n in step[:widest]) for step in ((4, 1, 2), (1, 1, 1), (1, 1, 1)))
     last = cache_size - sum(map(max, steps))
     past = (max(0, min(limit - 2, last)), 0, min(limit + 3, last))[:widest]
-    return Case(f"both sides of position {limit}", past, steps)
+    return Case(f"both sides of position {limit}", past, steps, rows=2)

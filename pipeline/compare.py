@@ -15,7 +15,7 @@ from pipeline.results import Limit, Limits, Result
 from pipeline.session import Floats, Runtime, Session
 from pipeline.signature import Signature
 
-SENTINEL = 100.0  # in every slot that holds nothing: far off any key or value, so that reading one shows
+SENTINEL = 100.0  # fills unused slots: far from any real key or value, so that a read of one shows
 PAST_TEXT = 64  # tokens
 
 
@@ -90,12 +90,13 @@ class Truth:
             past = [known.past(i) for i in range(len(known.text))]
             given = self.reference, past, known.tokens, self._positions(case, row), known.answer
             self._sensitivity[key] = sensitivity.measure(*given, self.caches[0].dtype)
-        return self.headroom * self._sensitivity[key][name]
+        found = self.headroom * self._sensitivity[key][name]
+        return min(found, sensitivity.MOST[name]) if math.isfinite(found) else 0.0
 
     def _text(self, used: int, rng: np.random.Generator) -> list[Floats]:
         """The original's own keys and values for a short text, to be repeated to `used` slots.
 
-        Random numbers would be no state that the model can come to, and differences grow in such a one.
+        Random numbers are not a state that the model reaches, and differences grow from there.
         """
         text = rng.integers(0, self.vocab, min(used, PAST_TEXT)).tolist()
         caches = self.reference.answer([], text, [0]).caches

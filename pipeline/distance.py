@@ -1,6 +1,6 @@
 """How far an artifact's numbers are from the original's, each relative to the size of the original's own.
 
-Every function gives NaN when either side holds a NaN, or an infinity where the other does not: no gate lets it pass.
+Every function gives NaN or infinity when either side is not finite, so no gate lets it pass.
 """
 
 import math
@@ -33,8 +33,9 @@ def logits_error(got: Floats, want: Floats) -> float:
 
     got, want: [positions, vocab]. The standard deviation is that over the vocabulary, of one position.
     """
-    scale = np.maximum(want.std(-1, dtype=np.float64, keepdims=True), SMALLEST)
-    return float((np.abs(got.astype(np.float64) - want) / scale).max(initial=0.0))
+    with np.errstate(invalid="ignore"):
+        scale = np.maximum(want.std(-1, dtype=np.float64, keepdims=True), SMALLEST)
+        return float((np.abs(got.astype(np.float64) - want) / scale).max(initial=0.0))
 
 
 def kl(got: Floats, want: Floats) -> float:
@@ -52,6 +53,7 @@ def cache_error(got: Floats, want: Floats) -> float:
     """
     if not want.size:
         return 0.0
-    channels = np.abs(want).max(1, keepdims=True)
-    scale = np.maximum(np.maximum(channels, np.median(channels)), SMALLEST)
-    return float((np.abs(got.astype(np.float64) - want) / scale).max())
+    with np.errstate(invalid="ignore"):
+        channels = np.abs(want).max(1, keepdims=True)
+        scale = np.maximum(np.maximum(channels, np.median(channels)), SMALLEST)
+        return float((np.abs(got.astype(np.float64) - want) / scale).max())

@@ -13,7 +13,7 @@ NOT_FINITE = "not finite"  # what every failure by a NaN or an infinity says
 
 
 def for_json(figure: float) -> float | str:
-    """The figure, or its name when it is no number: JSON knows no NaN."""
+    """The figure, or its name as text when it is not finite: JSON has no NaN."""
     return figure if np.isfinite(figure) else str(figure)
 
 
@@ -74,6 +74,6 @@ class Result:
         if self.not_run:
             return {"not_run": self.not_run}
         figures = {name: for_json(value) for name, value in self.figures.items()}
-        more = {"widened": self.widened} if self.widened else {}
+        more = {"widened": {name: for_json(value) for name, value in self.widened.items()}} if self.widened else {}
         raised = {"traceback": self.traceback.splitlines()} if self.traceback else {}
         return {"passed": not self.failures, **figures, "failures": self.failures, **more, **raised}

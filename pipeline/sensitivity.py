@@ -1,9 +1,10 @@
 """How much the original's own answer to a row changes when its numbers are rounded.
 
-Rows and models differ: with keys of several hundred an error of the last bit in a score moves the logits by a
-thousandth, and a token whose layers nearly cancel can turn into another state. A gate that fits one row fails a correct
-engine on the other. So where an artifact misses a gate the original itself runs the row again, with the output of every
-module off by what the compute type rounds away, at random. What that changes is the measure of what rounding may do.
+Models and rows differ. With keys of several hundred, an error of the last bit in a score moves the logits by a
+thousandth. A token whose layers nearly cancel can turn into another state. A gate that fits one row then fails a
+correct engine on another. So when an artifact misses a gate, the original runs the row again, with the output of every
+module that has no submodules off by what the compute type rounds away, at random. How far that takes its answer is the
+measure.
 
 One token of SmolLM2-135M in fp16: the program's caches are 0.87 off, transformers' own fp16 model is 8.8 standard
 deviations off in the logits, and eight such runs of the original by up to 1.6, their caches by 0.29. Other tokens: 0.02
@@ -21,6 +22,8 @@ from pipeline.errors import Problem, UserError
 from pipeline.reference import Answer, Reference
 from pipeline.session import Floats
 
+# Never more than this, however sensitive a row is: half of how far off the answer to an unrelated text is.
+MOST = {"logits_error": 3.0, "kl": 1.0, "cache_error": 1.5}
 RUNS = 8  # the worst of so many: single ones differ tenfold where a row is sensitive
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # largest relative error of one number
 TOKENS = 64
@@ -31,7 +34,7 @@ Sensitivity = dict[str, float]  # figure of pipeline.compare -> how far rounding
 def measure(
     reference: Reference, past: list[Floats], tokens: list[int], positions: list[int], answer: Answer, dtype: str
 ) -> Sensitivity:
-    """What rounding to `dtype` does to the original's `answer` to a row: the worst of each figure."""
+    """How far rounding to `dtype` takes the original's `answer` to a row: the worst of each figure."""
     worst = {name: Worst() for name in ("logits_error", "kl", "cache_error")}
     for seed in range(RUNS):
         with _rounded(reference, ROUNDING[dtype], seed):
@@ -46,7 +49,7 @@ def measure(
 
 @contextmanager
 def _rounded(reference: Reference, rounding: float, seed: int) -> Iterator[None]:
-    """Within, every module without parts of its own gives numbers that are off by up to `rounding` of themselves."""
+    """Within, every module without submodules gives numbers that are off by up to `rounding` of themselves."""
     generator = torch.Generator().manual_seed(seed)
 
     def off(_: torch.nn.Module, __: object, output: object) -> object:

@@ -1,12 +1,12 @@
 """Stage verify: hold every artifact against the original model in fp32; fail when a gate is missed.
 
 verify.json: {"passed", "gates", "quantized_gates", "headroom", "quality", "notes": what wrap warned of, "skipped":
-{artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}. What
-cannot run here is inspected and no more.
+{artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}. An
+artifact that cannot run here is only inspected.
 accuracy.json: the worst figure of each artifact, for `dvc metrics`.
 
-All artifacts run all cases. Of those that hold equal weights the last one generates all greedy text; the ones before
-it begin the ragged batch: a fault of theirs shows in the cases, which compare every number.
+All artifacts run all cases. When several hold the same weights, only the last one generates all the greedy text; the
+others generate the beginning of the ragged batch: their faults show in the cases, which compare every number.
 """
 
 import gc
@@ -62,8 +62,8 @@ def gates_of(artifact: Artifact, options: Verify) -> tuple[Gates, str]:
 
 
 def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_text: bool) -> dict[str, Result]:
-    """All cases of one artifact, by name; its contract alone where `why` says that it cannot run here. That it does not
-    even run is a failure too, not an error. whole_text: whether it generates all greedy text."""
+    """All cases of one artifact, by name; its contract alone where `why` says that it cannot run here. An artifact that
+    fails to run is recorded as a failure, not raised. whole_text: whether it generates all greedy text."""
     contract = Result()
     results = {"contract": contract}
     runtime: Runtime | None = None
@@ -151,9 +151,18 @@ def tokenized(prompts: list[str], point: Path, signature: Signature, seed: int) 
     return [rng.integers(0, int(signature.logits.shape[2]), n).tolist() for n in RANDOM_PROMPTS]
 
 
-def verify(point: Path, model: Model, options: Verify) -> tuple[dict[str, str], dict[str, dict[str, Result]]]:
-    """Verify every artifact of a point against its original: why an artifact cannot run here, and artifact -> case ->
-    result."""
+@dataclass
+class Findings:
+    """What verify found. skipped: why an artifact cannot run here; fixes: what may help when it misses a gate;
+    results: artifact -> case -> result."""
+
+    skipped: dict[str, str]
+    fixes: dict[str, str]
+    results: dict[str, dict[str, Result]]
+
+
+def verify(point: Path, model: Model, options: Verify) -> Findings:
+    """Verify every artifact of a point against its original."""
     signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
     original = checkpoint.load(model, point / layout.CHECKPOINT)
     positions.freeze(original, signature.cache_size)
@@ -163,19 +172,32 @@ def verify(point: Path, model: Model, options: Verify) -> tuple[dict[str, str], 
     prompts = tokenized(options.prompts, point, signature, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
     proof = Proof(truth, prompts, windows, options)
-    all_, results, skipped = list(artifacts(point, signature)), {}, {}
+    found, runnable = Findings({}, {}, {}), []
+    all_ = list(artifacts(point, signature))
     for artifact in all_:
-        why = artifact.obstacle()
-        if why is not None:
-            skipped[artifact.name] = why
-    last = {artifact.quantized: artifact.name for artifact in all_ if artifact.name not in skipped}
+        damaged = Result()
+        with _recorded(damaged):
+            found.fixes[artifact.name] = artifact.fix()
+            why = artifact.obstacle()
+            if why is not None:
+                found.skipped[artifact.name] = why
+            else:
+                runnable.append((artifact.quantized, artifact.most_rows() >= len(prompts), artifact.name))
+        if damaged.failures:
+            found.results[artifact.name] = {"contract": damaged}
+    # of those with the same weights the last that takes all prompts at once, or else the last
+    last: dict[bool, str] = {}
+    for all_prompts in (False, True):
+        last |= {quantized: name for quantized, takes_all, name in runnable if takes_all >= all_prompts}
     for artifact in all_:
         gc.collect()  # a program's graph is full of cycles: its weights would stay while the next ones load
-        whole = last.get(artifact.quantized) == artifact.name
-        results[artifact.name] = verify_artifact(artifact, proof, skipped.get(artifact.name), whole)
+        if artifact.name not in found.results:
+            why = found.skipped.get(artifact.name)
+            found.results[artifact.name] = verify_artifact(artifact, proof, why, artifact.name in last.values())
+    found.results = {artifact.name: found.results[artifact.name] for artifact in all_}  # in the order of the stages
     for name in (layout.WRAPPED, layout.ENGINE):  # the folders that hold a tokenizer
-        results[name]["token ids"] = token_ids_of(point / name, model, point, options.quality.text)
-    return skipped, results
+        found.results[name]["token ids"] = token_ids_of(point / name, model, point, options.quality.text)
+    return found
 
 
 def worst(results: dict[str, Result]) -> dict[str, float | str]:
@@ -192,12 +214,17 @@ def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None
     """For each artifact the first cases that failed, naming artifact, case and tensor; all are in the report. Numbers
     that are not finite are one problem, of the first artifact that has them. fixes: of an artifact, what may help."""
     found = []
-    broken = [(name, case, result) for name, cases in results.items() for case, result in cases.items()]
-    broken = [(name, case, result) for name, case, result in broken if result.not_finite]
+    broken = [
+        (name, case, result.not_finite)
+        for name, cases in results.items()
+        for case, result in cases.items()
+        if result.not_finite
+    ]
     if broken:
-        name, case, result = broken[0]
-        fix = "a number that 16 bits cannot hold: precision=bf16 or precision=fp32; in fp32, look for damaged weights"
-        what = f"{result.not_finite} is not finite, as is something in {len(broken) - 1} more cases"
+        name, case, where = broken[0]
+        more = f"; {len(broken) - 1} more cases hold such numbers" if len(broken) > 1 else ""
+        fix = "in 16 bits a number may be too large: precision=bf16 or fp32; in fp32 the weights may be damaged"
+        what = f"{where} is not finite{more}"
         found.append(Problem(what, f"artifact {name}, case {case}", f"{fix}; all cases are in {layout.VERIFY}"))
     for artifact, cases in results.items():
         fix = f"the first artifact named is where it went wrong; all cases are in {layout.VERIFY}"
@@ -210,12 +237,25 @@ def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None
     return found
 
 
+def remarks(results: dict[str, dict[str, Result]]) -> dict[str, list[str]]:
+    """What to know of a proof that passed -> the artifacts that it is true of: cases not run, gates widened."""
+    found: dict[str, list[str]] = {}
+    for artifact, cases in results.items():
+        said = [f"case not run: {case}: {result.not_run}" for case, result in cases.items() if result.not_run]
+        widened = sum(bool(result.widened) for result in cases.values())
+        if widened:
+            said.append(f"{widened} cases pass by verify.headroom alone")
+        for text in said:
+            found.setdefault(text, []).append(artifact)
+    return found
+
+
 def main() -> None:
     """Run the stage in a point's folder."""
-    options, signature = section(Verify), Signature.load(Path(layout.WRAPPED) / layout.SIGNATURE)
-    skipped, results = verify(Path(), section(Model), options)
-    fixes = {artifact.name: artifact.fix() for artifact in artifacts(Path(), signature)}
-    missed = problems(results, {name: fix for name, fix in fixes.items() if fix})
+    options = section(Verify)
+    found = verify(Path(), section(Model), options)
+    results = found.results
+    missed = problems(results, {name: fix for name, fix in found.fixes.items() if fix})
     report: dict[str, Any] = {
         "passed": not missed,
         "gates": asdict(options.gates),
@@ -223,16 +263,15 @@ def main() -> None:
         "headroom": options.headroom,
         "quality": asdict(options.quality),
         "notes": json.loads((Path(layout.WRAPPED) / layout.NOTES).read_text(encoding="utf-8")),
-        "skipped": skipped,
+        "skipped": found.skipped,
         "artifacts": {a: {c: r.as_dict() for c, r in cases.items()} for a, cases in results.items()},
     }
     write_json(Path(layout.VERIFY), report)
     write_json(Path(layout.ACCURACY), {"passed": not missed} | {a: worst(cases) for a, cases in results.items()})
     if missed:
         raise UserError(missed)
-    left_out = {case: result.not_run for cases in results.values() for case, result in cases.items() if result.not_run}
-    for case, why in left_out.items():
-        print(f"case not run: {case}: {why}")
+    for text, names in remarks(results).items():
+        print(f"{', '.join(names)}: {text}")
     ran = sum(not result.not_run for cases in results.values() for result in cases.values())
     print(f"verified {ran} cases of {', '.join(results)}")
 

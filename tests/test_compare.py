@@ -182,3 +182,20 @@ def test_a_row_may_be_as_far_off_as_rounding_takes_the_original(sound: tuple[Tor
     failures = run_case(CASE, Damaged(runtime, logits=damage), lenient, narrow).failures
     assert len(failures) == 2
     assert "in logits, step 1, row 1, verify.gates.logits_error is 1e-09, and rounding in the original" in failures[0]
+
+
+def test_however_sensitive_a_row_is_another_text_fails(sound: tuple[Torch, Truth]) -> None:
+    """The allowance ends at half of how far off the answer to unrelated tokens is."""
+    runtime, truth = sound
+    lenient = Truth(truth.reference, runtime.signature, seed=0, headroom=1e9)
+
+    def damage(number: int, logits: Floats) -> None:
+        logits[:, 0] = np.roll(logits[:, 0], 1, axis=-1)
+
+    def other(caches: list[Array]) -> None:
+        for cache in caches:
+            cache[:, :, 3:7] = np.roll(cache[:, :, 3:7], 1, axis=-1)  # type: ignore[index]
+
+    held = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
+    failures = run_case(CASE, Damaged(runtime, logits=damage, caches=other), lenient, held).failures
+    assert [failure.split()[0] for failure in failures] == ["logits_error", "kl", "cache_error"]

@@ -25,7 +25,7 @@ from pipeline.run_torch import Torch
 from pipeline.runtime import open_engine
 from pipeline.signature import Signature
 from pipeline.spec import Cache, Model, Verify, section
-from pipeline.verify import WHOLE, Proof, gates_of, greedy_batches, problems, tokenized, verify_artifact, worst
+from pipeline.verify import WHOLE, Proof, gates_of, greedy_batches, problems, remarks, tokenized, verify_artifact, worst
 from tests.points import ROOT, build
 
 
@@ -288,10 +288,10 @@ def test_numbers_that_are_not_finite_are_said_once() -> None:
     results["onnx"]["contract"] = Result(failures=["input_ids is missing"])
     first, second = problems(results)
     assert (first.what, first.where) == (
-        "logits, step 0, row 0 is not finite, as is something in 3 more cases",
+        "logits, step 0, row 0 is not finite; 3 more cases hold such numbers",
         "artifact wrapped, case prefill",
     )
-    assert "precision=bf16 or precision=fp32" in first.fix
+    assert "precision=bf16 or fp32" in first.fix
     assert second.what == "input_ids is missing"
 
 
@@ -419,4 +419,29 @@ def test_cases_that_a_profile_leaves_out_are_in_the_report(tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr
     engine = json.loads((tmp_path / layout.VERIFY).read_text())["artifacts"][layout.ENGINE]
     assert engine["ragged prefill"] == {"not_run": "needs 2 rows, the profiles take 1"}
-    assert "case not run: ragged prefill: needs 2 rows, the profiles take 1" in done.stdout
+    assert "engine: case not run: ragged prefill: needs 2 rows, the profiles take 1" in done.stdout
+    assert len(engine["greedy 0"]) > 2  # the text of each prompt
+
+
+def test_an_engine_that_says_nothing_sound_of_itself_is_a_failure(tiny_copy: Callable[[], Path]) -> None:
+    """engine.json is damaged: the other artifacts are proven all the same, and the report is written."""
+    folder = tiny_copy()
+    (folder / layout.ENGINE / layout.ENGINE_INFO).write_text("{")
+    command = [sys.executable, "-m", "pipeline.verify"]
+    done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    proven = json.loads((folder / layout.VERIFY).read_text())["artifacts"]
+    assert list(proven) == [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE]
+    assert "this is not JSON" in proven[layout.ENGINE]["contract"]["failures"][0]
+    assert all(case.get("passed", True) for case in proven[layout.SIMPLIFIED].values())
+    assert proven[layout.SIMPLIFIED].keys() >= {"greedy 0", WHOLE}  # now the last of its weights
+
+
+def test_remarks_on_a_proof_that_passed() -> None:
+    """Cases left out and gates widened are said once, with the artifacts that they are true of."""
+    left, wide = Result(not_run="no profile takes it"), Result(widened={"kl": 0.2})
+    assert remarks({"onnx": {"a": left, "b": wide}, "engine": {"a": left, "b": Result()}}) == {
+        "case not run: a: no profile takes it": ["onnx", "engine"],
+        "1 cases pass by verify.headroom alone": ["onnx"],
+    }
