@@ -28,8 +28,8 @@ CONFIGS = {
 }
 GRAPH = "models/model.json"
 
-# from_file opens, and can create, any file
-OPERATOR = re.compile(r"torch\.ops\.(aten|kvforge|prims)\.(?!from_file\b)\w+\.\w+", re.ASCII)
+# from_file and save can write any file
+OPERATOR = re.compile(r"torch\.ops\.(aten|kvforge|prims)\.(?!from_file\b|save\b)\w+\.\w+", re.ASCII)
 FUNCTION = re.compile(
     r"torch\.sym_\w+|math\.[a-z]+"
     r"|_operator\.(add|sub|mul|truediv|floordiv|mod|pow|neg|pos|abs|getitem|eq|ne|lt|le|gt|ge|and_|or_|not_)"
