@@ -201,4 +201,4 @@ def _translated(error: Exception, conf: Path, overrides: Sequence[str]) -> Probl
     file = re.search(r"In '([^']+)'", text)
     keys = [text.partition("=")[0].lstrip("+~") for text in overrides]
     where = str(conf / f"{file[1]}.yaml") if file else next((key for key in keys if key in text), str(conf))
-    return Problem(" ".join(text.split()), where, "mend the file or override that is named")
+    return Problem(" ".join(text.split()), where, "fix the file or override that is named")

@@ -1,9 +1,9 @@
-"""What a user can mend: every such mistake is a Problem, and one UserError carries all that were found.
+"""Errors a user can fix. Each is a Problem; a UserError carries all the problems found.
 
 UserError
   └─ problems: Problem(what, where, fix), ...
 
-A full disk is one too. Anything else that is raised is a bug of kvforge's own and keeps its traceback.
+A full disk is reported the same way. Any other exception is a bug of kvforge and keeps its traceback.
 """
 
 import errno
@@ -15,18 +15,18 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: what is wrong, where it stands (config key, file, tensor), and how to mend it."""
+    """One mistake: what is wrong, where (config key, file, tensor), and how to fix it."""
 
     what: str
     where: str
     fix: str
 
     def __str__(self) -> str:
-        return f"error: {self.what}\n  where: {self.where}\n  mend:  {self.fix}"
+        return f"error: {self.what}\n  where: {self.where}\n  fix:   {self.fix}"
 
 
 class UserError(Exception):
-    """One or more problems that the user can mend."""
+    """One or more problems that the user can fix."""
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
@@ -34,7 +34,7 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command's main; on a user's mistake print the problems and exit with 1, without a traceback."""
+    """Run a command's main; on a UserError or a full disk print the problems and exit with 1, without a traceback."""
     try:
         main()
     except UserError as error:

@@ -69,7 +69,7 @@ def _memory(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _groups(controller: str, root: Path) -> Iterator[tuple[Path, int]]:
-    """The folders of this process' groups for a controller, the own one first, each with the version of cgroups.
+    """The folders of this process' groups for a controller, its own group first, each with its version of cgroups.
 
     Inside a container the path in /proc/self/cgroup can be the host's; the container's own group is then the
     mounted root, where the walk ends.

@@ -37,7 +37,7 @@ def enlarged() -> Iterator[None]:
 
     A decode step reads all weights, and with pages of 4 KiB the processor looks up 130,000 addresses for SmolLM2-135M:
     on large ones the step takes 4 % less in fp32, 5 % in int8. It costs under a second; a kernel before 6.1 refuses it.
-    What was mapped before stays as it is: it is the host application's.
+    Memory mapped before belongs to the host application and is left alone.
     """
     before = list(_anonymous())
     yield

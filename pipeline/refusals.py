@@ -13,7 +13,7 @@ KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 
 
 def unsupported_reason(model: PreTrainedModel) -> str | None:
-    """Why a model cannot be built; None when nothing speaks against it. Its weights may be on the meta device."""
+    """Why a model cannot be built; None when it can be built. Its weights may be on the meta device."""
     accepted = inspect.signature(model.forward).parameters
     return _state(model) or _inputs(model, set(accepted)) or _both_ways(model) or _experts(model, set(accepted))
 

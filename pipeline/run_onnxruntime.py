@@ -78,8 +78,8 @@ class OnnxRuntime(Runtime):
             try:
                 self.inference = self._load(model, options, provider, provider_options or {})
             except Exception as error:  # onnxruntime raises classes of its own for every failure
-                # By its words, for want of anything else: class and code are those of a file that does not load. Where
-                # they change, the engine fails to load with ONNX Runtime's message; nothing runs wrongly.
+                # Recognized by its text: class and code are the same as for a file that does not load. If the text
+                # changes, the engine fails to load with ONNX Runtime's message; nothing runs wrongly.
                 if not self.captures or "graph capture" not in str(error):
                     raise
                 self.captures = False  # some operator runs on the CPU

@@ -3,7 +3,7 @@
     runtime = Interpreter(parse(api, folder), signature, bounds)   # a Runtime like any other
     runtime.session(batch=2).step([[1, 2, 3], [4]])
 
-What it computes is what the parser made of the graph and the cure mended, so a wrong token shows on a machine without a
+It computes the network as parsed and then fixed by tensorrt_network.cure, so a wrong token shows on a machine without a
 GPU. Floats are computed with in fp32, and each layer's result is rounded to the type that the network declares for it,
 as kernels do that accumulate in fp32. What the builder then makes of the network only a GPU can show.
 """

@@ -26,7 +26,7 @@ EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees: not 0 or 1,
 # Even an axis of one size is traced as symbolic, so the graph stays the same; the runtime holds the limit. In a range
 # of 1 to 2 the tracer gives every input a symbol of its own.
 LEAST_RANGE = 64
-SAMPLE = "The capital of France is Paris, and"  # what a model in fp16 is tried on, and this many random tokens
+SAMPLE = "The capital of France is Paris, and"  # text that an fp16 model is tried on; RANDOM_TOKENS random ones follow
 RANDOM_TOKENS = 8
 
 CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)

@@ -332,7 +332,7 @@ def test_a_users_option_is_an_option(repository: Path) -> None:
 
 
 def test_local_pickles_are_refused_with_the_way_to_convert(repository: Path) -> None:
-    """A local folder with pickled weights is refused before anything is loaded, with the command that mends it."""
+    """A local folder with pickled weights is refused before anything is loaded, with the command that fixes it."""
     folder = repository / "weights"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "llama"}')

@@ -16,7 +16,7 @@ TWO = Problem("so is this", "other.key", "and this")
 
 def test_a_problem_says_what_where_and_how() -> None:
     """Three lines, the same for every problem."""
-    assert str(ONE) == "error: it is wrong\n  where: some.key\n  mend:  put it right"
+    assert str(ONE) == "error: it is wrong\n  where: some.key\n  fix:   put it right"
 
 
 def test_an_error_carries_all_problems() -> None:

@@ -42,7 +42,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("overrides", "where", "says"), WRONG, ids=lambda value: str(value)[:60])
 def test_a_wrong_profile_names_its_key(overrides: list[str], where: str, says: str) -> None:
-    """Each is found before any work, alone, under the key that mends it."""
+    """Each is found before any work, alone, under the key that fixes it."""
     if where.startswith("profile.prefill.batch.min") and "batch 2" in says:
         overrides = [*overrides, "profile.prefill.batch.max=8"]
     found = {problem.where: str(problem) for problem in problems(*overrides)}

@@ -154,7 +154,7 @@ def test_a_killed_engine_comes_back(repository: Path, former: str) -> None:
 
 
 def test_a_stage_that_fails_keeps_the_others(repository: Path) -> None:
-    """A missed gate fails the build and names artifact, case and tensor; mended, the former state is restored."""
+    """A missed gate fails the build and names artifact, case and tensor; once fixed, the former state is restored."""
     edit(repository, "conf/config.yaml", "logits_error: 5e-4", "logits_error: 0")
     edit(repository, "conf/config.yaml", "headroom: 10", "headroom: 0")
     failed = run(repository, "dvc", "repro")

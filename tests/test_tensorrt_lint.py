@@ -67,7 +67,7 @@ def test_sound_networks_have_no_findings(tiny: Point, half: Point, window: Point
 
 
 def test_the_cure_is_what_makes_attention_right(half: Point) -> None:
-    """As parsed, every attention is upper-left and without lengths; each is named. The cure mends that and no more."""
+    """As parsed, every attention is upper-left and without lengths; each is named. The cure fixes that and no more."""
     parsed = parse(rtx(), half[0] / layout.SIMPLIFIED, cured=False)
     assert lint(parsed, half[1]) == [
         f"{name}.Attention {what}"
