@@ -7,6 +7,7 @@ A full disk is reported the same way. Any other exception is a bug of kvforge an
 """
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(error, file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # whoever read the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed goes nowhere
         sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENOSPC:

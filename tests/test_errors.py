@@ -60,3 +60,12 @@ def test_a_bug_keeps_its_traceback() -> None:
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "ZeroDivisionError" in done.stderr
+
+
+def test_a_reader_that_ends_first() -> None:
+    """`command | head`: no traceback, whatever was still to be written."""
+    code = "from pipeline import errors; errors.run(lambda: [print('x' * 999, flush=True) for _ in range(9999)])"
+    pipe = f'{sys.executable} -c "{code}" | head -1'
+    done = subprocess.run(["bash", "-c", pipe], cwd=ROOT, capture_output=True, text=True)  # a shell's pipe is the point
+    assert done.stdout == "x" * 999 + "\n"
+    assert done.stderr == ""
