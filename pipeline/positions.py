@@ -211,6 +211,15 @@ def wrong_frequencies(model: PreTrainedModel, cache_size: int) -> list[Problem]:
     return problems
 
 
+def unchecked(model: PreTrainedModel, cache_size: int) -> list[str]:
+    """Notes on the rotary modules that `wrong_frequencies` has nothing to hold against."""
+    return [
+        f"the rotary frequencies of {rotary.name} are not checked: no formula is known for rope type {rotary.kind}"
+        for rotary in rotaries(model)
+        if not _expected(rotary, cache_size)
+    ]
+
+
 def _off(found: torch.Tensor, want: torch.Tensor) -> float:
     """The largest relative difference; infinite between different shapes."""
     if found.shape != want.shape:

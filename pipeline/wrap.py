@@ -97,7 +97,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         original = checkpoint.load(model, link, config)
         _check_supported(original)
         tokenizer = checkpoint.load_tokenizer(model, link)
-    notes = positions.freeze(original, cache.size)
+    notes = positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     layers = decoder.cache_shapes(original, cache.size)

@@ -296,3 +296,14 @@ def test_layer_types_have_frequencies_of_their_own() -> None:
         module.full_attention_inv_freq,
     )
     assert len(positions.wrong_frequencies(model, CACHE)) == 2
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_rotary_module_is_checked(architecture: str) -> None:
+    """Of the architectures that are built in the tests; a rope type without a formula is said by name."""
+    model = loaded(architecture, ARCHITECTURES[architecture])
+    assert positions.unchecked(model, 64) == []
+    for rotary in positions.rotaries(model):
+        kinds = getattr(rotary.module.config, "rope_parameters", None) or {}
+        kinds.get(rotary.layer_type, kinds)["rope_type"] = "spiral"
+        assert "no formula is known for rope type spiral" in "\n".join(positions.unchecked(model, 64))
