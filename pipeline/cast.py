@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import torch
 from transformers import PreTrainedModel
 
-FREQUENCIES = "inv_freq"  # the end of each rotary frequency buffer's name
+from pipeline.positions import FREQUENCIES
 
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:

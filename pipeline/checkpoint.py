@@ -24,6 +24,7 @@ from pipeline import checkpoint_files, gguf_metadata, gguf_model, tokenizer_file
 from pipeline.errors import Problem, UserError
 from pipeline.spec import Model, Source
 from pipeline.tokens import ids_of
+from pipeline.weights_check import Wording
 
 CONFIGURATION = "configuration"
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken")
@@ -120,7 +121,7 @@ def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> Pr
             **options,
         )
     text_only = type(loaded.config) is not type(config)
-    if problems := list(weights_check.problems(loaded, info, _origin(model, link), text_only=text_only)):
+    if problems := list(weights_check.problems(loaded, info, Wording(_origin(model, link)), text_only=text_only)):
         raise UserError(problems)
     if text_only and (parts := weights_check.other_parts(loaded, info)):
         print(f"warning: of {_name(model)} the text model is built, without {', '.join(parts)}", file=sys.stderr)

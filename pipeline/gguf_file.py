@@ -65,6 +65,12 @@ def read_once() -> Iterator[None]:
         yield
 
 
+def fields(path: Path) -> Any:
+    """The metadata of a GGUF file as gguf reads them, whole vocabularies included: key -> gguf's ReaderField."""
+    with read_once():
+        return gguf.GGUFReader(path).fields
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[dict[str, Any]]:
     """Arguments for from_pretrained that name a GGUF file, by a link in a folder of its own: transformers would prefer

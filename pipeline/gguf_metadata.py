@@ -1,7 +1,7 @@
 """Read a GGUF file's header without trusting it, and say what is wrong with the file before anything is loaded.
 
 gguf's own reader takes every count in the file at its word: a damaged one ends in a traceback, or in as much memory as
-the count says. Here each count and length is held against the bytes that are left. 0.05 s for a vocabulary of 262,144.
+the count says. Here each count and length is checked against the bytes that are left.
 """
 
 import functools
@@ -9,12 +9,13 @@ import math
 import mmap
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Problem, UserError
-from pipeline.pre_tokenizers import EXPRESSIONS
+from pipeline.pre_tokenizers import ADD_BOS, EXPRESSIONS
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -23,50 +24,25 @@ FORMATS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 STRING, ARRAY = 8, 9
 MAX_DIMENSIONS = 4  # ggml's own limit
 DOWNLOAD = "download or convert it again; the file is damaged"
+SAFETENSORS = "use the model's safetensors: source local or hub"  # what to do with a file that cannot be built
 KEPT = 4096  # numbers of an array that are read: one a layer, never one a token
 
-# a tensor's type -> elements and bytes of a block: gguf's own table, whose import takes 0.4 s
-BLOCKS = {
-    0: (1, 4),
-    1: (1, 2),
-    24: (1, 1),
-    25: (1, 2),
-    26: (1, 4),
-    27: (1, 8),
-    28: (1, 8),
-    30: (1, 2),  # plain numbers
-    2: (32, 18),
-    3: (32, 20),
-    6: (32, 22),
-    7: (32, 24),
-    8: (32, 34),
-    9: (32, 40),
-    20: (32, 18),
-    39: (32, 17),
-    10: (256, 84),
-    11: (256, 110),
-    12: (256, 144),
-    13: (256, 176),
-    14: (256, 210),
-    15: (256, 292),
-    16: (256, 66),
-    17: (256, 74),
-    18: (256, 98),
-    19: (256, 50),
-    21: (256, 110),
-    22: (256, 82),
-    23: (256, 136),
-    29: (256, 56),
-    34: (256, 54),
-    35: (256, 66),
-    40: (64, 36),
-    41: (128, 18),
+# elements of a block -> a tensor's type -> bytes of a block: gguf's own table, whose import takes 0.4 s
+_SIZES = {
+    1: {0: 4, 1: 2, 24: 1, 25: 2, 26: 4, 27: 8, 28: 8, 30: 2},  # plain numbers
+    32: {2: 18, 3: 20, 6: 22, 7: 24, 8: 34, 9: 40, 20: 18, 39: 17},
+    256: {10: 84, 11: 110, 12: 144, 13: 176, 14: 210, 15: 292, 16: 66, 17: 74}
+    | {18: 98, 19: 50, 21: 110, 22: 82, 23: 136, 29: 56, 34: 54, 35: 66},
+    64: {40: 36},
+    128: {41: 18},
 }
+BLOCKS = {kind: (elements, size) for elements, sizes in _SIZES.items() for kind, size in sizes.items()}
 
 # pre-tokenizers belong to byte-level BPE; what the others are is told by tokenizer.ggml.model alone
-BYTE_LEVEL = "gpt2"
+BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
 END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")  # of text, turn, message; behind tokenizer.ggml.
-SCALINGS = ("none", "linear", "yarn")  # of rotary positions, that pipeline.gguf_rope applies
+SCALINGS = ("none", "linear", "yarn")  # of rotary positions, that pipeline.gguf_model applies
+FREQUENCIES = "rope_freqs.weight"  # the tensor with a rotary factor for each pair of dimensions
 SCALED_ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemma3")
 
 
@@ -98,7 +74,7 @@ class Header:
 
     @property
     def is_gemma(self) -> bool:
-        """Whether it is a Gemma, whose texts never begin with a space that they have not."""
+        """Whether it is a Gemma: its tokenizer adds no space before a text."""
         return self.architecture.startswith("gemma")
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -111,6 +87,28 @@ class Header:
         if self.metadata.get("tokenizer.ggml.model") != BYTE_LEVEL:
             return None
         return str(self.metadata.get("tokenizer.ggml.pre", "default"))
+
+    @property
+    def edge_tokens(self) -> tuple[int | None, int | None]:
+        """The tokens that llama.cpp puts before and behind every text, each None where it puts none."""
+        sentencepiece = self.metadata.get("tokenizer.ggml.model") == SENTENCEPIECE
+        starts = sentencepiece or self.pre_tokenizer in ADD_BOS
+
+        def edge(name: str, added: bool, default: int) -> int | None:
+            if not self.metadata.get(f"tokenizer.ggml.add_{name}_token", added):
+                return None
+            # where the file names no token, llama.cpp takes sentencepiece's own number
+            return self.metadata.get(f"tokenizer.ggml.{name}_token_id", default if sentencepiece else None)
+
+        return edge("bos", starts, 1), edge("eos", False, 2)
+
+    @property
+    def rotary_scaling(self) -> tuple[Any, Any]:
+        """Kind and factor of the scaling of rotary positions by llama.cpp's rules: linear where only a factor is given,
+        none where linear has no factor. The factor is 0.0 where the file gives none."""
+        kind = self.get("rope.scaling.type", "linear")
+        factor = self.get("rope.scaling.factor", self.get("rope.scale_linear", 0.0))
+        return "none" if kind == "linear" and factor in (0.0, 1.0) else kind, factor
 
 
 class _Bytes:
@@ -253,26 +251,38 @@ def problems(path: Path) -> list[Problem]:
     name = header.pre_tokenizer
     if name is not None and name not in EXPRESSIONS:
         what = f"{path} names the pre-tokenizer {name!r} (tokenizer.ggml.pre), which is not known here"
-        fix = "use the model's safetensors: source local or hub"
-        found.append(Problem(what, "model.path", fix))
-    found += [Problem(f"{path}: {what}", "model.path", fix) for what, fix in _rotary(header)]
-    return found
+        found.append(Problem(what, "model.path", SAFETENSORS))
+    others = [*_edge_tokens(header), *_rotary(header)]
+    return found + [Problem(f"{path}: {what}", "model.path", SAFETENSORS) for what in others]
 
 
-def _rotary(header: Header) -> list[tuple[str, str]]:
-    fix = "use the model's safetensors: source local or hub"
+def _edge_tokens(header: Header) -> Iterator[str]:
+    size = header.metadata.get("tokenizer.ggml.tokens")
+    if header.metadata.get("tokenizer.ggml.model") not in (BYTE_LEVEL, SENTENCEPIECE) or not isinstance(size, int):
+        return
+    for name, number in zip(("bos", "eos"), header.edge_tokens, strict=True):
+        if number is not None and not (type(number) is int and 0 <= number < size):
+            yield f"tokenizer.ggml.{name}_token_id is {number!r}, which is not one of its {size} tokens"
+
+
+def _rotary(header: Header) -> list[str]:
     names = {tensor.name for tensor in header.tensors}
     found = [
-        (f"its rotary factors {name} (longrope) are not applied from GGUF files", fix)
+        f"its rotary factors {name} (longrope) are not applied from GGUF files"
         for name in ("rope_factors_long.weight", "rope_factors_short.weight")
         if name in names
     ]
-    kind = header.get("rope.scaling.type", "none")
-    scaled = kind != "none" or header.get("rope.scale_linear", 1.0) not in (0.0, 1.0) or "rope_freqs.weight" in names
-    if kind not in SCALINGS and not found:
-        key = f"{header.architecture}.rope.scaling.type"
-        found.append((f"{key} is {kind!r}; {', '.join(SCALINGS)} are applied", fix))
-    elif scaled and header.architecture not in SCALED_ARCHITECTURES:
+    kind, factor = header.rotary_scaling
+    key = f"{header.architecture}.rope.scaling"
+    if kind not in SCALINGS:
+        if not found:
+            found.append(f"{key}.type is {kind!r}; {', '.join(SCALINGS)} are applied")
+        return found
+    if (kind != "none" or FREQUENCIES in names) and header.architecture not in SCALED_ARCHITECTURES:
         what = f"the rotary scaling of {header.architecture} is not applied from GGUF files"
-        found.append((f"{what}; it is for {', '.join(SCALED_ARCHITECTURES)}", fix))
+        found.append(f"{what}; it is for {', '.join(SCALED_ARCHITECTURES)}")
+    if kind == "yarn" and factor == 0.0:
+        found.append(f"{key}.type is yarn and the file gives no factor ({key}.factor)")
+    elif kind != "none" and not (isinstance(factor, int | float) and 0 < factor < math.inf):
+        found.append(f"{key}.factor is {factor!r}, which is not a positive number")
     return found

@@ -1,7 +1,7 @@
 """Load a model from a GGUF file in fp32, all of it: what transformers' loader leaves out is applied here or refused.
 
-It knows most keys of the metadata and skips the rest in silence: rotary scaling, a head size that is not the
-configuration's default, tensors that it has no name for. What the model has and the file has not stays random.
+transformers' loader reads most keys and skips the rest silently: rotary scaling, a head size that is not the
+configuration's default, tensors that it has no name for. Weights that the file lacks stay random.
 """
 
 from collections.abc import Iterator
@@ -17,14 +17,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, GgufConfig, PreTraine
 from transformers import modeling_gguf_pytorch_utils as loader
 from transformers.integrations.gguf import is_gguf_arch_supported
 
-from pipeline import gguf_metadata
+from pipeline import gguf_metadata, weights_check
 from pipeline.errors import Problem, UserError
 from pipeline.gguf_file import alone, read_once
-from pipeline.gguf_metadata import Header
+from pipeline.gguf_metadata import FREQUENCIES, SAFETENSORS, Header
+from pipeline.weights_check import Wording
 
-SHOWN = 5  # names in one message
-FIX = "use the model's safetensors: source local or hub"
-FREQUENCIES = "rope_freqs.weight"
 # Llama 3.1 and 3.2: a GGUF file holds the factors that these make, not the numbers that they are made of
 LLAMA3 = tuple(
     {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -45,17 +43,18 @@ STATED = {
     "expert_count": "num_experts",
     "expert_used_count": "num_experts_per_tok",
 }
-# numbers that llama.cpp computes with and transformers' loader has no place for -> the value that changes nothing
-NEUTRAL = {
-    "attention.scale": 0.0,
-    "attention.clamp_kqv": 0.0,
-    "attention.causal": True,
-    "attention.output_scale": 0.0,
-    "attention.temperature_scale": 0.0,
-    "embedding_scale": 0.0,
-    "residual_scale": 0.0,
-    "logit_scale": 0.0,
-    "attention.shared_kv_layers": 0,
+BY_LAYER = {("lfm2", "attention.head_count_kv")}  # architecture and key of lists that transformers applies
+# numbers that llama.cpp computes with and transformers' loader has no place for -> the values that change nothing
+NEUTRAL: dict[str, tuple[float, ...]] = {
+    "attention.scale": (0.0,),  # and the model's own, see _scale
+    "attention.clamp_kqv": (0.0,),
+    "attention.causal": (True,),
+    "attention.output_scale": (0.0,),
+    "attention.temperature_scale": (0.0,),
+    "embedding_scale": (0.0, 1.0),
+    "residual_scale": (0.0, 1.0),
+    "logit_scale": (0.0, 1.0),
+    "attention.shared_kv_layers": (0,),
 }
 
 
@@ -81,7 +80,7 @@ def _loading(path: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(Problem(f"transformers does not load {path}: {said}", "model.path", FIX)) from error
+        raise UserError(Problem(f"transformers does not load {path}: {said}", "model.path", SAFETENSORS)) from error
 
 
 def load(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
@@ -99,32 +98,16 @@ def load(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
             dtype=torch.float32,
             quantization_config=GgufConfig(dequantize=True),  # the weights as fp32, on the file's own grid
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are named below
+            ignore_mismatched_sizes=True,  # all of them are reported below
         )
         unused = [] if is_gguf_arch_supported(header.architecture) else list(_unused(header, model))
-    wrong = [f"{name}: {tuple(stored)}, not {tuple(own)}" for name, stored, own in info["mismatched_keys"]]
-    unused += info["unexpected_keys"]
-    mistakes = [
-        (info["missing_keys"], f"{path} lacks", "", "download or convert it again, whole"),
-        (unused, "transformers has no place for", f" of {path}", FIX),
-        (wrong, f"{path} has", " of another shape than its metadata says", FIX),
-    ]
-    problems = [
-        Problem(f"{before} {_some(names)}{behind}", "model.path", fix)
-        for names, before, behind, fix in mistakes
-        if names
-    ]
-    if problems:
+    info["unexpected_keys"] = [*info["unexpected_keys"], *unused]
+    wording = Wording("model.path", str(path), "its metadata", "download or convert it again, whole", SAFETENSORS)
+    if problems := list(weights_check.problems(model, info, wording)):
         raise UserError(problems)
     model.config.name_or_path = str(path.parent)  # not the folder that it was read from, which is gone
     result: PreTrainedModel = model.eval()
     return result
-
-
-def _some(names: Any) -> str:
-    names = sorted(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} tensor{'s' * (len(names) > 1)} ({', '.join(names[:SHOWN])}{more})"
 
 
 def _unused(header: Header, model: PreTrainedModel) -> Iterator[str]:
@@ -146,21 +129,26 @@ def apply(header: Header, config: Any, path: Path) -> None:
     for key, attribute in STATED.items():
         stated, own = header.get(key), getattr(config, attribute, None)
         if isinstance(stated, list):  # one a layer
+            if len(set(stated)) > 1 and (header.architecture, key) not in BY_LAYER:
+                what = f"{path}: {header.architecture}.{key} differs between layers: {stated}"
+                problems.append(Problem(what, "model.path", SAFETENSORS))
             stated = stated[0] if len(set(stated)) == 1 else None
         if stated is None or stated == own or (own is None and not hasattr(config, attribute)):
             continue
-        setattr(config, attribute, type(stated)(stated))
+        setattr(config, attribute, stated)
     if header.architecture == "gemma3":  # no key says it: llama.cpp knows the model of 27 billion by its layers
         heads, width = config.num_attention_heads, config.head_dim
         config.query_pre_attn_scalar = config.hidden_size // heads if config.num_hidden_layers == 62 else width
     keys, values = (header.get(f"attention.{part}_length") for part in ("key", "value"))
     if None not in (keys, values) and keys != values:
-        problems.append(Problem(f"{path}: its keys are {keys} wide and its values {values}", "model.path", FIX))
+        problems.append(Problem(f"{path}: its keys are {keys} wide and its values {values}", "model.path", SAFETENSORS))
     for key, neutral in NEUTRAL.items():
-        if header.get(key, neutral) != neutral:
-            what = f"{path}: {header.architecture}.{key} = {header.get(key)} is not applied from GGUF files"
-            problems.append(Problem(what, "model.path", FIX))
-    problems += [Problem(f"{path}: {what}", "model.path", FIX) for what in _rotary(header, config, path)]
+        value = header.get(key, neutral[0])
+        if value in neutral or (key == "attention.scale" and np.isclose(value, _scale(config), rtol=1e-6, atol=0)):
+            continue  # files hold the scale in fp32
+        what = f"{path}: {header.architecture}.{key} = {value} is not applied from GGUF files"
+        problems.append(Problem(what, "model.path", SAFETENSORS))
+    problems += [Problem(f"{path}: {what}", "model.path", SAFETENSORS) for what in _rotary(header, config, path)]
     if problems:
         raise UserError(problems)
 
@@ -183,11 +171,8 @@ def _rotary(header: Header, config: Any, path: Path) -> Iterator[str]:
             yield f"{rotated} of {width} dimensions are rotated, and transformers rotates all"
         else:
             own["partial_rotary_factor"] = rotated / width
-    kind = header.get("rope.scaling.type", "none")
-    factor = header.get("rope.scaling.factor", header.get("rope.scale_linear", 0.0))
-    if kind == "none" and header.get("rope.scaling.type") is None and factor not in (0.0, 1.0):
-        kind = "linear"  # llama.cpp's default where a factor stands alone
-    if kind == "linear" and factor not in (0.0, 1.0):
+    kind, factor = header.rotary_scaling
+    if kind == "linear":
         own |= {"rope_type": "linear", "factor": factor}
     elif kind == "yarn":
         own |= {
@@ -209,6 +194,11 @@ def _rotary(header: Header, config: Any, path: Path) -> Iterator[str]:
 def _head(config: Any) -> int:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return int(width)
+
+
+def _scale(config: Any) -> float:
+    """By what the model multiplies the products of queries and keys."""
+    return float((getattr(config, "query_pre_attn_scalar", None) or _head(config)) ** -0.5)
 
 
 def _factors(parameters: dict[str, Any], width: int, path: Path) -> Iterator[str]:

@@ -21,7 +21,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pipeline.errors import Problem, UserError
 
-FREQUENCIES = "inv_freq"
+FREQUENCIES = "inv_freq"  # the end of each rotary frequency buffer's name
 COPIES = ("original_inv_freq", "long_inv_freq")  # what transformers falls back to, not what a forward reads
 STATIC = "default"  # the rope type that transformers never recomputes
 ULP = 2.0**-23  # of fp32, relative

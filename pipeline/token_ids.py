@@ -5,10 +5,9 @@ read by the tokenizers library alone; of a GGUF file the vocabulary is read by g
 with the pre-tokenizer that the file names. Vocabularies of sentencepiece are encoded by sentencepiece itself.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import gguf
 from gguf import TokenType
 from sentencepiece import SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made at run time
@@ -18,17 +17,20 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline import checkpoint, gguf_metadata, tokenizer_files
-from pipeline.gguf_file import read_once
-from pipeline.pre_tokenizers import ADD_BOS, IGNORE_MERGES, pre_tokenizer
+from pipeline.gguf_file import fields
+from pipeline.gguf_metadata import BYTE_LEVEL, SENTENCEPIECE
+from pipeline.pre_tokenizers import IGNORE_MERGES, pre_tokenizer
 from pipeline.spec import Model, Source
+from pipeline.tokenizer_files import SPACE
 
 WHOLE = (TokenType.CONTROL, TokenType.USER_DEFINED)  # tokens that are found in a text before anything splits it
-SPACE = "\u2581"
-CHECKED = ("gpt2", "llama")  # tokenizer.ggml.model: byte-level BPE, sentencepiece
+CHECKED = (BYTE_LEVEL, SENTENCEPIECE)  # tokenizer.ggml.model
 LETTERS = 40_000  # characters of the text that are compared: 8,192 tokens of English and more
-SHOWN = 4
+NEIGHBORS = 4  # tokens that are shown before a difference and from it on
 
-# texts that pre-tokenizers split differently
+Encode = Callable[[str], list[int]]
+
+# texts that pre-tokenizers split differently; each is also the beginning and the end of a text
 EDGES = (
     "a  12 b",
     "a\n\n1.",
@@ -52,23 +54,18 @@ EDGES = (
 )
 
 
-def _fields(path: Path) -> Any:
-    with read_once():
-        return gguf.GGUFReader(path).fields
-
-
 def byte_level(path: Path) -> Backend:
     """A GGUF file's byte-level BPE, as the file describes it."""
     header = gguf_metadata.read(path)
-    fields = _fields(path)
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"].contents()]
+    found = fields(path)
+    tokens = found["tokenizer.ggml.tokens"].contents()
+    merges = [tuple(merge.split(" ", 1)) for merge in found["tokenizer.ggml.merges"].contents()]
     name = header.pre_tokenizer or "default"
     vocabulary = {token: number for number, token in enumerate(tokens)}
     backend = Backend(BPE(vocabulary, merges, ignore_merges=name in IGNORE_MERGES))
     backend.pre_tokenizer = pre_tokenizer(name)
     backend.decoder = decoders.ByteLevel()
-    kinds = fields["tokenizer.ggml.token_type"].contents() if "tokenizer.ggml.token_type" in fields else []
+    kinds = found["tokenizer.ggml.token_type"].contents() if "tokenizer.ggml.token_type" in found else []
     backend.add_tokens(
         [
             AddedToken(token, normalized=False, special=kind == TokenType.CONTROL)
@@ -82,8 +79,8 @@ def byte_level(path: Path) -> Backend:
 def sentencepiece(path: Path) -> SentencePieceProcessor:
     """A GGUF file's sentencepiece vocabulary, as sentencepiece itself reads it."""
     header = gguf_metadata.read(path)
-    fields = _fields(path)
-    values = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores", "token_type"))
+    found = fields(path)
+    values = (found[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores", "token_type"))
     prefix = not header.is_gemma and header.metadata.get("tokenizer.ggml.add_space_prefix", True)
     model = ModelProto()
     for token, score, kind in zip(*values, strict=True):
@@ -97,45 +94,53 @@ def sentencepiece(path: Path) -> SentencePieceProcessor:
     return SentencePieceProcessor(model_proto=model.SerializeToString())
 
 
-def gguf_ids(path: Path, text: str) -> list[int]:
-    """Tokens of a text by a GGUF file's own metadata, with the start token where it asks for one."""
+def of_gguf(path: Path) -> Encode:
+    """Text -> tokens by a GGUF file's own metadata, with the start and end tokens that it asks for."""
     header = gguf_metadata.read(path)
-    name = header.pre_tokenizer
-    if name is None:
-        ids, starts = list(sentencepiece(path).encode(text)), True
-    else:
-        ids, starts = byte_level(path).encode(text, add_special_tokens=False).ids, name in ADD_BOS
-    start = header.metadata.get("tokenizer.ggml.bos_token_id")
-    if start is None or not header.metadata.get("tokenizer.ggml.add_bos_token", starts):
-        return ids
-    return [start, *ids]
+    start, end = ([] if token is None else [token] for token in header.edge_tokens)
+    if header.pre_tokenizer is None:
+        processor = sentencepiece(path)
+        return lambda text: [*start, *processor.encode(text), *end]
+    backend = byte_level(path)
+    return lambda text: [*start, *backend.encode(text, add_special_tokens=False).ids, *end]
 
 
-def by_the_files(model: Model, link: Path, text: str) -> tuple[str, list[int]] | None:
-    """What is read, and a text's tokens by it; None for a model whose files only transformers reads."""
+def by_the_files(model: Model, link: Path) -> tuple[str, Encode] | None:
+    """What is read, and text -> tokens by it; None for a model whose files only transformers reads."""
     if model.source is Source.gguf:
         path = link.resolve()
         kind = gguf_metadata.read(path).metadata.get("tokenizer.ggml.model")
-        return (path.name, gguf_ids(path, text)) if kind in CHECKED else None
+        return (path.name, of_gguf(path)) if kind in CHECKED else None
     file = checkpoint.tokenizer_json(model, link)
-    return None if file is None else (file.name, tokenizer_files.read_json(file).encode(text).ids)
+    if file is None:
+        return None
+    backend = tokenizer_files.read_backend(file)
+    return file.name, lambda text: list(backend.encode(text).ids)
 
 
 def findings(tokenizer: Tokenizer, model: Model, link: Path, text: str) -> list[str] | None:
-    """How an artifact's tokenizer differs from the checkpoint's files, over the beginning of a text and over edge
-    cases; empty when no id does, None when nothing but transformers reads the files. `link`: the point's `checkpoint`.
-    0.5 s for SmolLM2, 2 s for 262,144 tokens."""
-    checked = text[:LETTERS] + "\n".join(EDGES)
-    found = by_the_files(model, link, checked)
+    """How an artifact's tokenizer differs from the checkpoint's files, over the beginning of a text and over each edge
+    case as a text of its own; empty when no id does, None when nothing but transformers reads the files. `link`: the
+    point's `checkpoint`."""
+    found = by_the_files(model, link)
     if found is None:
         return None
-    name, wanted = found
-    ids = list(tokenizer(checked, verbose=False)["input_ids"])
-    if ids == wanted:
+    name, encode = found
+    texts = [text[:LETTERS], *EDGES]
+    compared = [(list(tokenizer(each, verbose=False)["input_ids"]), encode(each)) for each in texts]
+    differing = [i for i, (ids, wanted) in enumerate(compared) if ids != wanted]
+    if not differing:
         return []
+    first = differing[0]
+    ids, wanted = compared[first]
     at = next((i for i, (a, b) in enumerate(zip(ids, wanted, strict=False)) if a != b), min(len(ids), len(wanted)))
-    before = tokenizer.decode(ids[max(0, at - SHOWN) : at])
+    before = tokenizer.decode(ids[max(0, at - NEIGHBORS) : at])
     return [
-        f"token ids differ from {name}'s own from token {at} on, behind {before!r}: "
-        f"{ids[at : at + SHOWN]}, and {name} gives {wanted[at : at + SHOWN]}"
+        f"token ids differ from {name}'s own in {len(differing)} of {len(texts)} texts; "
+        f"in {_excerpt(texts[first])} from token {at} on, after {before!r}: {ids[at : at + NEIGHBORS]}, "
+        f"and {name} gives {wanted[at : at + NEIGHBORS]}"
     ]
+
+
+def _excerpt(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:40] + "...")

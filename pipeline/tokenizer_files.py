@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 from gguf import TokenType
 from tokenizers import AddedToken, decoders, normalizers
 from tokenizers import Tokenizer as Backend
@@ -19,9 +18,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline import gguf_metadata
 from pipeline.errors import Problem, UserError
-from pipeline.gguf_file import alone, read_once
-from pipeline.gguf_metadata import Header
-from pipeline.pre_tokenizers import ADD_BOS, IGNORE_MERGES, pre_tokenizer
+from pipeline.gguf_file import alone, fields, read_once
+from pipeline.gguf_metadata import SENTENCEPIECE, Header
+from pipeline.pre_tokenizers import IGNORE_MERGES, pre_tokenizer
 
 TOKENIZER_JSON = "tokenizer.json"
 # of the class that transformers chose: how it builds or changes its backend
@@ -31,7 +30,7 @@ CLASS_OWN = {
     *("name_or_path", "is_local", "local_files_only", "fix_mistral_regex", "legacy"),
     *("use_default_system_prompt", "sp_model_kwargs", "spaces_between_special_tokens", "trim_offsets"),
 }
-SENTENCEPIECE, SPACE = "llama", "\u2581"
+SPACE = "\u2581"  # a space in the vocabularies of sentencepiece
 NO_TOKENIZER = ("none", "no_vocab")  # tokenizer.ggml.model of a file that has none
 
 
@@ -41,18 +40,21 @@ def plain(tokenizer: Tokenizer, backend: Backend) -> Tokenizer:
     kept |= {key: value for key, value in tokenizer.special_tokens_map.items() if isinstance(value, str)}
     kept |= {"chat_template": tokenizer.chat_template, "model_max_length": tokenizer.model_max_length}
     kept |= {"clean_up_tokenization_spaces": False}
-    backend.no_truncation()
-    backend.no_padding()
     return TokenizersBackend(tokenizer_object=backend, **kept)
 
 
-def read_json(path: Path) -> Backend:
+def read_backend(path: Path) -> Backend:
     """The tokenizer that a tokenizer.json describes. Raises UserError when it cannot be read."""
     try:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         what = f"{path} cannot be read: {_first_line(error)}"
         raise UserError(Problem(what, str(path), "download it again, or save it with save_pretrained")) from error
+    return _whole(backend)
+
+
+def _whole(backend: Backend) -> Backend:
+    """Neither cut nor padded, as a file may ask for."""
     backend.no_truncation()
     backend.no_padding()
     return backend
@@ -74,11 +76,12 @@ def from_folder(where: str, options: dict[str, Any], file: Path | None) -> Token
 
     Raises UserError when tokenizer.json cannot be read, and whatever AutoTokenizer raises.
     """
-    backend = None if file is None else read_json(file)
+    backend = None if file is None else read_backend(file)
     tokenizer = _auto(where, **options)
-    if backend is None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-    return tokenizer if backend is None else plain(tokenizer, backend)
+    if backend is not None:
+        return plain(tokenizer, backend)
+    own = getattr(tokenizer, "backend_tokenizer", None)
+    return tokenizer if own is None else plain(tokenizer, _whole(own))
 
 
 def from_gguf(path: Path) -> Tokenizer | None:
@@ -105,12 +108,11 @@ def correct(header: Header, backend: Backend) -> None:
     """Bring into a backend what a GGUF file's metadata says and transformers does not read."""
     name = header.pre_tokenizer
     metadata = header.metadata
+    if name is not None or metadata["tokenizer.ggml.model"] == SENTENCEPIECE:
+        backend.post_processor = between(backend, *header.edge_tokens)
     if name is not None:
         backend.pre_tokenizer = pre_tokenizer(name)
         backend.model.ignore_merges = name in IGNORE_MERGES
-        start = metadata.get("tokenizer.ggml.bos_token_id")
-        if name in ADD_BOS and start is not None and "tokenizer.ggml.add_bos_token" not in metadata:
-            backend.post_processor = starting_with(str(backend.id_to_token(start)), start)
     elif metadata["tokenizer.ggml.model"] == SENTENCEPIECE and not header.is_gemma:
         # sentencepiece puts a space before a text that begins with one too; transformers' class does not
         spell, prefix = normalizers.Replace(" ", SPACE), metadata.get("tokenizer.ggml.add_space_prefix", True)
@@ -124,17 +126,21 @@ def _spaces(path: Path, backend: Backend) -> Iterator[AddedToken]:
     """Gemma's tokens of 2 to 31 spaces, which sentencepiece finds in a text before it merges anything: a run of 33 is
     31 and 2, by merges it would be 16 and 17. They are found in the text whose spaces are spelled as in the
     vocabulary."""
-    fields = gguf.GGUFReader(str(path)).fields
-    kinds = fields["tokenizer.ggml.token_type"].contents() if "tokenizer.ggml.token_type" in fields else []
-    for token, kind in zip(fields["tokenizer.ggml.tokens"].contents(), kinds, strict=False):
+    found = fields(path)
+    kinds = found["tokenizer.ggml.token_type"].contents() if "tokenizer.ggml.token_type" in found else []
+    for token, kind in zip(found["tokenizer.ggml.tokens"].contents(), kinds, strict=False):
         spelled = token.replace(" ", SPACE)
         if kind == TokenType.USER_DEFINED and spelled != token and backend.token_to_id(spelled) is not None:
             yield AddedToken(spelled, normalized=True, special=False)
 
 
-def starting_with(token: str, number: int) -> TemplateProcessing:
-    """Puts a token before every text."""
-    return TemplateProcessing(single=f"{token}:0 $A:0", pair=f"{token}:0 $A:0 $B:1", special_tokens=[(token, number)])
+def between(backend: Backend, start: int | None, end: int | None) -> TemplateProcessing:
+    """Puts one token before every text and one behind it, each None for none."""
+    tokens = {number: str(backend.id_to_token(number)) for number in (start, end) if number is not None}
+    before, behind = ([] if number is None else [f"{tokens[number]}:0"] for number in (start, end))
+    single = [*before, "$A:0", *behind]
+    pair = [*before, "$A:0", "$B:1", *behind]
+    return TemplateProcessing(single=single, pair=pair, special_tokens=[(tokens[n], n) for n in tokens])
 
 
 def _first_line(error: Exception) -> str:

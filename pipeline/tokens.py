@@ -11,6 +11,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from pipeline.errors import Problem, UserError
 
 INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not a character, or not yet
+# tokens that are held back for the character that they may begin: all of them are decoded again with every new one
+PENDING = 16
+UNSETTLED = 3  # of these, the last ones whose bytes may still become a character: one has at most 4 bytes
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
@@ -77,8 +80,9 @@ def cut(start: list[int], tokens: list[int], width: int) -> list[list[int]]:
 def decode_stream(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
     """Pieces of text as tokens come in, which join to what the tokenizer makes of all tokens at once.
 
-    A character of several tokens comes whole; special tokens are left out, and so are bytes at the end that are not a
-    whole character. Works with every tokenizer that decodes: the library's own stream raises on some bytes.
+    A character of several tokens comes whole; special tokens are left out, and so are up to PENDING tokens at the end
+    that are not whole characters. Works with every tokenizer that decodes: the library's own stream raises on some
+    bytes.
     """
     # Only a few tokens are decoded again: from `start`, where a piece began, whose text up to `shown` is out already.
     # A decoder may treat the first token differently, so a piece is always decoded behind the one before it.
@@ -90,6 +94,23 @@ def decode_stream(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
         if len(text) > len(before) and not text.endswith(INCOMPLETE):
             yield text[len(before) :]
             start, shown = shown, len(ids)
+        elif len(ids) - shown > PENDING:
+            end = _settled(tokenizer, ids, start, text)
+            piece = _decoded(tokenizer, ids[start:end])[len(before) :]
+            if piece:
+                yield piece
+                start, shown = shown, end
+            else:  # tokens without text, such as special ones: what comes next is still decoded behind the last piece
+                del ids[shown:end]
+
+
+def _settled(tokenizer: Tokenizer, ids: list[int], start: int, text: str) -> int:
+    """The end of the tokens from `start` on whose text later tokens do not change; `text` is that of all of them."""
+    last = len(ids) - UNSETTLED
+    for end in range(last, last - UNSETTLED - 1, -1):  # not within a character
+        if text.startswith(_decoded(tokenizer, ids[start:end])):
+            return end
+    return last
 
 
 def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:

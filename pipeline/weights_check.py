@@ -6,6 +6,7 @@ original that every artifact is compared with would be damaged in the same way.
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -19,17 +20,33 @@ TEXT_PART = re.compile(r"\b(language_model|text_model)\.")  # its name in a chec
 LAYER = re.compile(r"\.(\d+)\.")
 
 
-def problems(model: PreTrainedModel, info: dict[str, Any], where: str, *, text_only: bool) -> Iterator[Problem]:
+@dataclass(frozen=True)
+class Wording:
+    """How problems name a checkpoint and what describes its model; the fixes, None for one that names config.json's
+    keys."""
+
+    where: str
+    name: str = "the checkpoint"
+    described_by: str = "config.json"
+    if_missing: str | None = None
+    if_misfit: str | None = None
+
+
+def problems(
+    model: PreTrainedModel, info: dict[str, Any], wording: Wording, *, text_only: bool = False
+) -> Iterator[Problem]:
     """Tensors that are missing, unexpected, of other shapes, or tied but different.
 
-    `info` is what from_pretrained returns with output_loading_info; `where` names the checkpoint. With `text_only` the
-    model is one part of the checkpoint, and the other parts are no problem.
+    `info` is what from_pretrained returns with output_loading_info. With `text_only` the model is one part of the
+    checkpoint, and the other parts are not a problem.
     """
+    where = wording.where
     if missing := sorted(set(info["missing_keys"]) - set(model.all_tied_weights_keys)):  # the tensor tied to is named
         yield Problem(
-            f"{_count(missing, 'is', 'are')} missing from the checkpoint: {shorten(missing)}",
+            f"{_count(missing, 'is', 'are')} missing from {wording.name}: {shorten(missing)}",
             where,
-            "download the checkpoint again, or correct config.json, which asks for them" + _tie(model, missing),
+            wording.if_missing
+            or "download the checkpoint again, or correct config.json, which asks for them" + _tie(model, missing),
         )
     mismatched = sorted(info["mismatched_keys"])
     for name, stored, wanted in mismatched[:SHOWN]:
@@ -38,26 +55,29 @@ def problems(model: PreTrainedModel, info: dict[str, Any], where: str, *, text_o
         keys = ", ".join(f"{key}={value}" for key, value in config.items() if type(value) is int and value in sizes)
         more = f" (and {len(mismatched) - SHOWN} more tensors of other shapes)" if len(mismatched) > SHOWN else ""
         yield Problem(
-            f"{name} has the shape {list(stored)} in the checkpoint and {list(wanted)} by config.json{more}",
+            f"{name} has the shape {list(stored)} in {wording.name} and {list(wanted)} by {wording.described_by}{more}",
             where,
-            f"correct config.json{f' ({keys})' if keys else ''}, or download the checkpoint again",
+            wording.if_misfit or f"correct config.json{f' ({keys})' if keys else ''}, or download the checkpoint again",
         )
     unexpected = sorted(name for name in info["unexpected_keys"] if not LEFTOVERS.search(name))
     if text_only:
         unexpected = [name for name in unexpected if not _other_part(model, name)]
     if unexpected:
         yield Problem(
-            f"{_count(unexpected, 'has', 'have')} no place in the model: {shorten(unexpected)}",
+            f"{_count(unexpected, f'of {wording.name} has', f'of {wording.name} have')} no place in the model: "
+            f"{shorten(unexpected)}",
             where,
-            _hint(model, unexpected),
+            wording.if_misfit or _hint(model, unexpected),
         )
     for tied in sorted(
         set(model.get_expanded_tied_weights_keys(all_submodels=True)) - set(model.all_tied_weights_keys)
     ):
         yield Problem(
-            f"{tied} differs from the embedding, but config.json ties them: tie_word_embeddings is true",
+            f"{tied} of {wording.name} differs from the embedding, but {wording.described_by} ties them: "
+            "tie_word_embeddings is true",
             where,
-            f"set tie_word_embeddings to false in config.json, or remove {tied} from the checkpoint",
+            wording.if_misfit
+            or f"set tie_word_embeddings to false in config.json, or remove {tied} from the checkpoint",
         )
 
 

@@ -1,8 +1,10 @@
 """pipeline.gguf_metadata: the header is read as gguf reads it, and no damage to it ends in a traceback."""
 
 import contextlib
+import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -138,14 +140,64 @@ def test_an_unknown_pre_tokenizer(tmp_path: Path) -> None:
     [
         ({"llama.rope.scaling.type": "longrope"}, None, "llama", "rope.scaling.type is 'longrope'"),
         ({}, "rope_factors_long.weight", "llama", "rope_factors_long.weight"),
-        ({"llama.rope.scaling.type": "linear"}, None, "stablelm", "rotary scaling of stablelm"),
+        ({"llama.rope.scaling.factor": 4.0}, None, "stablelm", "rotary scaling of stablelm"),
+        ({"llama.rope.scale_linear": 4.0}, None, "stablelm", "rotary scaling of stablelm"),
+        ({"llama.rope.scaling.type": "yarn"}, None, "llama", "type is yarn and the file gives no factor"),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 0.0}, None, "llama", "gives no factor"),
+        (
+            {"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": -4.0},
+            None,
+            "llama",
+            "factor is -4.0, which",
+        ),
+        ({"llama.rope.scaling.factor": math.nan}, None, "llama", "factor is nan, which is not a positive number"),
+        ({"llama.rope.scaling.factor": "four"}, None, "llama", "factor is 'four', which is not a positive number"),
         ({}, "rope_freqs.weight", "phi3", "rotary scaling of phi3"),
     ],
 )
 def test_rotary_scaling_that_is_not_applied(
-    tmp_path: Path, metadata: dict[str, str], tensor: str | None, architecture: str, says: str
+    tmp_path: Path, metadata: dict[str, Any], tensor: str | None, architecture: str, says: str
 ) -> None:
     """Refused by name."""
     weights = gguf_files.tensors() | ({tensor: np.ones(8, np.float32)} if tensor else {})
     path = gguf_files.write(tmp_path / "a.gguf", metadata, weights, architecture=architecture)
     assert says in refusal(path).what
+
+
+@pytest.mark.parametrize("metadata", [
+    {"llama.rope.scaling.type": "linear"},
+    {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 1.0},
+    {"llama.rope.scaling.type": "none", "llama.rope.scaling.factor": 4.0},
+    {"llama.rope.scale_linear": 1.0},
+])  # fmt: skip
+def test_rotary_scaling_that_changes_nothing(tmp_path: Path, metadata: dict[str, Any]) -> None:
+    """By llama.cpp's rules; so every architecture takes it."""
+    path = gguf_files.write(tmp_path / "a.gguf", metadata, architecture="stablelm")
+    assert gguf_metadata.problems(path) == []
+    assert gguf_metadata.read(path).rotary_scaling[0] == "none"
+
+
+@pytest.mark.parametrize(("changes", "wanted"), [
+    ({}, (1, None)),
+    ({"add_eos_token": True}, (1, 2)),
+    ({"add_eos_token": True, "bos_token_id": 7, "eos_token_id": 9}, (7, 9)),
+    ({"add_bos_token": False, "bos_token_id": 7}, (None, None)),
+])  # fmt: skip
+def test_start_and_end_tokens_of_sentencepiece(
+    tmp_path: Path, changes: dict[str, Any], wanted: tuple[int | None, int | None]
+) -> None:
+    """Where the file names none they are sentencepiece's own, as llama.cpp gave for such files."""
+    metadata = {"tokenizer.ggml.bos_token_id": None, "tokenizer.ggml.eos_token_id": None}
+    metadata |= {"tokenizer.ggml.model": "llama"} | {f"tokenizer.ggml.{key}": value for key, value in changes.items()}
+    assert gguf_metadata.read(gguf_files.write(tmp_path / "a.gguf", metadata)).edge_tokens == wanted
+
+
+@pytest.mark.parametrize("number", [len(gguf_files.TOKENS), "x", [1, 2], True])
+@pytest.mark.parametrize("edge", ["bos", "eos"])
+def test_a_start_or_end_token_that_does_not_exist(tmp_path: Path, edge: str, number: Any) -> None:
+    """Refused where it would be added to texts, and left alone where it would not."""
+    metadata = {f"tokenizer.ggml.{edge}_token_id": number}
+    path = gguf_files.write(tmp_path / "a.gguf", metadata | {f"tokenizer.ggml.add_{edge}_token": True})
+    size = len(gguf_files.TOKENS)
+    assert f"tokenizer.ggml.{edge}_token_id is {number!r}, which is not one of its {size} tokens" in refusal(path).what
+    assert gguf_metadata.problems(gguf_files.write(tmp_path / "b.gguf", metadata)) == []

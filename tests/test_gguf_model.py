@@ -61,21 +61,23 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     weights = gguf_files.tensors()
     del weights["blk.1.attn_k.weight"]
     said = refusal(gguf_files.write(tmp_path / "a.gguf", weights=weights))
-    assert "lacks 1 tensor (model.layers.1.self_attn.k_proj.weight)" in said
+    assert said == f"1 tensor is missing from {tmp_path}/a.gguf: model.layers.1.self_attn.k_proj.weight"
 
 
 def test_a_tensor_without_a_place_is_named(tmp_path: Path) -> None:
     """Biases of an architecture that transformers defines without them."""
     weights = gguf_files.tensors() | {f"blk.0.attn_{x}.bias": np.ones(64, np.float32) for x in "qkv"}
     said = refusal(gguf_files.write(tmp_path / "a.gguf", weights=weights))
-    assert "no place for 3 tensors (blk.0.attn_k.bias, blk.0.attn_q.bias, blk.0.attn_v.bias)" in said
+    names = "blk.0.attn_k.bias, blk.0.attn_q.bias, blk.0.attn_v.bias"
+    assert said == f"3 tensors of {tmp_path}/a.gguf have no place in the model: {names}"
 
 
 def test_a_tensor_of_another_shape_is_named(tmp_path: Path) -> None:
     """With both shapes."""
     weights = gguf_files.tensors() | {"blk.0.ffn_gate.weight": np.ones((80, 64), np.float32)}
     said = refusal(gguf_files.write(tmp_path / "a.gguf", weights=weights))
-    assert "(model.layers.0.mlp.gate_proj.weight: (80, 64), not (96, 64))" in said
+    name = "model.layers.0.mlp.gate_proj.weight"
+    assert said == f"{name} has the shape [80, 64] in {tmp_path}/a.gguf and [96, 64] by its metadata"
 
 
 @pytest.mark.parametrize(("key", "value"), [("llama.block_count", None), ("llama.attention.head_count", "many")])
@@ -93,8 +95,49 @@ def test_an_architecture_that_transformers_does_not_know(tmp_path: Path) -> None
 
 def test_a_number_without_a_place_is_named(tmp_path: Path) -> None:
     """What llama.cpp would compute with."""
-    said = refusal(gguf_files.write(tmp_path / "a.gguf", {"llama.attention.scale": 0.25}))
-    assert "llama.attention.scale = 0.25 is not applied" in said
+    said = refusal(gguf_files.write(tmp_path / "a.gguf", {"llama.attention.scale": 0.5}))
+    assert "llama.attention.scale = 0.5 is not applied" in said
+
+
+@pytest.mark.parametrize("name", ["logit_scale", "embedding_scale", "residual_scale"])
+def test_numbers_that_change_nothing(tmp_path: Path, name: str) -> None:
+    """A factor of 1, and the scale of attention that the model has anyway, are no reason to refuse a file."""
+    metadata = {f"llama.{name}": 1.0, "llama.attention.scale": 1 / math.sqrt(WIDTH)}
+    gguf_model.configuration(gguf_files.write(tmp_path / "a.gguf", metadata))
+    assert f"{name} = 2.0 is not applied" in refusal(gguf_files.write(tmp_path / "b.gguf", {f"llama.{name}": 2.0}))
+
+
+@pytest.mark.parametrize(("architecture", "width", "scale"), [
+    ("llama", 24, 24**-0.5),  # not a number of fp32, which files hold
+    ("gemma3", 24, 24**-0.5),
+])  # fmt: skip
+def test_the_scale_of_attention_by_the_size_of_a_head(
+    tmp_path: Path, architecture: str, width: int, scale: float
+) -> None:
+    """Of the size that the file states; any other scale is refused."""
+    sizes: dict[str, Any] = {f"llama.attention.{part}_length": width for part in ("key", "value")}
+    sizes["llama.rope.dimension_count"] = width
+    path = gguf_files.write(tmp_path / "a.gguf", sizes | {"llama.attention.scale": scale}, architecture=architecture)
+    assert gguf_model.configuration(path).head_dim == width
+    other = gguf_files.write(
+        tmp_path / "b.gguf", sizes | {"llama.attention.scale": scale * 1.001}, architecture=architecture
+    )
+    assert "attention.scale" in refusal(other)
+
+
+@pytest.mark.parametrize("key", gguf_model.STATED)
+def test_a_number_that_differs_between_layers_is_refused(tmp_path: Path, key: str) -> None:
+    """Where transformers' configuration does not refuse the list itself, it would be left out."""
+    said = refusal(gguf_files.write(tmp_path / "a.gguf", {f"llama.{key}": [2, 1]}))
+    own = "Validation error for field" in said and "got list" in said
+    assert own or said == f"{tmp_path}/a.gguf: llama.{key} differs between layers: [2, 1]"
+
+
+def test_equal_numbers_of_all_layers_are_one_number(tmp_path: Path) -> None:
+    """A list where others have a number."""
+    lists = {f"llama.attention.{part}_length": [24, 24] for part in ("key", "value")}
+    path = gguf_files.write(tmp_path / "a.gguf", lists | {"llama.rope.dimension_count": 24})
+    assert gguf_model.configuration(path).head_dim == 24
 
 
 def test_a_head_size_that_is_not_the_configurations_default(tmp_path: Path) -> None:

@@ -13,11 +13,11 @@ import pytest
 import sentencepiece
 from safetensors.numpy import save_file
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
-from tokenizers import Regex, Tokenizer, decoders, models, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors, trainers
 from tokenizers import pre_tokenizers as splitting
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline import checkpoint, gguf_metadata, layout, pre_tokenizers, texts, token_ids, tokens
+from pipeline import checkpoint, gguf_metadata, layout, pre_tokenizers, texts, token_ids, tokenizer_files, tokens
 from pipeline.errors import UserError
 from pipeline.gguf_file import read_once
 from pipeline.sources import write_link
@@ -98,7 +98,28 @@ def test_another_splitting_is_found(tmp_path: Path, trained: Tokenizer) -> None:
     folder = checkpoint_folder(tmp_path / "a", trained, "gpt2", tokenizer_class="GPT2Tokenizer")
     other = AutoTokenizer.from_pretrained(folder)
     (said,) = token_ids.findings(other, Model(Source.local, path=str(folder)), folder, TEXT)
-    assert "token ids differ from tokenizer.json's own from token" in said
+    assert "token ids differ from tokenizer.json's own in 5 of 20 texts" in said
+    assert "from token 2 on, after '<s>the'" in said
+
+
+@pytest.mark.parametrize(("change", "text"), [
+    (normalizers.Strip(left=True, right=False), " leading"),
+    (normalizers.Strip(left=False, right=True), "trailing "),
+])  # fmt: skip
+def test_the_beginning_and_the_end_of_a_text_are_compared(
+    tmp_path: Path, trained: Tokenizer, change: normalizers.Normalizer, text: str
+) -> None:
+    """What happens there alone shows in no longer text."""
+    folder = checkpoint_folder(tmp_path / "a", trained, "gpt2")
+    model = Model(Source.local, path=str(folder))
+    other = checkpoint.load_tokenizer(model, folder)
+    assert other is not None
+    other.backend_tokenizer.normalizer = change
+    wanted = trained.encode("the cat").ids
+    assert other("the cat")["input_ids"] == wanted
+    assert other(text)["input_ids"] != trained.encode(text).ids
+    (said,) = token_ids.findings(other, model, folder, "the cat")
+    assert "token ids differ from tokenizer.json's own" in said
 
 
 def test_a_damaged_tokenizer_json(tmp_path: Path, trained: Tokenizer) -> None:
@@ -204,6 +225,19 @@ def test_start_tokens_of_gguf_files(tmp_path: Path, metadata: dict[str, Any], fi
     assert ids[: len(ids) - len(tokenizer("the 123", add_special_tokens=False)["input_ids"])] == first
 
 
+@pytest.mark.parametrize("name", ["smollm", "llama-bpe"])
+@pytest.mark.parametrize("starts", [None, True, False])
+@pytest.mark.parametrize("ends", [None, True, False])
+def test_end_tokens_of_gguf_files(tmp_path: Path, name: str, starts: bool | None, ends: bool | None) -> None:
+    """Whatever the file says of both: the ids are those that llama.cpp gave for these files."""
+    metadata = {"tokenizer.ggml.add_bos_token": starts, "tokenizer.ggml.add_eos_token": ends}
+    path = gguf_files.write(tmp_path / "a.gguf", metadata | {"tokenizer.ggml.pre": name})
+    tokenizer = loaded(Model(Source.gguf, path=str(path)), tmp_path)
+    first = [1] if starts or (starts is None and name == "llama-bpe") else []
+    wanted = [*first, gguf_files.TOKENS.index("the"), *([2] if ends else [])]
+    assert tokenizer("the")["input_ids"] == token_ids.of_gguf(path)("the") == wanted
+
+
 def test_a_piece_that_is_a_token_is_that_token(tmp_path: Path) -> None:
     """Whatever the merges make of it, for the names of which llama.cpp says so."""
     changes = {"tokenizer.ggml.merges": [merge for merge in gguf_files.MERGES if merge != "1 2"]}
@@ -220,7 +254,7 @@ def test_a_piece_that_is_a_token_is_that_token(tmp_path: Path) -> None:
 def test_sentencepiece_of_gguf_files(tmp_path: Path, architecture: str, prefix: bool) -> None:
     """Ids and text are what sentencepiece gives: a space before a text or not, bytes for unknown characters, and in
     Gemma's files tokens of several spaces, which it finds before it merges anything."""
-    spaces = [token_ids.SPACE * n for n in range(2, 6)] if architecture == "gemma3" else []
+    spaces = [tokenizer_files.SPACE * n for n in range(2, 6)] if architecture == "gemma3" else []
     (tmp_path / "text").write_text(TEXT * 3, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text"), model_prefix=str(tmp_path / "m"), vocab_size=560, model_type="bpe",
@@ -232,7 +266,8 @@ def test_sentencepiece_of_gguf_files(tmp_path: Path, architecture: str, prefix: 
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
         "tokenizer.ggml.tokens": [
-            piece.piece.replace(token_ids.SPACE, " ") if piece.type == 4 else piece.piece for piece in proto.pieces
+            piece.piece.replace(tokenizer_files.SPACE, " ") if piece.type == 4 else piece.piece
+            for piece in proto.pieces
         ],
         "tokenizer.ggml.scores": [piece.score for piece in proto.pieces],
         "tokenizer.ggml.token_type": [int(piece.type) for piece in proto.pieces],

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     TokenizersBackend,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pipeline import checkpoint, gguf_model, layout, tokens
 from pipeline.errors import Problem, UserError
@@ -91,10 +92,57 @@ def test_a_template_that_raises(bytewise: PreTrainedTokenizerBase, template: str
 
 @given(ids=st.lists(st.integers(0, len(gguf_files.TOKENS) - 1), max_size=60))
 def test_pieces_join_to_the_text_of_all_tokens(bytewise: PreTrainedTokenizerBase, ids: list[int]) -> None:
-    """Random bytes, most of them no UTF-8, and special tokens among them: nothing raises, and what comes is what the
+    """Random bytes, most of them not UTF-8, and special tokens among them: nothing raises, and what comes is what the
     tokenizer makes of all at once, up to a last character that is not whole."""
-    joined = "".join(decode_stream(bytewise, iter(ids)))
-    assert joined == bytewise.decode(ids, skip_special_tokens=True).rstrip("\ufffd")
+    assert_joined(bytewise, ids)
+
+
+def assert_joined(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
+    """Pieces join to the whole text, but for a few tokens at its end that are not whole characters."""
+    joined, whole = "".join(decode_stream(tokenizer, iter(ids))), tokenizer.decode(ids, skip_special_tokens=True)
+    assert whole.startswith(joined)
+    assert set(whole[len(joined) :]) <= {"\ufffd"}
+    assert len(whole) - len(joined) <= tokens.PENDING
+
+
+BYTES = {byte: gguf_files.TOKENS.index(letter) for byte, letter in bytes_to_unicode().items()}
+
+
+@given(
+    data=st.lists(
+        st.sampled_from([b"\xff", b"\x80", b"\xe6", "東".encode(), "😀".encode(), b"\xf0\x9f", b""]), max_size=40
+    )
+)
+def test_long_runs_that_are_not_characters(bytewise: PreTrainedTokenizerBase, data: list[bytes]) -> None:
+    """Among them whole characters, of which none comes in parts, and special tokens (here the empty ones)."""
+    assert_joined(bytewise, [token for part in data for token in [BYTES[byte] for byte in part] or [0]])
+
+
+@pytest.mark.parametrize(("token", "wanted"), [(BYTES[0xFF], "\ufffd"), (0, "")])
+def test_tokens_without_a_character_come_soon(
+    bytewise: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, token: int, wanted: str
+) -> None:
+    """500 of them, which no character ends: held back to the end they would be decoded 125,250 times."""
+    decoded, whole = [], tokens._decoded
+
+    def counted(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+        decoded.append(len(ids))
+        return whole(tokenizer, ids)
+
+    monkeypatch.setattr(tokens, "_decoded", counted)
+    text = "".join(decode_stream(bytewise, iter([BYTES[ord("a")], *[token] * 500, BYTES[ord("b")]])))
+    assert text == f"a{wanted * 500}b"
+    assert sum(decoded) < 500 * 4 * tokens.PENDING
+
+
+def test_a_space_behind_many_special_tokens() -> None:
+    """The decoder takes the space from the first word of a text, and not from a word behind special tokens."""
+    pieces = ["<unk>", "\u2581the", "\u2581cat"]
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.add_special_tokens(["<unk>"])
+    tokenizer = TokenizersBackend(tokenizer_object=backend)
+    assert list(decode_stream(tokenizer, iter([1, *[0] * 50, 2]))) == ["the", " cat"]
 
 
 @given(text=st.text(max_size=40))

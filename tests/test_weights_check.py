@@ -94,7 +94,9 @@ def test_biases_without_a_place(tmp_path: Path) -> None:
     saved(tmp_path, attention_bias=True)
     change(tmp_path, lambda tensors: None, attention_bias=False)
     (problem,) = problems(tmp_path)
-    assert "8 tensors have no place in the model: model.layers.0.self_attn.k_proj.bias" in problem.what
+    assert (
+        "8 tensors of the checkpoint have no place in the model: model.layers.0.self_attn.k_proj.bias" in problem.what
+    )
     assert "attention_bias=False" in problem.fix
 
 
@@ -103,7 +105,7 @@ def test_layers_without_a_place(tmp_path: Path) -> None:
     saved(tmp_path)
     change(tmp_path, lambda tensors: None, num_hidden_layers=1)
     (problem,) = problems(tmp_path)
-    assert "9 tensors have no place in the model: model.layers.1." in problem.what
+    assert "9 tensors of the checkpoint have no place in the model: model.layers.1." in problem.what
     assert "num_hidden_layers=1" in problem.fix
 
 
@@ -151,7 +153,7 @@ def test_a_head_stored_beside_tied_embeddings(tmp_path: Path, equal: bool) -> No
         assert model.lm_head.weight is model.model.embed_tokens.weight
         return
     (problem,) = problems(tmp_path)
-    assert "lm_head.weight differs from" in problem.what
+    assert "lm_head.weight of the checkpoint differs from" in problem.what
     assert "tie_word_embeddings to false" in problem.fix
 
 
