@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, TokenizersBackend
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline import gguf_metadata
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.gguf_file import alone, read_once
 from pipeline.gguf_metadata import Header
 from pipeline.pre_tokenizers import ADD_BOS, IGNORE_MERGES, pre_tokenizer
@@ -51,7 +51,7 @@ def read_json(path: Path) -> Backend:
     try:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        what = f"{path} cannot be read: {_first_line(error)}"
+        what = f"{path} cannot be read: {first_line(error)}"
         raise UserError(Problem(what, str(path), "download it again, or save it with save_pretrained")) from error
     backend.no_truncation()
     backend.no_padding()
@@ -66,7 +66,7 @@ def _auto(pretrained_model_name_or_path: str, **options: Any) -> Tokenizer:
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def from_folder(where: str, options: dict[str, Any], file: Path | None) -> Tokenizer:
@@ -135,7 +135,3 @@ def _spaces(path: Path, backend: Backend) -> Iterator[AddedToken]:
 def starting_with(token: str, number: int) -> TemplateProcessing:
     """Puts a token before every text."""
     return TemplateProcessing(single=f"{token}:0 $A:0", pair=f"{token}:0 $A:0 $B:1", special_tokens=[(token, number)])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
