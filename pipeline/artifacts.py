@@ -13,6 +13,7 @@ import torch
 
 from pipeline import engine_info, layout, pt2
 from pipeline.contract import interface_findings, onnx_findings, program_findings
+from pipeline.cores import cores
 from pipeline.reference import Reference
 from pipeline.run_onnxruntime import OnnxRuntime
 from pipeline.run_torch import Torch
@@ -128,6 +129,10 @@ class Engine(Artifact):
 
     def most_rows(self) -> int:
         return largest(engine_info.read(self.point / self.name).bounds)["batch"]
+
+    def open_beside(self) -> Runtime:
+        """Load it with half of the cores, to run beside the original."""
+        return open_engine(self.point / self.name, threads=max(1, cores() // 2))
 
     def findings(self) -> list[str]:
         path = self.point / self.name / layout.MODEL

@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from transformers.utils.hub import cached_file
 
 from pipeline import checkpoint_files, gguf_metadata, gguf_model, tokenizer_files, weights_check
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, one_line
 from pipeline.spec import Model, Source
 from pipeline.tokens import ids_of
 from pipeline.weights_check import Wording
@@ -66,6 +66,8 @@ def _early(model: Model, link: Path, origin: str) -> Iterator[Problem]:
         where, options = _location(model, link)
         with _reported(model, CONFIGURATION, origin):
             given, _ = PreTrainedConfig.get_config_dict(where, revision=options.get("revision"))
+            if model.source is Source.hub and (path := _hub_file(model, checkpoint_files.GENERATION)):
+                checkpoint_files.end_tokens(path)
         code = bool(given.get("auto_map"))
         problems = list(checkpoint_files.config_problems(given, origin, trusted=model.trust_remote_code))
         yield from problems
@@ -164,16 +166,20 @@ def load_tokenizer(model: Model, link: Path) -> Tokenizer | None:
 def tokenizer_json(model: Model, link: Path) -> Path | None:
     """The checkpoint's tokenizer.json; None where it has none."""
     if model.source is Source.hub:
-        options = {"revision": model.revision, "_raise_exceptions_for_missing_entries": False}
-        found = cached_file(str(model.id), tokenizer_files.TOKENIZER_JSON, **options)
-        return None if found is None else Path(found)
+        return _hub_file(model, tokenizer_files.TOKENIZER_JSON)
     path = link.resolve() / tokenizer_files.TOKENIZER_JSON
     return path if model.source is Source.local and path.exists() else None
 
 
+def _hub_file(model: Model, name: str) -> Path | None:
+    """A file of a repository of the hub; None where it has none of that name."""
+    found = cached_file(str(model.id), name, revision=model.revision, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
+
+
 def stop_tokens(model: Model, link: Path, original: PreTrainedModel, tokenizer: Tokenizer | None) -> list[int]:
     """Every token that ends a text: those of the generation config, the model's config, the tokenizer and the GGUF
-    file together.
+    file together. Raises UserError for one of a GGUF file that is not a number.
 
     A default of transformers' configuration class, which no file states, counts only if the tokenizer does not take
     it for ordinary text.
@@ -189,7 +195,13 @@ def stop_tokens(model: Model, link: Path, original: PreTrainedModel, tokenizer: 
             found -= defaults
     found |= stated
     if model.source is Source.gguf:
-        found |= {own[key] for key in gguf_metadata.END_TOKENS if key in own}
+        ends = {key: own[key] for key in gguf_metadata.END_TOKENS if key in own}
+        if wrong := [key for key, number in ends.items() if type(number) is not int]:
+            raise UserError(
+                Problem(f"tokenizer.ggml.{key} is {ends[key]!r}, not a token id", str(link.resolve()), "correct it")
+                for key in wrong
+            )
+        found |= set(ends.values())
     if tokenizer is not None:
         found |= ids_of(tokenizer.eos_token_id)
     return sorted(found)
@@ -245,18 +257,18 @@ def _reported(model: Model, part: str, where: str) -> Iterator[None]:
         raise
     except ImportError as error:
         fix = "install them in this environment, in versions that go with its transformers"
-        raise UserError(Problem(f"{name} needs packages that are missing: {_line(error)}", where, fix)) from error
+        raise UserError(Problem(f"{name} needs packages that are missing: {one_line(error)}", where, fix)) from error
     except StrictDataclassError as error:
         # its text: "Validation error for field 'x': TypeError: Field 'x' expected int, got ..."
-        said = _line(error).partition("Error: ")[2] or _line(error)
+        said = one_line(error).partition("Error: ")[2] or one_line(error)
         raise UserError(Problem(f"the configuration of {name} is not valid: {said}", where, "correct it")) from error
     except SafetensorError as error:
         fix = "download it again"
-        raise UserError(Problem(f"a file of {name} is cut short or corrupt: {_line(error)}", where, fix)) from error
+        raise UserError(Problem(f"a file of {name} is cut short or corrupt: {one_line(error)}", where, fix)) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise  # pipeline.errors says what to do about a full disk
-        said = _line(error)
+        said = one_line(error)
         if not isinstance(error, (OSError, ValueError)):
             if model.trust_remote_code:
                 last = traceback.extract_tb(error.__traceback__)[-1]
@@ -299,7 +311,3 @@ def _without_report() -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(kept)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

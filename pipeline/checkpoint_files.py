@@ -12,9 +12,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from pipeline.errors import Problem, UserError
+from pipeline.files import readable, unreadable
 
 CONFIG = "config.json"
 ADAPTER = "adapter_config.json"
+GENERATION = "generation_config.json"
 WEIGHTS = "model.safetensors"  # transformers reads this file, or else the shards that the index names
 INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -38,7 +40,9 @@ MERGE = (
 
 def check(folder: Path, *, trusted: bool) -> None:
     """Raise UserError with every problem of a checkpoint folder; `trusted`: the code in it will run."""
-    if found := list(_problems(folder, trusted)):
+    with readable(folder, "model.path"):
+        found = list(_problems(folder, trusted))
+    if found:
         raise UserError(found)
 
 
@@ -63,17 +67,37 @@ def _problems(folder: Path, trusted: bool) -> Iterator[Problem]:
         yield from config_problems(config, str(folder / CONFIG), trusted=trusted)
     if config.get("transformers_weights") is None:  # a file name of its own: transformers looks for it
         yield from _weights(folder, quantized=bool(_quantization(config)))
+    if _exists(folder / GENERATION):
+        try:
+            end_tokens(folder / GENERATION)
+        except UserError as error:
+            yield from error.problems
     for path in sorted(folder.iterdir()):
-        if path.suffix in SMALL_FILES and path.name not in (CONFIG, INDEX) and _is_pointer(path):
-            yield _pointer(path)
+        if path.suffix in SMALL_FILES and path.name not in (CONFIG, INDEX, GENERATION):
+            try:
+                if _is_pointer(path):
+                    yield _pointer(path)
+            except OSError as error:
+                yield unreadable(path, error)
+
+
+def end_tokens(path: Path) -> frozenset[int]:
+    """The tokens that end a text, from a generation_config.json. Raises UserError when the file is damaged.
+
+    transformers ignores a file that is not JSON, and takes end tokens of any type.
+    """
+    stated = read_json(path).get("eos_token_id")
+    ids = [] if stated is None else stated if isinstance(stated, list) else [stated]
+    if not all(type(number) is int for number in ids):  # not bool, which is an int too
+        what = f"eos_token_id is {json.dumps(stated)[:100]}; it must be a token id, a list of token ids, or null"
+        raise UserError(Problem(what, f"{path}: eos_token_id", "correct it; the tokenizer's files have the ids"))
+    return frozenset(ids)
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises UserError when it does not hold one."""
-    try:
+    with readable(path):
         data = path.read_bytes()
-    except OSError as error:
-        raise UserError(Problem(f"{path} cannot be read: {error.strerror}", str(path), "check the file")) from error
     if data.startswith(LFS_POINTER):
         raise UserError(_pointer(path))
     try:
@@ -181,7 +205,7 @@ def _header(path: Path, wanted: set[str], quantized: bool) -> Iterator[Problem]:
         yield Problem(what, str(path), "download it again")
         return
     except OSError as error:
-        yield Problem(f"{path} cannot be read: {error.strerror or error}", str(path), "check the file and its rights")
+        yield unreadable(path, error)
         return
     if absent := sorted(wanted.difference(names)):
         what = f"{path} lacks {len(absent)} tensors that {INDEX} promises: {shorten(absent)}"

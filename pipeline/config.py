@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline import rules
 from pipeline.diagnose import REFUSED, diagnose, leaves
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.spec import Config, Source
 
 CONF = Path("conf")
@@ -91,7 +91,7 @@ def _resolve(config: DictConfig, mistaken: set[str]) -> list[Problem]:
                 OmegaConf.update(config, key, OmegaConf.select(config, key))
         except OmegaConfBaseException as error:
             fix = "name a key that exists and has the right type, or give the value itself"
-            problems.append(Problem(f"{key}={value}: {str(error).splitlines()[0]}", key, fix))
+            problems.append(Problem(f"{key}={value}: {first_line(error)}", key, fix))
             OmegaConf.update(config, key, "???")
             mistaken.add(key)
     return problems

@@ -34,6 +34,16 @@ class UserError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, up to 300 characters; the error's class where it has no text."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
+def one_line(error: BaseException) -> str:
+    """An error's whole text in one line, up to 300 characters; the error's class where it has no text."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command's main; on a UserError or a full disk print the problems and exit with 1, without a traceback."""
     try:

@@ -16,8 +16,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import Problem, UserError
+
 ASIDE = ".partial"
 IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR}  # what rename says of an existing folder
+
+
+def unreadable(path: Path, error: OSError, where: str | None = None) -> Problem:
+    """What to say of a user's file that the system does not let us read; `where`: its config key, if it has one."""
+    what = f"{path} cannot be read: {error.strerror or error}"
+    return Problem(what, where or str(path), "check that the file exists and that you may read it")
+
+
+@contextmanager
+def readable(path: Path, where: str | None = None) -> Iterator[None]:
+    """Turn an OSError inside this context, which only reads a user's file, into a UserError; see `unreadable`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(unreadable(Path(error.filename or path), error, where)) from error
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from pipeline import errors, layout, usage
 from pipeline.errors import Problem, UserError
 from pipeline.runtime import open_engine
 from pipeline.sampling import GREEDY, Sampling, choose
-from pipeline.session import Runtime, Session, unknown_ids
+from pipeline.session import Runtime, Session, not_integers, unknown_ids
 from pipeline.tokens import decode_stream, encode, load_tokenizer, stop_tokens
 
 ARTIFACTS = Path("artifacts")
@@ -52,6 +52,9 @@ class Generator:
         anything runs when a prompt is empty or has an id outside the vocabulary, the batch is larger than the engine
         was built for, or prompt and answer do not fit the cache.
         """
+        malformed = list(not_integers(prompts))
+        if malformed:
+            raise UserError([*sampling.problems(), *malformed])
         problems = [
             *sampling.problems(),
             *(

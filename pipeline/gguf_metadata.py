@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import Problem, UserError
+from pipeline.files import readable
 from pipeline.pre_tokenizers import ADD_BOS, EXPRESSIONS
 
 MAGIC = b"GGUF"
@@ -221,9 +222,10 @@ def _check_size(tensors: list[Tensor], start: int, size: int) -> None:
 
 
 def read(path: Path) -> Header:
-    """The header of a GGUF file. Raises UserError when it is damaged or cut off."""
-    stat = path.stat()
-    return _read(path.resolve(), stat.st_size, stat.st_mtime_ns)
+    """The header of a GGUF file. Raises UserError when it cannot be read, is damaged or cut off."""
+    with readable(path, "model.path"):
+        stat = path.stat()
+        return _read(path.resolve(), stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=4)

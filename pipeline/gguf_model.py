@@ -18,7 +18,7 @@ from transformers import modeling_gguf_pytorch_utils as loader
 from transformers.integrations.gguf import is_gguf_arch_supported
 
 from pipeline import gguf_metadata, weights_check
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, one_line
 from pipeline.gguf_file import alone, read_once
 from pipeline.gguf_metadata import FREQUENCIES, SAFETENSORS, Header
 from pipeline.weights_check import Wording
@@ -79,8 +79,8 @@ def _loading(path: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(Problem(f"transformers does not load {path}: {said}", "model.path", SAFETENSORS)) from error
+        what = f"transformers does not load {path}: {one_line(error)}"
+        raise UserError(Problem(what, "model.path", SAFETENSORS)) from error
 
 
 def load(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from pipeline import engine_info, graph, layout, profiles, tensorrt_graph
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.lower import lower
 from pipeline.runtime import cannot_run, open_engine
 from pipeline.signature import Signature
@@ -56,10 +56,9 @@ def build(model: Path, engine: Engine, profile: Profile, signature: Signature, o
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime"):  # it raises classes of its own for every failure
             raise
-        first = str(error).strip().splitlines()[0]
         raise UserError(
             Problem(
-                f"{engine.kind.value} does not load the model: {first}",
+                f"{engine.kind.value} does not load the model: {first_line(error)}",
                 "engine",
                 "choose another precision or engine; the line above names the operator",
             )

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 
 RECORD = re.compile(
     r"data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights/model_weights|constants/model_constants)_config\.json"
@@ -61,7 +61,7 @@ def check(path: Path) -> None:
     try:
         found = next(_suspects(torch._C.PyTorchFileReader(str(path))), None)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if isinstance(error, RuntimeError) else "its description is damaged"
+        reason = first_line(error) if isinstance(error, RuntimeError) else "its description is damaged"
         what = f"{path} is not a program of torch.export: {reason}"
         raise UserError(Problem(what, str(path), "build it again: dvc repro --force, or fetch it again")) from error
     if found is not None:

@@ -9,8 +9,11 @@ from pipeline.session import Runtime
 from pipeline.spec import EngineKind
 
 
-def open_engine(folder: Path) -> Runtime:
-    """Load the engine in `folder`. Raises UserError when there is none, or none that runs here."""
+def open_engine(folder: Path, threads: int | None = None) -> Runtime:
+    """Load the engine in `folder`. Raises UserError when there is none, or none that runs here.
+
+    threads: of ONNX Runtime on the CPU, in place of those in engine.json.
+    """
     info = engine_info.read(folder)
     if info.kind is not EngineKind.onnxruntime:
         from pipeline.run_tensorrt import TensorRT
@@ -26,7 +29,7 @@ def open_engine(folder: Path) -> Runtime:
         info.signature,
         info.bounds,
         optimization=info.raw["optimization"],
-        threads=info.raw["threads"],
+        threads=info.raw["threads"] if threads is None else threads,
         provider=info.raw["provider"],
         provider_options=info.raw["provider_options"],
     )

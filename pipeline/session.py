@@ -6,7 +6,7 @@ step cannot do is refused here, before anything runs.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +17,7 @@ from pipeline.signature import Signature
 
 Array = npt.NDArray[np.generic]
 Floats = npt.NDArray[np.float32]
+PLAIN = {int}  # what the ids of nearly every row are
 Bounds = Mapping[str, Mapping[str, tuple[int, int]]]  # profile -> axis -> (min, max)
 
 
@@ -43,7 +44,9 @@ class Session(ABC):
     chunk: int | None = None
 
     def __init__(self, signature: Signature, bounds: Bounds, batch: int) -> None:
-        _check(bounds, batch=batch)
+        refused = _refusal(bounds, batch=batch)
+        if refused is not None:
+            raise UserError(refused)
         self.signature = signature
         self.bounds = bounds
         self.batch = batch
@@ -68,9 +71,10 @@ class Session(ABC):
         Rows may differ in length; they are padded on the right. More tokens than the engine or `chunk` takes at once
         are run in several chunks, which gives the same. A row with none is idle: its tokens stay as they are, but for
         the last one of a full row, whose slot is overwritten; its logits mean nothing. Returns fp32 [batch, 1, vocab],
-        at each row's last token (with `wrap.logits=all` [batch, sequence, vocab]).
-        Raises UserError, before anything runs, for a wrong number of rows, no token at all, an id outside the
-        vocabulary, more tokens than the cache has room for, or an engine that takes no such sequence.
+        at each row's last token (with `wrap.logits=all` [batch, sequence, vocab], 0 at padding and in idle rows).
+        Raises UserError, before anything runs, for a wrong number of rows, rows that are not lists of whole numbers,
+        no token at all, an id outside the vocabulary, more tokens than the cache has room for, or an engine that takes
+        no such sequence.
         """
         chunks = self.check(tokens)
         if len(chunks) == 1:
@@ -102,7 +106,10 @@ class Session(ABC):
         }
         logits = self._run(feeds)
         self.lengths += counts
-        return logits.astype(np.float32, copy=False)
+        answer = logits.astype(np.float32, copy=False)
+        if self.signature.logits.shape[1] != 1 and not counts.all():  # the token of an idle row is padding as well
+            answer = np.where(counts[:, None, None] > 0, answer, np.float32(0))
+        return answer
 
     def fetch(self) -> list[Array]:
         """All caches on the host, to be read, or changed and stored; where they lie there anyway, the very arrays."""
@@ -118,6 +125,8 @@ class Session(ABC):
 
     def check(self, tokens: Sequence[Sequence[int]]) -> list[int]:
         """The lengths of the chunks in which `step` runs these tokens. Raises UserError as `step` does."""
+        if problems := list(not_integers(tokens)):
+            raise UserError(problems)
         if len(tokens) != self.batch:
             fix = f"give {self.batch}, one for each row of the session"
             raise UserError(Problem(f"{len(tokens)} rows of tokens", "tokens", fix))
@@ -130,11 +139,9 @@ class Session(ABC):
             raise UserError(problems)
         if longest == 1 and any(low == 1 for low, _ in self._takes):
             return [1]
-        chunks = self._chunks(counts)
+        chunks = self._chunks(counts, self.lengths)
         if chunks is None:
-            _check(self.bounds, batch=self.batch, sequence=longest)
-            _check(self.bounds, batch=self.batch, sequence=1)
-        assert chunks is not None
+            raise UserError(self._no_chunks(counts))
         return chunks
 
     def _overflow(self, counts: Sequence[int]) -> Iterator[Problem]:
@@ -146,22 +153,40 @@ class Session(ABC):
                 fix = f"build the point with cache.size={used + count} or more, or give fewer tokens"
                 yield Problem(what, "cache.size", fix)
 
-    def _chunks(self, counts: Sequence[int]) -> list[int] | None:
-        """The longest chunks that the profiles take and every row has room for; None when the profiles allow none.
+    def _no_chunks(self, counts: Sequence[int]) -> Problem:
+        """Why the profiles allow no chunks for rows with so many new tokens."""
+        size, longest = self.signature.cache_size, max(counts)
+        takes = " or ".join(f"{low} to {high}" for low, high in sorted(self._takes))
+        if self._chunks(counts, np.zeros_like(self.lengths)) is not None:  # with empty rows it can be done
+            tight = [row for row, used in enumerate(self.lengths.tolist()) if used + longest > size]
+            held = ", ".join(f"row {row} ({size - self.lengths[row]})" for row in tight)
+            what = f"the engine runs {takes} tokens of every row at once, and too few of the {size} slots are left in"
+            least = max(self.lengths.tolist()) + longest
+            fix = f"build the point with cache.size={least} or more, or with profile.decode.sequence.min=1"
+            return Problem(f"{what} {held}", "cache.size", fix)
+        refused = _refusal(self.bounds, batch=self.batch, sequence=longest)
+        if refused is not None:
+            return refused
+        what = f"the engine runs {takes} tokens of every row at once, and this session at most {self.chunk}"
+        return Problem(what, "profile.*.sequence.min", "build the point with profile.decode.sequence.min=1")
+
+    def _chunks(self, counts: Sequence[int], lengths: npt.NDArray[np.int64]) -> list[int] | None:
+        """The longest chunks that the profiles take and every row has room for, of which `lengths` slots are used;
+        None when the profiles allow none.
 
         A chunk is padded to one length for all rows, and padding needs slots as well. So near the end of a row that
         gets few tokens, the others' are run in shorter chunks.
         """
         size = self.signature.cache_size
-        left, used = np.array(counts, np.int64), self.lengths.copy()
+        left, used = np.array(counts, np.int64), lengths
         chunks = []
         while left.any():
             room = np.where(left > 0, size - used, np.maximum(size - used, 1))  # one idle token fits a full row, above
             most = int(min(left.max(), room.min(), self.chunk or size))
-            lengths = [min(high, most) for low, high in self._takes if low <= most]
-            if not lengths:
+            possible = [min(high, most) for low, high in self._takes if low <= most]
+            if not possible:
                 return None
-            chunks.append(max(lengths))
+            chunks.append(max(possible))
             taken = np.minimum(left, chunks[-1])
             left, used = left - taken, used + taken
         return chunks
@@ -186,6 +211,34 @@ class Runtime(ABC):
         return self
 
 
+def not_integers(tokens: Sequence[Sequence[int]]) -> Iterator[Problem]:
+    """A problem for each row that is not a sequence of integers, Python's or NumPy's; it names the first other value.
+
+    A decode step's check costs under a microsecond a row.
+    """
+    fix = "give each row a list of token ids, which may be empty"
+    if not isinstance(tokens, Sequence | np.ndarray):
+        yield Problem(f"tokens is {_shown(tokens)}, not a list of rows", "tokens", "give a list with one list a row")
+        return
+    for row, new in enumerate(tokens):
+        if type(new) is list and set(map(type, new)) <= PLAIN:
+            continue
+        if isinstance(new, str | bytes) or not (isinstance(new, Sequence) or getattr(new, "ndim", 0) == 1):
+            yield Problem(f"row {row} is {_shown(new)}, not a list of token ids", f"tokens[{row}]", fix)
+        elif not all(map(_is_integer, set(map(type, new)))):
+            index = next(i for i, token in enumerate(new) if not _is_integer(type(token)))
+            what = f"{_shown(new[index])} at index {index} of row {row} is not a token id, a whole number"
+            yield Problem(what, f"tokens[{row}][{index}]", fix)
+
+
+def _is_integer(kind: type) -> bool:
+    return kind is int or (issubclass(kind, int | np.integer) and kind is not bool)
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.40} of type {type(value).__name__}"
+
+
 def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem]:
     """A problem for each row with ids outside 0 to vocab - 1, which names the first; a decode step's check costs about
     a microsecond a row."""
@@ -196,29 +249,27 @@ def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem
             yield Problem(what, f"tokens[{row}][{index}]", "take ids from the tokenizer in the engine's folder")
 
 
-def _check(bounds: Bounds, **sizes: int) -> None:
-    """Raise UserError unless one of the profiles takes all of these sizes."""
-    if any(all(low[axis] <= size <= high[axis] for axis, size in sizes.items()) for low, high in _ends(bounds)):
-        return
+def _refusal(bounds: Bounds, **sizes: int) -> Problem | None:
+    """Why none of the profiles takes all of these sizes; None when one does. The last size is the one to change: the
+    others were taken before."""
+    if any(all(_inside(size, axes[axis]) for axis, size in sizes.items()) for axes in bounds.values()):
+        return None
     given = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
     allowed = "; ".join(
         f"{name}: " + " x ".join(f"{axis} {axes[axis][0]}-{axes[axis][1]}" for axis in sizes)
         for name, axes in bounds.items()
     )
-    axis = max(sizes, key=lambda a: sizes[a] / max(axes[a][1] for axes in bounds.values()))  # the furthest out
-    raise UserError(
-        Problem(
-            f"the engine was not built for {given} (it takes {allowed})",
-            f"profile.*.{axis}.max",
-            f"give less at once, or build the point with a profile.*.{axis}.max of {sizes[axis]} or more",
-        )
+    *others, axis = sizes
+    size = sizes[axis]
+    highest = max(
+        axes[axis][1] for axes in bounds.values() if all(_inside(sizes[other], axes[other]) for other in others)
     )
+    what = f"the engine was not built for {given} (it takes {allowed})"
+    if size > highest:
+        fix = f"give less at once, or build the point with a profile.*.{axis}.max of {size} or more"
+        return Problem(what, f"profile.*.{axis}.max", fix)
+    return Problem(what, f"profile.*.{axis}.min", f"build the point with a profile.*.{axis}.min of {size} or less")
 
 
 def _inside(size: int, ends: tuple[int, int]) -> bool:
     return ends[0] <= size <= ends[1]
-
-
-def _ends(bounds: Bounds) -> Iterable[tuple[dict[str, int], dict[str, int]]]:
-    for axes in bounds.values():
-        yield {a: low for a, (low, _) in axes.items()}, {a: high for a, (_, high) in axes.items()}

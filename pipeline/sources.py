@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline import checkpoint_files, gguf_metadata
 from pipeline.errors import Problem, UserError
-from pipeline.files import replacing
+from pipeline.files import readable, replacing
 from pipeline.layout import CHECKPOINT
 from pipeline.spec import Model, Source
 
@@ -26,7 +26,9 @@ def find(model: Model) -> Path | None:
     if model.source not in (Source.local, Source.gguf):
         return None
     path = _root(model) / Path(model.path or "").expanduser()
-    if not path.exists():
+    with readable(path, "model.path"):
+        exists = path.exists()
+    if not exists:
         fix = MADE_BY.get(model.path or "", "give the path of a folder or GGUF file")
         raise UserError(Problem(f"there is no {path}", "model.path", fix))
     if model.source is Source.gguf:

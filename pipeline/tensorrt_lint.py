@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from pipeline.errors import first_line
 from pipeline.graph import LENGTHS, MASK
 from pipeline.signature import Signature, Tensor
 from pipeline.tensorrt_network import Parsed, has_kernel, inputs, layers, outputs
@@ -223,7 +224,7 @@ def _values(view: _View) -> Iterator[str]:
     try:
         inferred = onnx.shape_inference.infer_shapes(view.parsed.proto)
     except onnx.shape_inference.InferenceError as error:
-        yield f"the graph contradicts itself: {str(error).splitlines()[0]}"
+        yield f"the graph contradicts itself: {first_line(error)}"
         return
     known = {value.name: value for value in inferred.graph.value_info}
     for name in view.producers.keys() & known.keys():

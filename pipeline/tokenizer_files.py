@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, TokenizersBackend
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline import gguf_metadata
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.gguf_file import alone, fields, read_once
 from pipeline.gguf_metadata import SENTENCEPIECE, Header
 from pipeline.pre_tokenizers import IGNORE_MERGES, pre_tokenizer
@@ -48,7 +48,7 @@ def read_backend(path: Path) -> Backend:
     try:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
-        what = f"{path} cannot be read: {_first_line(error)}"
+        what = f"{path} cannot be read: {first_line(error)}"
         raise UserError(Problem(what, str(path), "download it again, or save it with save_pretrained")) from error
     return _whole(backend)
 
@@ -68,7 +68,7 @@ def _auto(pretrained_model_name_or_path: str, **options: Any) -> Tokenizer:
     except OSError:
         raise
     except Exception as error:
-        raise ValueError(f"{type(error).__name__}: {_first_line(error)}") from error
+        raise ValueError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def from_folder(where: str, options: dict[str, Any], file: Path | None) -> Tokenizer:
@@ -141,7 +141,3 @@ def between(backend: Backend, start: int | None, end: int | None) -> TemplatePro
     single = [*before, "$A:0", *behind]
     pair = [*before, "$A:0", "$B:1", *behind]
     return TemplateProcessing(single=single, pair=pair, special_tokens=[(tokens[n], n) for n in tokens])
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,6 +1,5 @@
 """Text to tokens and back, with the tokenizer, chat template and stop tokens that lie in an artifact's folder."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 from transformers import AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from pipeline.errors import Problem, UserError
+from pipeline import checkpoint_files
+from pipeline.errors import Problem, UserError, first_line
 
 INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not a character, or not yet
 # tokens that are held back for the character that they may begin: all of them are decoded again with every new one
@@ -25,9 +25,12 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def stop_tokens(folder: Path) -> frozenset[int]:
-    """The tokens that end a text, from the generation config in `folder`, where the wrap stage wrote all of them."""
-    path = folder / "generation_config.json"
-    return ids_of(json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")) if path.exists() else frozenset()
+    """The tokens that end a text, from the generation config in `folder`, where the wrap stage wrote all of them.
+
+    Raises UserError when the file is damaged.
+    """
+    path = folder / checkpoint_files.GENERATION
+    return checkpoint_files.end_tokens(path) if path.exists() else frozenset()
 
 
 def ids_of(value: Any) -> frozenset[int]:
@@ -58,10 +61,9 @@ def encode(tokenizer: Tokenizer, text: str, *, chat: bool, system: str | None) -
     try:
         return list(tokenizer.apply_chat_template(messages, **options)["input_ids"])
     except Exception as error:  # a template is a program that came with the model: it may raise anything
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
         fix = "leave out system, or " + plain if system is not None else plain
         where = "chat" if system is None else "system"
-        raise UserError(Problem(f"the model's chat template fails: {said}", where, fix)) from error
+        raise UserError(Problem(f"the model's chat template fails: {first_line(error)}", where, fix)) from error
 
 
 def split(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:

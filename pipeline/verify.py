@@ -24,11 +24,11 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline import checkpoint, layout, positions, quality, sensitivity, stage, texts, token_ids
-from pipeline.artifacts import Artifact, artifacts
+from pipeline.artifacts import Artifact, Engine, artifacts
 from pipeline.cases import catalog, not_run
 from pipeline.compare import Truth, run_case, run_greedy
 from pipeline.contract import size_findings
-from pipeline.errors import Problem, UserError
+from pipeline.errors import Problem, UserError, first_line
 from pipeline.files import write_json
 from pipeline.reference import Reference
 from pipeline.results import GATES, Result, for_json, limits
@@ -87,11 +87,6 @@ def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_tex
         batches, new = {WHOLE: batches[WHOLE]}, min(BEGINNING, new)
     for label, batch in batches.items():
         runs[label] = partial(run_greedy, batch, new, runtime, proof.truth, held, options.quality.added_repetition)
-    if artifact.name == layout.ENGINE and options.quality.tokens:
-        carried = quality.carried_over(artifact.point)
-        runs["quality"] = partial(
-            quality.measure, runtime, proof.truth.reference, proof.windows, options.quality, carried
-        )
     for label, run in tqdm(runs.items(), desc=artifact.name, unit="case", leave=False):
         results[label] = Result()
         with _recorded(results[label]):
@@ -100,6 +95,13 @@ def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_tex
     contract.failures += size_findings(
         {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}}, largest(runtime.bounds)
     )
+    if isinstance(artifact, Engine) and options.quality.tokens:
+        del runtime, runs, run  # so that its weights leave memory
+        results["quality"] = Result()
+        with _recorded(results["quality"]):
+            carried = quality.carried_over(artifact.point)
+            given = proof.truth.reference, proof.windows, options.quality
+            results["quality"] = quality.measure(artifact.open_beside(), *given, carried)
     return results
 
 
@@ -134,9 +136,8 @@ def _recorded(result: Result) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # any runtime, any damage
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         result.traceback = "".join(traceback.format_exception(error))
-        result.failures.append(f"does not run: {first}")
+        result.failures.append(f"does not run: {first_line(error)}")
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not isinstance(error, UserError) and raised_in.parent == Path(__file__).parent:
             print(result.traceback, file=sys.stderr)

@@ -128,6 +128,17 @@ def test_an_adapter_on_the_hub(saved: Path, tmp_path: Path) -> None:
     assert done.stdout.count("someone/tiny is an adapter of someone/base, not a model") == 2
 
 
+def test_a_damaged_generation_config_on_the_hub(saved: Path, tmp_path: Path) -> None:
+    """It is read before the weights; transformers would ignore it."""
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("a" * 40)
+    shutil.copytree(saved, snapshot)
+    (snapshot / "generation_config.json").write_text("{broken")
+    script = [sys.executable, "-c", HUB.format(revision="a" * 40)]
+    done = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "generation_config.json is not valid JSON" in done.stdout
+
+
 def copied(saved: Path, folder: Path, **config: Any) -> Path:
     """A copy of the checkpoint with more keys in its config.json."""
     shutil.copytree(saved, folder, dirs_exist_ok=True)

@@ -163,6 +163,44 @@ def test_config_json_that_is_none(folder: Path, content: bytes, says: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{broken", "is not valid JSON"),
+        (b"[]", "holds a list, not a JSON object"),
+        (POINTER, "is a git-lfs pointer"),
+        (b'{"eos_token_id": "</s>"}', 'eos_token_id is "</s>"; it must be a token id, a list of token ids, or null'),
+        (b'{"eos_token_id": 2.0}', "eos_token_id is 2.0;"),
+        (b'{"eos_token_id": true}', "eos_token_id is true;"),
+        (b'{"eos_token_id": [1, [2]]}', "eos_token_id is [1, [2]];"),
+        (b'{"eos_token_id": {"a": 1}}', 'eos_token_id is {"a": 1};'),
+    ],
+)
+def test_a_generation_config_that_is_damaged(folder: Path, content: bytes, says: str) -> None:
+    """transformers would ignore it, and its end tokens would be lost; or take what is not a token."""
+    (folder / "generation_config.json").write_bytes(content)
+    found = problem(folder)
+    assert says in found.what
+    assert found.where.startswith(str(folder / "generation_config.json"))
+
+
+@pytest.mark.parametrize(("stated", "ids"), [("2", {2}), ("[1, 2]", {1, 2}), ("null", set()), ("[]", set())])
+def test_end_tokens(folder: Path, stated: str, ids: set[int]) -> None:
+    """One, several, none."""
+    path = folder / "generation_config.json"
+    path.write_text(f'{{"eos_token_id": {stated}, "temperature": 0.6}}')
+    checkpoint_files.check(folder, trusted=False)
+    assert checkpoint_files.end_tokens(path) == ids
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json", "model.safetensors"])
+def test_a_file_that_the_system_cannot_read(folder: Path, name: str) -> None:
+    """Another user's file, a bad disk; here memory that is not mapped."""
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to("/proc/self/mem")
+    assert problem(folder).what == f"{folder / name} cannot be read: Input/output error"
+
+
+@pytest.mark.parametrize(
     ("given", "method"),
     [
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),

@@ -27,6 +27,16 @@ def having(**values: Any) -> Callable[[Info], str]:
     return lambda info: json.dumps(info | values)
 
 
+def sizes(low: Any, high: Any) -> Info:
+    """Profiles of which one axis goes from low to high."""
+    return {"decode": {"batch": {"min": low, "max": high}, "sequence": {"min": 1, "max": 1}}}
+
+
+def signed(**values: Any) -> Callable[[Info], str]:
+    """The file with other values in its signature."""
+    return lambda info: json.dumps(info | {"signature": info["signature"] | values})
+
+
 @pytest.fixture
 def engine(tiny: tuple[Path, Signature], tmp_path: Path) -> Path:
     """A copy of the tiny engine, as that of a point called mine."""
@@ -43,8 +53,30 @@ def engine(tiny: tuple[Path, Signature], tmp_path: Path) -> Path:
         (without("kind"), ["unknown kind of engine None"]),
         (without("threads", "signature"), ["the key signature is missing", "the key threads is missing"]),
         (having(kind="tensorrt"), ["the key version is missing", "the key targets is missing"]),
-        (having(profiles={"decode": {"batch": {"min": 1}}}), ["profiles or signature lack a part"]),
-        (having(signature=[]), ["profiles or signature lack a part, or have a value of the wrong type"]),
+        (having(kind=[]), ["unknown kind of engine []"]),
+        (having(profiles={"decode": {"batch": {"min": 1}}}), ["profiles is damaged: it lacks the key 'max'"]),
+        (having(profiles={"decode": {"batch": {"min": 1, "max": 1}}}), ["profiles is damaged: it lacks the key 'sequ"]),
+        (having(profiles={}), ["profiles is damaged: there is no profile"]),
+        (having(profiles=[]), ["profiles is damaged"]),
+        (having(profiles=sizes("a", 4)), ["profiles is damaged: decode.batch goes from 'a' to 4"]),
+        (having(profiles=sizes(True, 4)), ["profiles is damaged: decode.batch goes from True to 4"]),
+        (having(profiles=sizes(1, 4.0)), ["profiles is damaged: decode.batch goes from 1 to 4.0"]),
+        (having(profiles=sizes(5, 4)), ["profiles is damaged: decode.batch goes from 5 to 4"]),
+        (having(signature=[]), ["signature is damaged"]),
+        (having(signature={}), ["signature is damaged: it lacks the key"]),
+        (having(needs=None), ["needs is null, not of type str"]),
+        (having(needs="x", threads="2"), ['threads is "2", not of type int', "needs is 'x', not a version"]),
+        (having(threads=-1, optimization="most"), ["optimization is 'most'; it must be one of none", "threads is -1"]),
+        (having(provider=None, provider_options={"a": 1}), ["provider is null", 'provider_options holds {"a": 1}']),
+        (having(kind="tensorrt", version="11.1", targets=[8.9]), ["targets holds [8.9]; its values must be text"]),
+        (signed(outputs=[]), ["signature is damaged: there is no output logits"]),
+        (signed(aliases={}), ["signature is damaged: aliases names tensors that are not there"]),
+        (signed(aliases={"logits": "x"}), ["signature is damaged: aliases names tensors that are not there"]),
+        (signed(cache_size="64"), ["signature is damaged: cache_size is '64'"]),
+        (
+            signed(outputs=[{"name": "logits", "dtype": "float32", "shape": ["batch", 1, "vocab"]}]),
+            ["['batch', 1, 'vo"],
+        ),
         (lambda info: json.dumps(info)[:100], ["this is not JSON"]),
         (lambda _: "", ["this is not JSON"]),
         (having(onnxruntime="9.1.0", needs="9.0"), ["the engine needs ONNX Runtime 9.0 or later, this is 1."]),
@@ -60,7 +92,7 @@ def test_a_file_that_cannot_be_read(engine: Path, changed: Callable[[Info], str]
         assert text in problem.what
         assert str(path) in problem.where
         assert "dvc repro engine@mine" in problem.fix
-    if "needs" not in says[0]:
+    if "engine needs" not in says[0]:
         with pytest.raises(UserError):
             cannot_run(engine)
 
@@ -70,6 +102,19 @@ def test_bytes_that_are_no_text(engine: Path) -> None:
     (engine / layout.ENGINE_INFO).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="not JSON"):
         open_engine(engine)
+
+
+def test_a_file_that_the_system_cannot_read(engine: Path) -> None:
+    """Another user's file, a bad disk; here a folder in its place, and memory that is not mapped."""
+    path = engine / layout.ENGINE_INFO
+    for make, says in ((path.mkdir, "Is a directory"), (lambda: path.symlink_to("/proc/self/mem"), "Input/output")):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+        make()
+        with pytest.raises(UserError, match=f"engine.json cannot be read: {says}"):
+            engine_info.read(engine)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,22 @@ def test_a_problem_says_what_where_and_how() -> None:
     assert str(ONE) == "error: it is wrong\n  where: some.key\n  fix:   put it right"
 
 
+@pytest.mark.parametrize(
+    ("error", "first", "all_lines"),
+    [
+        (ValueError("\n one\n\n  two "), "one", "one two"),
+        (ValueError(" "), "ValueError", "ValueError"),
+        (KeyError("a"), "'a'", "'a'"),
+        (OSError(), "OSError", "OSError"),
+        (ValueError("x" * 1000), "x" * 300, "x" * 300),
+    ],
+)
+def test_the_text_of_other_errors(error: Exception, first: str, all_lines: str) -> None:
+    """For messages of ours: never empty, never long."""
+    assert errors.first_line(error) == first
+    assert errors.one_line(error) == all_lines
+
+
 def test_an_error_carries_all_problems() -> None:
     """One problem or many, in order."""
     assert UserError(ONE).problems == (ONE,)

@@ -80,6 +80,7 @@ def test_a_prompt_longer_than_the_profile_is_fed_in_chunks(generator: Generator,
     ("prompts", "new", "where", "message"),
     [
         ([[]], 5, "prompt", "prompt 0 is empty"),
+        ([None, [1.5]], 5, "tokens[0]", "row 0 is None of type NoneType, not a list of token ids"),
         ([[1, 2], [1, 512]], 5, "tokens[1][1]", "token 512 at index 1 of row 1 is not in the vocabulary"),
         ([[1]] * 5, 5, "profile", "was not built for batch 5"),
         ([list(range(30))], 36, "cache.size", "prompt 0 of 30 tokens and 36 new ones do not fit the cache of 64"),

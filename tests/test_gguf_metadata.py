@@ -116,6 +116,13 @@ def test_no_damage_to_a_header_ends_in_a_traceback(
         gguf_metadata.problems(rewritten(file, tmp_path_factory.getbasetemp(), at, data))
 
 
+def test_a_file_that_the_system_cannot_read(tmp_path: Path) -> None:
+    """Another user's file, a bad disk; here a folder and a file that is gone."""
+    for path, says in ((tmp_path, "Is a directory"), (tmp_path / "gone.gguf", "No such file or directory")):
+        found = refusal(path)
+        assert (found.what, found.where) == (f"{path} cannot be read: {says}", "model.path")
+
+
 def test_a_part_of_a_split_file(tmp_path: Path) -> None:
     """Refused with the command that merges it."""
     problem = refusal(gguf_files.write(tmp_path / "m-00002-of-00003.gguf", {"split.count": 3}))

@@ -3,6 +3,7 @@
 import copy
 import gc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.runtime import open_engine
 from pipeline.session import Runtime
 from pipeline.signature import Signature
+from tests.points import build
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +34,19 @@ def engine(tiny: tuple[Path, Signature]) -> Runtime:
         ([0], [[-1]], ["token -1 at index 0 of row 0"]),
         ([0, 0], [[3, 10**12, -1], [2**70]], [f"token {10**12} at index 1 of row 0", f"token {2**70} at index 0 of"]),
         ([64, 0], [[1], [512]], ["token 512 at index 0 of row 1", "1 new tokens do not fit row 0"]),
+        ([0, 0], [[1.7], [2]], ["1.7 of type float at index 0 of row 0 is not a token id"]),
+        ([0, 0], [[3, True], ["a"]], ["True of type bool at index 1 of row 0", "'a' of type str at index 0 of row 1"]),
+        (
+            [0, 0],
+            [np.array([1.0]), [[2]]],
+            ["np.float64(1.0) of type float64 at index 0 of row", "[2] of type list at"],
+        ),
+        ([0, 0, 0], [None, 5, "ab"], ["row 0 is None of type NoneType, not a list", "row 1 is 5", "row 2 is 'ab'"]),
+        ([0], [np.array(3)], ["row 0 is array(3) of type ndarray"]),
+        ([0], None, ["tokens is None of type NoneType, not a list of rows"]),
     ],
 )
-def test_impossible_steps_are_refused(
-    engine: Runtime, lengths: list[int], tokens: list[list[int]], messages: list[str]
-) -> None:
+def test_impossible_steps_are_refused(engine: Runtime, lengths: list[int], tokens: Any, messages: list[str]) -> None:
     """With every problem of every row, and with cache and lengths as they were."""
     session = engine.session(len(lengths))
     session.lengths[:] = lengths
@@ -47,6 +57,13 @@ def test_impossible_steps_are_refused(
         assert problem.what.startswith(message)
     assert session.lengths.tolist() == lengths
     assert all(np.array_equal(a, b) for a, b in zip(before, session.caches, strict=True))
+
+
+def test_integers_of_every_kind(engine: Runtime) -> None:
+    """NumPy's, in lists and arrays; tuples and ranges as rows."""
+    rows = [[np.int32(3), 4], np.array([3, 4]), (3, np.uint8(4)), range(3, 5)]
+    want = engine.session(4).step([[3, 4]] * 4)
+    np.testing.assert_array_equal(engine.session(4).step(rows), want)  # type: ignore[arg-type]
 
 
 def test_too_large_a_batch_is_refused(engine: Runtime) -> None:
@@ -120,6 +137,63 @@ def test_chunks_can_be_shorter_than_the_profile(engine: Runtime) -> None:
     for got, want in zip(chunks.caches, whole.caches, strict=True):
         for row, used in enumerate(whole.lengths):
             np.testing.assert_allclose(got[row, :, :used], want[row, :, :used], atol=1e-5)
+
+
+def test_chunks_of_all_logits_are_zero_at_padding(tmp_path: Path) -> None:
+    """With wrap.logits=all, in one chunk or several: 0 behind a row's own tokens, and in all of an idle row."""
+    build(tmp_path, ["wrap.logits=all"])
+    engine = open_engine(tmp_path / layout.ENGINE)
+    tokens = [[1], [5, 6, 7, 8, 9, 10], []]
+    whole, chunks = engine.session(3), engine.session(3)
+    chunks.chunk = 2
+    want, got = whole.step(tokens), chunks.step(tokens)
+    assert chunks.check(tokens) == [2, 2, 2]
+    assert got.shape == want.shape == (3, 6, 512)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    for logits in (got, want):
+        assert not logits[0, 1:].any()
+        assert not logits[2].any()
+        assert logits[0, 0].all()
+        assert logits[1].all()
+
+
+def narrow(engine: Runtime, *sequences: tuple[int, int]) -> Runtime:
+    """The engine as if it had been built for other lengths of a chunk, of up to 2 rows."""
+    other = copy.copy(engine)
+    other.bounds = {f"p{i}": {"batch": (1, 2), "sequence": ends} for i, ends in enumerate(sequences)}
+    return other
+
+
+@pytest.mark.parametrize(
+    ("sequences", "lengths", "counts", "says"),
+    [
+        (
+            [(2, 4)],
+            [63, 0],
+            [1, 4],
+            [
+                "runs 2 to 4 tokens of every row at once, and too few of the 64 slots are left in row 0 (1)",
+                "size=67 or",
+            ],
+        ),
+        ([(2, 4)], [0, 0], [1, 0], ["not built for batch 2 x sequence 1 ", "profile.*.sequence.min of 1 or less"]),
+        ([(2, 4)], [0, 0], [1, 5], ["not built for batch 2 x sequence 5 ", "profile.*.sequence.max of 5 or more"]),
+        ([(4, 8)], [0, 0], [1, 6], ["runs 4 to 8 tokens of every row at once, and this session at most 3", "min=1"]),
+    ],
+)
+def test_why_no_chunks_fit(
+    engine: Runtime, sequences: list[tuple[int, int]], lengths: list[int], counts: list[int], says: list[str]
+) -> None:
+    """One problem that names what is in the way: a nearly full row, the profiles or the session's own limit."""
+    session = narrow(engine, *sequences).session(2)
+    session.chunk = 3 if "session" in says[0] else None
+    session.lengths[:] = lengths
+    with pytest.raises(UserError) as error:
+        session.step([[1] * count for count in counts])
+    (found,) = error.value.problems
+    assert says[0] in found.what
+    assert says[1] in found.fix
+    assert session.lengths.tolist() == lengths
 
 
 @pytest.mark.parametrize(

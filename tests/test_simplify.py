@@ -1,5 +1,6 @@
 """onnxsim's failures are survived and told; its success keeps interface and weights."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,13 +52,29 @@ def test_a_failure_leaves_the_graph_as_it_is(model: onnx.ModelProto, options: Si
     assert simplified.SerializeToString(deterministic=True) == before
 
 
+def container(folder: Path, memory: int) -> Path:
+    """The kernel's files of a container with so much memory, in bytes."""
+    for name, text in (("proc/self/cgroup", "0::/"), ("sys/fs/cgroup/memory.max", str(memory))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
 def test_onnxsim_gets_no_more_memory_than_there_is(tmp_path: Path) -> None:
-    """The least of what the config says and what a container has, said by its name."""
-    for name, text in (("proc/self/cgroup", "0::/"), ("sys/fs/cgroup/memory.max", str(2**28))):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    assert memory_limit(1000.0, tmp_path) == (2**28, "the memory of this machine or container, 0.25 GB")
-    assert memory_limit(0.125, tmp_path) == (2**27, "simplify.memory_gb=0.125")
+    """The least of what the config says and what a container has, said by its name; the container's limit is on
+    memory, so that address space which takes none is added."""
+    container(tmp_path, 2**28)
+    limit, text = memory_limit(1000.0, tmp_path)
+    assert 2**29 < limit < 2**29 + 2**26 * (os.cpu_count() or 1) + 1
+    assert text == f"this machine's or container's memory of 0.25 GB (address space {limit / 2**30:.2g} GB)"
+    assert memory_limit(0.125, tmp_path) == (2**27, "simplify.memory_gb=0.125 (of address space)")
+
+
+def test_a_small_container_is_enough(model: onnx.ModelProto, tmp_path: Path) -> None:
+    """onnxsim holds 0.15 GB of memory for this graph and maps 0.3: a container of 0.2 GB does not stop it, which
+    simplify.memory_gb=0.2 does, above."""
+    limit, _ = memory_limit(1000.0, container(tmp_path, int(0.2 * 2**30)))
+    assert simplify(model, Simplify(enabled=True, memory_gb=limit / 2**30, timeout_s=300.0))[1] is None
 
 
 ULIMIT = """

@@ -33,6 +33,14 @@ def refusal(model: Model) -> Problem:
     return problem
 
 
+@pytest.mark.parametrize("source", [Source.local, Source.gguf])
+def test_a_path_that_the_system_refuses(source: Source) -> None:
+    """Below a folder of another user's, for example; here with a name longer than any file system takes."""
+    found = refusal(Model(source, path="x" * 300 + ".gguf"))
+    assert "cannot be read: File name too long" in found.what
+    assert found.where == "model.path"
+
+
 def test_a_local_folder(folder: Path) -> None:
     """A folder with a configuration and safetensors is found, under its absolute path."""
     assert sources.find(Model(Source.local, path=str(folder))) == folder

@@ -251,3 +251,15 @@ def test_an_artifact_s_folder_has_all_of_them(tmp_path: Path) -> None:
         (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": stored}))
         assert stop_tokens(tmp_path) == wanted
     assert stop_tokens(tmp_path / "nowhere") == frozenset()
+    (tmp_path / "generation_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"generation_config\.json is not valid JSON"):
+        stop_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["</s>", True, 2.5])
+def test_an_end_token_of_a_gguf_file_that_is_not_a_number(tmp_path: Path, value: Any) -> None:
+    """The key is named."""
+    path = gguf_files.write(tmp_path / "a.gguf", {"tokenizer.ggml.eot_token_id": value})
+    model = Model(Source.gguf, path=str(path))
+    with pytest.raises(UserError, match=r"tokenizer\.ggml\.eot_token_id is .*, not a token id"):
+        checkpoint.stop_tokens(model, path, gguf_model.load(path), checkpoint.load_tokenizer(model, path))
