@@ -91,7 +91,7 @@ def _side_by_side(engine: Runtime, reference: Reference, windows: list[list[int]
     ends = [*range(chunk, longest - 1, chunk), longest - 1]
     with (
         _half_of_the_threads() as half,
-        ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=half) as ahead,
+        ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(half,)) as ahead,
     ):
         coming = ahead.submit(reading.read, padded[:, : ends[0]])
         for start, end, next_end in zip([0, *ends], ends, [*ends[1:], 0], strict=False):
