@@ -4,8 +4,8 @@ The cases of pipeline.cases hold every number to the original's; where weights a
 must be wide, and this says what the rounding costs. The engine runs as it generates: the text is cut into windows,
 each window starts from an empty cache, and its tokens are fed one per step (teacher forcing), as many windows at once
 as the engine runs rows, up to 16. The original runs beside it in a thread of its own, a chunk of positions ahead, so
-that nothing grows with the text and little with the vocabulary. Each has half of the cores: small products on all of
-them wait for each other most of the time (SmolLM2-135M on 2 cores: 84 processor seconds, where 127 would be taken).
+that nothing grows with the text and little with the vocabulary. Each has half of the cores: products of few rows on all
+of them mostly wait for each other (SmolLM2-135M on 2 cores: 84 processor seconds where 127 would be taken).
 """
 
 import json
@@ -91,20 +91,23 @@ def _side_by_side(engine: Runtime, reference: Reference, windows: list[list[int]
     ends = [*range(chunk, longest - 1, chunk), longest - 1]
     with (
         _half_of_the_threads() as half,
-        ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(half,)) as ahead,
+        ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(half,)) as beside,
     ):
-        coming = ahead.submit(reading.read, padded[:, : ends[0]])
+        coming = beside.submit(reading.read, padded[:, : ends[0]])
         for start, end, next_end in zip([0, *ends], ends, [*ends[1:], 0], strict=False):
-            wanted = coming.result()
+            wanted, added = coming, []
             if next_end:
-                coming = ahead.submit(reading.read, padded[:, end:next_end])
+                coming = beside.submit(reading.read, padded[:, end:next_end])
             for position in range(start, end):
                 # a row whose window has ended is idle
                 last = [position + 1 < len(window) for window in windows]
                 tokens = [[window[position]] if more else [] for window, more in zip(windows, last, strict=True)]
                 logits = torch.from_numpy(session.step(tokens)[:, -1])
                 rows = torch.tensor(last)
-                sums.add(wanted[rows, position - start], logits[rows], padded[rows, position + 1])
+                want = wanted.result()[rows, position - start]
+                added.append(beside.submit(sums.add, want, logits[rows], padded[rows, position + 1]))
+            for done in added:
+                done.result()
             yield
 
 

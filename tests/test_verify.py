@@ -262,7 +262,7 @@ def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], truth: Truth
     sequence = torch.export.Dim("sequence", min=1, max=32)
     shapes = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
     wrapped = decoder.Decoder(model, "last")
-    # without subgraphs, which the rotary embedding's own no_grad would leave in the program: a file with them is refused
+    # without the subgraph that the rotary embedding's own no_grad would leave in it: a file with one is refused
     with torch.no_grad(), replaced(torch.no_grad, __enter__=lambda _: None, __exit__=lambda *_: None):
         program = torch.export.export(wrapped, (*first, past), dynamic_shapes=shapes, strict=False)
     program.example_inputs = None  # they would be a pickle in the file, which is refused
