@@ -262,9 +262,15 @@ def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], truth: Truth
     sequence = torch.export.Dim("sequence", min=1, max=32)
     shapes = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
     wrapped = decoder.Decoder(model, "last")
-    # without the subgraph that the rotary embedding's own no_grad would leave in it: a file with one is refused
-    with torch.no_grad(), replaced(torch.no_grad, __enter__=lambda _: None, __exit__=lambda *_: None):
+    # as wrap does: without stack traces, and the subgraph that the rotary embedding's no_grad makes, which are refused
+    with (
+        torch.no_grad(),
+        replaced(torch.fx.config, do_not_emit_stack_traces=True),
+        replaced(torch.no_grad, __enter__=lambda _: None, __exit__=lambda *_: None),
+    ):
         program = torch.export.export(wrapped, (*first, past), dynamic_shapes=shapes, strict=False)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     program.example_inputs = None  # they would be a pickle in the file, which is refused
     torch.export.save(program, folder / layout.WRAPPED / layout.PROGRAM)
     failed = {c: r.failures for c, r in run(layout.WRAPPED, folder, truth).items() if r.failures}
