@@ -146,7 +146,7 @@ def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFac
     proof, speed = (json.loads((point / name).read_text()) for name in (layout.VERIFY, layout.BENCH))
     assert proof["passed"]
     assert set(proof["artifacts"]) == {"wrapped", "onnx", "simplified", "network", "engine"}
-    assert set(proof["artifacts"]["network"]) == set(proof["artifacts"]["simplified"])  # every case
+    assert set(proof["artifacts"]["network"]) > set(proof["artifacts"]["simplified"])  # every case, and all greedy text
     assert speed == {"skipped": proof["skipped"]["engine"]}
     assert (point / layout.ENGINE / layout.PLAN).stat().st_size > 10**6
     done = run(folder, "python", "-m", "pipeline.generate", "point=tiny", "prompt=a")
