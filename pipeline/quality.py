@@ -125,7 +125,7 @@ def _half_of_the_threads() -> Iterator[int]:
 
 def carried_over(point: Path) -> bool:
     """Whether a point has weights of 4 bits, and every one of them is the checkpoint's own."""
-    entries = json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text())["tensors"]
+    entries = json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text(encoding="utf-8"))["tensors"]
     rows = [(entry["carried_over"], entry["rows"]) for entry in entries if entry["bits"] == 4]
     return bool(rows) and all(carried == all_ for carried, all_ in rows)
 
