@@ -214,7 +214,7 @@ def worst(results: dict[str, Result]) -> dict[str, float | str]:
 def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None = None) -> list[Problem]:
     """For each artifact the first cases that failed, naming artifact, case and tensor; all are in the report. Numbers
     that are not finite are one problem, of the first artifact that has them. fixes: of an artifact, what may help."""
-    found = []
+    found, known = [], fixes or {}
     broken = [
         (name, case, result.not_finite)
         for name, cases in results.items()
@@ -229,8 +229,8 @@ def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None
         found.append(Problem(what, f"artifact {name}, case {case}", f"{fix}; all cases are in {layout.VERIFY}"))
     for artifact, cases in results.items():
         fix = f"the first artifact named is where it went wrong; all cases are in {layout.VERIFY}"
-        if artifact in (fixes or {}):
-            fix = f"{fixes[artifact]}; {fix}" if fixes else fix
+        if artifact in known:
+            fix = f"{known[artifact]}; {fix}"
         failed = {c: result.failures[0] for c, result in cases.items() if result.failures and not result.not_finite}
         found += [Problem(text, f"artifact {artifact}, case {case}", fix) for case, text in failed.items()][:SHOWN]
         if len(failed) > SHOWN:
