@@ -16,7 +16,7 @@ from benchmarks import convert, machine, plots, points, report, text
 from benchmarks.cases import SETS, Case, interleaved, warmup
 from benchmarks.fleet import Worker
 from benchmarks.systems import OURS, PEERS, System, chosen, engine
-from pipeline.cores import cores
+from pipeline.core.machine import cores
 
 HERE = Path(__file__).parent
 SCRATCH = Path(".bench")

@@ -24,8 +24,8 @@ def checkpoint(scratch: Path) -> Path:
     """The GGUF file as a Hugging Face folder in fp32, which most systems convert from."""
     folder = scratch / "checkpoint"
     if not (folder / "config.json").exists():
-        from pipeline import checkpoint as source
-        from pipeline.spec import Model, Source
+        from pipeline.checkpoint import loading as source
+        from pipeline.core.schema import Model, Source
 
         model = Model(source=Source.gguf, path=str(gguf()))
         partial = folder.with_suffix(".partial")

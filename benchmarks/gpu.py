@@ -19,9 +19,10 @@ from benchmarks import machine, report, worker
 from benchmarks.cases import Case, interleaved, warmup
 from benchmarks.peers import Peer, kvforge, pytorch
 from benchmarks.systems import engine
-from pipeline import checkpoint, hardware, layout
-from pipeline.spec import Model, section
-from pipeline.tokens import load_tokenizer
+from pipeline.checkpoint import loading
+from pipeline.core import hardware, layout
+from pipeline.core.schema import Model, section
+from pipeline.text.tokens import load_tokenizer
 
 SCRATCH, ARTIFACTS = Path(".bench/gpu"), Path("artifacts")
 CASES = [Case(1, 16, 64), Case(1, 512, 64), Case(8, 128, 32)]
@@ -48,7 +49,7 @@ def measure(name: str, bandwidth: float) -> None:
     point = ARTIFACTS / name
     ours = engine(point / layout.ENGINE)
     folder = SCRATCH / name
-    original = checkpoint.load(section(Model, point), point / layout.CHECKPOINT)
+    original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     original.save_pretrained(folder)
     tokens = tokens_of(point, original.config.vocab_size)
     del original

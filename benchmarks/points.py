@@ -31,7 +31,7 @@ def build_missing(cases: Sequence[Case]) -> None:
         if (Path("artifacts") / name / "engine" / "engine.json").exists():
             continue
         print("building the engine of a point:", name, *overrides, file=sys.stderr)
-        record = f"from pipeline import points; points.record({name!r}, {overrides!r})"
+        record = f"from pipeline.config import points; points.record({name!r}, {overrides!r})"
         for command in ([BIN / "python", "-c", record], [BIN / "dvc", "repro", f"engine@{name}"]):
             if not BIN.exists() or subprocess.run(command, stdout=sys.stderr, env=environment).returncode:
                 print(f"no rows for {name}: build it with dvc repro engine@{name}", file=sys.stderr)

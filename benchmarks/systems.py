@@ -72,14 +72,14 @@ PEERS = [
 
 def engine(folder: Path) -> System:
     """The system of one engine folder. The precision is in the point's name, or else it is the cache's type."""
-    signature = json.loads((folder / "engine.json").read_text())["signature"]
+    contract = json.loads((folder / "engine.json").read_text())["signature"]
     point = folder.resolve().parent.name
     named = re.search(r"fp32|fp16|bf16|int[48](-exact)?", point)
     types = {"float32": "fp32", "float16": "fp16"}
-    kind = next(types[t["dtype"]] for t in signature["inputs"] if t["dtype"] in types)
+    kind = next(types[t["dtype"]] for t in contract["inputs"] if t["dtype"] in types)
     precision = named[0] if named else kind
-    size = signature["cache_size"]
-    caches = [t for t in signature["inputs"] if t["dtype"] in types]
+    size = contract["cache_size"]
+    caches = [t for t in contract["inputs"] if t["dtype"] in types]
     cache_mb = sum(math.prod(t["shape"][1:]) * np.dtype(t["dtype"]).itemsize for t in caches) / 2**20
     return System(OURS, precision, OURS, cache=size, folder=folder, point=point, cache_mb=cache_mb, builds=False)
 

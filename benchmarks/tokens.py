@@ -21,9 +21,11 @@ from gguf import GGUFReader, GGUFValueType, GGUFWriter
 from tokenizers import Tokenizer
 
 from benchmarks.systems import gguf
-from pipeline import texts, token_ids, tokenizer_files
-from pipeline.gguf_metadata import Header, read
-from pipeline.pre_tokenizers import EXPRESSIONS, IGNORE_MERGES, pre_tokenizer
+from pipeline.checkpoint import tokenizer_files
+from pipeline.checkpoint.gguf_metadata import Header, read
+from pipeline.checkpoint.pre_tokenizers import EXPRESSIONS, IGNORE_MERGES, pre_tokenizer
+from pipeline.proof import token_ids
+from pipeline.text import texts
 
 NUMBERS = ["".join(digits) for length in (2, 3) for digits in product("0123456789", repeat=length)]
 SCRIPTS = (

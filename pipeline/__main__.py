@@ -16,8 +16,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from pipeline import config, errors, layout, points, usage
-from pipeline.errors import Problem, UserError
+from pipeline.config import compose as config
+from pipeline.config import points
+from pipeline.core import errors, layout, usage
+from pipeline.core.errors import Problem, UserError
 
 SWEEP = {"-m", "--multirun"}
 HELP = """\

@@ -14,11 +14,11 @@ from statistics import median
 
 import numpy as np
 
-from pipeline import layout, machine, stage
-from pipeline.files import write_json
-from pipeline.runtime import cannot_run, open_engine
-from pipeline.session import Runtime
-from pipeline.spec import Bench, section
+from pipeline.core import layout, machine, stage
+from pipeline.core.files import write_json
+from pipeline.core.schema import Bench, section
+from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.session import Runtime
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Run:
 def measure(runtime: Runtime, options: Bench) -> list[Run]:
     """bench.repeats runs over one session, after a short one to warm up."""
     session = runtime.session(options.batch)
-    vocab = int(runtime.signature.logits.shape[2])
+    vocab = int(runtime.contract.logits.shape[2])
     prompts = np.random.default_rng(0).integers(0, vocab, (options.batch, options.prompt)).tolist()
     runs = []
     for repeat in range(options.repeats + 1):

@@ -11,11 +11,14 @@ import sys
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline import config, errors, points, sources, texts, usage
-from pipeline.errors import Problem, UserError
-from pipeline.files import write_text
-from pipeline.layout import PARAMS
-from pipeline.spec import Model, Quantize, Verify, section
+from pipeline.config import compose as config
+from pipeline.config import points, sources
+from pipeline.core import errors, usage
+from pipeline.core.errors import Problem, UserError
+from pipeline.core.files import write_text
+from pipeline.core.layout import PARAMS
+from pipeline.core.schema import Model, Quantize, Verify, section
+from pipeline.text import texts
 
 
 def as_yaml(composed: DictConfig) -> str:

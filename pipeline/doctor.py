@@ -15,8 +15,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import errors, hardware, usage
-from pipeline.errors import UserError
+from pipeline.core import errors, hardware, usage
+from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -127,8 +127,8 @@ def _onnxruntime() -> Iterator[Finding]:
 
 
 def _tensorrt() -> Iterator[Finding]:
-    from pipeline import tensorrt_api
-    from pipeline.spec import EngineKind
+    from pipeline.core.schema import EngineKind
+    from pipeline.runtime import tensorrt_api
 
     gpus = hardware.gpus()
     for kind in (EngineKind.tensorrt_rtx, EngineKind.tensorrt):
@@ -152,8 +152,8 @@ def _tensorrt() -> Iterator[Finding]:
 
 def _room() -> Iterator[Finding]:
     """Threads; memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
-    from pipeline import machine
-    from pipeline.cores import cores
+    from pipeline.core import machine
+    from pipeline.core.machine import cores
 
     quota = machine.cpu_quota()
     limited = "" if quota is None else f", of a quota of {quota:g} processors"

@@ -2,20 +2,21 @@
 
 engine/ holds the model, engine.json (who runs it and how, the contract, the profiles, versions) and what came
 with the model: tokenizer, chat template, generation config.
-For ONNX Runtime the model is the portable graph lowered to ONNX Runtime's own operators (pipeline.lower), with the
-same file of weights; only quantized weights are packed anew. For TensorRT it is a plan (pipeline.tensorrt_build).
+For ONNX Runtime the model is the portable graph lowered to ONNX Runtime's own operators
+(pipeline.backends.onnxruntime.lower), with the same file of weights; only quantized weights are packed anew. For
+TensorRT it is a plan (pipeline.backends.tensorrt.build).
 Each kind is imported when it is built, so that none needs another's packages.
 """
 
 import shutil
 from pathlib import Path
 
-from pipeline import layout, stage
-from pipeline.files import replacing_folder
-from pipeline.signature import Signature
-from pipeline.spec import Engine, EngineKind, Profile, section
+from pipeline.core import layout, stage
+from pipeline.core.contract import GraphContract
+from pipeline.core.files import replacing_folder
+from pipeline.core.schema import Engine, EngineKind, Profile, section
 
-NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.SIGNATURE, layout.NOTES}
+NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.CONTRACT, layout.NOTES}
 
 
 def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Path) -> None:
@@ -23,15 +24,15 @@ def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Pat
     for file in wrapped.iterdir():
         if file.name not in NOT_OF_THE_ENGINE:
             shutil.copy2(file, out / file.name)
-    signature = Signature.load(wrapped / layout.SIGNATURE)
+    contract = GraphContract.load(wrapped / layout.CONTRACT)
     if engine.kind is EngineKind.onnxruntime:
-        from pipeline import onnxruntime_build
+        from pipeline.backends.onnxruntime import build as onnxruntime_build
 
-        onnxruntime_build.build(model, engine, profile, signature, out)
+        onnxruntime_build.build(model, engine, profile, contract, out)
     else:
-        from pipeline import tensorrt_build
+        from pipeline.backends.tensorrt import build as tensorrt_build
 
-        tensorrt_build.build(model, engine, profile, signature, out)
+        tensorrt_build.build(model, engine, profile, contract, out)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Stage export: wrapped/ -> onnx/, the portable graph in standard ONNX operators only.
 
-torch.onnx translates the program operator by operator, with pipeline.translations for some; the two kvforge operators
-become one node each: `kvforge::scatter` TensorScatter, `kvforge::attend` Attention. No optimiser runs here:
-pipeline.simplify does that.
+torch.onnx translates the program operator by operator, with pipeline.graph.translations for some; the two kvforge
+operators become one node each: `kvforge::scatter` TensorScatter, `kvforge::attend` Attention. No optimizer runs here:
+stage simplify does that.
 """
 
 import logging
@@ -17,13 +17,16 @@ import onnx_ir as ir
 import torch
 from torch.onnx._internal.exporter import _fx_passes
 
-from pipeline import graph, layout, pt2, stage
-from pipeline.files import replacing_folder
-from pipeline.pack import pack_projections
-from pipeline.patch import replaced
-from pipeline.signature import Signature
-from pipeline.spec import Export, section
-from pipeline.translations import TRANSLATIONS
+from pipeline.core import layout, stage
+from pipeline.core.contract import GraphContract
+from pipeline.core.files import replacing_folder
+from pipeline.core.patching import replaced
+from pipeline.core.schema import Export, section
+from pipeline.graph import naming, onnx_file
+from pipeline.graph.fold_transposes import fold_weight_transposes
+from pipeline.graph.pack import pack_projections
+from pipeline.graph.translations import TRANSLATIONS
+from pipeline.model import pt2
 
 CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten._to_copy.default)
 
@@ -61,7 +64,7 @@ def _errors_only(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def translate(program: torch.export.ExportedProgram, signature: Signature, opset: int) -> ir.Model:
+def translate(program: torch.export.ExportedProgram, contract: GraphContract, opset: int) -> ir.Model:
     """The program as an ONNX graph with the contract's names for inputs, outputs and axes."""
     export = partial(
         torch.onnx.export,
@@ -70,8 +73,8 @@ def translate(program: torch.export.ExportedProgram, signature: Signature, opset
         opset_version=opset,
         optimize=False,
         verbose=False,
-        input_names=[t.name for t in signature.inputs],
-        output_names=[t.name for t in signature.outputs],
+        input_names=[t.name for t in contract.inputs],
+        output_names=[t.name for t in contract.outputs],
         custom_translation_table=TRANSLATIONS,
     )
     with warnings.catch_warnings(), _errors_only("torch.onnx"):  # it reports that torchvision is not installed
@@ -93,11 +96,11 @@ def translate(program: torch.export.ExportedProgram, signature: Signature, opset
     tokens = model.graph.inputs[0].shape
     assert tokens is not None
     symbols = {str(dim): name for dim, name in zip(tokens, ("batch", "sequence"), strict=True)}
-    graph.rename_axes(model, symbols)
-    graph.fold_weight_transposes(model)
-    graph.keep_module_names(model)
+    naming.rename_axes(model, symbols)
+    fold_weight_transposes(model)
+    naming.keep_module_names(model)
     pack_projections(model)
-    graph.name_nodes(model)
+    naming.name_nodes(model)
     return model
 
 
@@ -105,10 +108,10 @@ def main() -> None:
     """Run the stage in a point's folder."""
     wrapped = Path(layout.WRAPPED)
     model = translate(
-        pt2.load(wrapped / layout.PROGRAM), Signature.load(wrapped / layout.SIGNATURE), section(Export).opset
+        pt2.load(wrapped / layout.PROGRAM), GraphContract.load(wrapped / layout.CONTRACT), section(Export).opset
     )
     with replacing_folder(Path(layout.ONNX)) as out:
-        graph.save(model, out)
+        onnx_file.save(model, out)
 
 
 if __name__ == "__main__":

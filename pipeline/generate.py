@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from pipeline import errors, layout, usage
-from pipeline.errors import Problem, UserError
-from pipeline.runtime import open_engine
-from pipeline.sampling import GREEDY, Sampling, choose
-from pipeline.session import Runtime, Session, not_integers, unknown_ids
-from pipeline.tokens import decode_stream, encode, load_tokenizer, stop_tokens
+from pipeline.core import errors, layout, usage
+from pipeline.core.errors import Problem, UserError
+from pipeline.runtime.open import open_engine
+from pipeline.runtime.session import Runtime, Session, not_integers, unknown_ids
+from pipeline.text.sampling import GREEDY, Sampling, choose
+from pipeline.text.stop_tokens import stop_tokens
+from pipeline.text.tokens import decode_stream, encode, load_tokenizer
 
 ARTIFACTS = Path("artifacts")
 
@@ -62,7 +63,7 @@ class Generator:
                 for row, p in enumerate(prompts)
                 if not p
             ),
-            *unknown_ids(prompts, int(self.runtime.signature.logits.shape[-1])),
+            *unknown_ids(prompts, int(self.runtime.contract.logits.shape[-1])),
             *self._overflow(prompts, max_new_tokens),
         ]
         if problems:
@@ -72,7 +73,7 @@ class Generator:
         return self._run(session, prompts, max_new_tokens, sampling)
 
     def _overflow(self, prompts: Sequence[Sequence[int]], new: int) -> Iterator[Problem]:
-        size = self.runtime.signature.cache_size
+        size = self.runtime.contract.cache_size
         if new < 1:
             yield Problem(f"max_new_tokens is {new}", "max_new_tokens", "give 1 or more")
         for row, prompt in enumerate(prompts):
@@ -117,7 +118,7 @@ class Generator:
             raise UserError(Problem("the prompt is empty", "prompt", "give it some text"))
         chat = self.tokenizer.chat_template is not None if chat is None else chat
         ids = encode(self.tokenizer, prompt, chat=chat, system=system)
-        room = max(self.runtime.signature.cache_size - len(ids) + 1, 1)
+        room = max(self.runtime.contract.cache_size - len(ids) + 1, 1)
         steps = self.tokens([ids], room if max_new_tokens is None else max_new_tokens, sampling)
         return decode_stream(self.tokenizer, (token for (token,) in steps if token is not None))
 

@@ -1,8 +1,8 @@
 """Stage quantize: simplified/ -> quantized/, the same graph with weights of 8 or 4 bits, in standard operators.
 
-Which weights: pipeline.weights. Their numbers: pipeline.grids and, by a text, pipeline.gptq; or the checkpoint's own
-blocks: pipeline.gguf_blocks. Weights are read one at a time from the data file; what has been quantized stays in
-memory, and with a text X^T X of each layer's inputs, three quarters of the weights' bytes.
+Which weights: pipeline.quantization.find. Their numbers: grids and, with a text, gptq; or the checkpoint's own blocks,
+gguf_blocks. Weights are read one at a time from the data file; what has been quantized stays in memory, and with a text
+X^T X of each layer's inputs, three quarters of the weights' bytes.
 With quantize.weights=none quantized/ holds the report alone, and the engine is made of simplified/.
 """
 
@@ -19,15 +19,18 @@ import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 from tqdm import tqdm
 
-from pipeline import graph, grids, layout, stage, weights
-from pipeline.files import replacing_folder, write_json
-from pipeline.gguf_blocks import BLOCK, Library, is_gguf
-from pipeline.gptq import factor, gptq
-from pipeline.grids import FLOAT4, FLOAT8, Floats, Grid
-from pipeline.signature import Signature
-from pipeline.spec import Calibration, Embedding, Quantize, Rounding, section
-from pipeline.spec import Weights as Kind
-from pipeline.weights import Weight
+from pipeline.core import layout, stage
+from pipeline.core.contract import GraphContract
+from pipeline.core.dtypes import Floats
+from pipeline.core.files import replacing_folder, write_json
+from pipeline.core.schema import Calibration, Embedding, Quantize, Rounding, section
+from pipeline.core.schema import Weights as Kind
+from pipeline.graph import onnx_file
+from pipeline.quantization import grids, weights
+from pipeline.quantization.gguf_blocks import BLOCK, Library, is_gguf
+from pipeline.quantization.gptq import factor, gptq
+from pipeline.quantization.grids import FLOAT4, FLOAT8, Grid
+from pipeline.quantization.weights import Weight
 
 SMALL_FLOATS = {Kind.fp8: (FLOAT8, 8), Kind.nvfp4: (FLOAT4, 4)}  # and their bits
 Array = npt.NDArray[np.floating]
@@ -196,7 +199,7 @@ def _form(weight: Weight, grid: Grid) -> str:
     return f"{'table' if weight.is_table else 'linear'}, {grid.kind} {sharing}{center}"
 
 
-def quantize(model: ir.Model, quantizer: Quantizer, least: int = graph.INLINE_BELOW) -> list[Entry]:
+def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLINE_BELOW) -> list[Entry]:
     """Quantize the model's weights of `least` bytes and more in place; returns what became of each."""
     jobs = quantizer.jobs(weights.find(model.graph, least))
     moments = quantizer.calibrated(jobs)
@@ -218,12 +221,14 @@ def blocks_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[int], Library
 
 def moments(options: Calibration, names: set[str]) -> dict[str, Floats]:
     """X^T X of these values of the simplified graph over the calibration text, in a point's folder."""
-    from pipeline import calibrate  # with transformers and ONNX Runtime: seconds that are not needed without
+    from pipeline.quantization import (
+        calibration,  # with transformers and ONNX Runtime: seconds that are not needed without
+    )
 
-    signature = Signature.load(Path(layout.WRAPPED, layout.SIGNATURE))
-    read = calibrate.windows(Path(), options, signature)
+    contract = GraphContract.load(Path(layout.WRAPPED, layout.CONTRACT))
+    read = calibration.windows(Path(), options, contract)
     print(f"calibration: {sum(map(len, read))} tokens, inputs of {len(names)} layers")
-    return calibrate.moments(Path(layout.SIMPLIFIED), signature, names, read)
+    return calibration.moments(Path(layout.SIMPLIFIED), contract, names, read)
 
 
 def report(options: Quantize, entries: list[Entry]) -> dict[str, Any]:
@@ -238,12 +243,12 @@ def main() -> None:
     with replacing_folder(Path(layout.QUANTIZED)) as out:
         entries: list[Entry] = []
         if options.weights is not Kind.none:
-            model = graph.load(Path(layout.SIMPLIFIED))
+            model = onnx_file.load(Path(layout.SIMPLIFIED))
             logits = model.graph.outputs[0].dtype
             assert logits is not None
             library = blocks_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda _: None
             entries = quantize(model, Quantizer(options, library, partial(moments, options.calibration)))
-            graph.save(model, out)
+            onnx_file.save(model, out)
         summary = report(options, entries)
         write_json(out / layout.QUANTIZATION, summary)
     carried = sum(entry.carried_over == entry.rows for entry in entries)

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import onnx
 
-from pipeline import layout, machine, stage
-from pipeline.errors import Problem, UserError
-from pipeline.files import replacing_folder, write_json
-from pipeline.names import ROOT, numbered
-from pipeline.rotary import fuse_rotary
-from pipeline.spec import Simplify, section
+from pipeline.core import layout, machine, stage
+from pipeline.core.errors import Problem, UserError
+from pipeline.core.files import replacing_folder, write_json
+from pipeline.core.schema import Simplify, section
+from pipeline.graph.naming import ROOT, numbered
+from pipeline.graph.rotary import fuse_rotary
 
 # Address space that takes no memory: mapped files 0.11 GB, and 0.04 GB of stack and reserve for each thread, of which
 # there may be one for each processor. RLIMIT_AS counts it, a container's limit does not.

@@ -10,8 +10,8 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline import errors, hardware, usage
-from pipeline.files import write_json
+from pipeline.core import errors, hardware, usage
+from pipeline.core.files import write_json
 
 TARGET = Path("artifacts/toolchain.json")
 PACKAGES = {  # key -> the distributions that may provide it, the first one installed counts

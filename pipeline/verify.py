@@ -23,19 +23,24 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from pipeline import checkpoint, layout, positions, quality, sensitivity, stage, texts, token_ids
-from pipeline.artifacts import Artifact, Engine, artifacts
-from pipeline.cases import catalog, not_run
-from pipeline.compare import Truth, run_case, run_greedy
-from pipeline.contract import size_findings
-from pipeline.errors import Problem, UserError, first_line
-from pipeline.files import write_json
-from pipeline.reference import Reference
-from pipeline.results import GATES, Result, for_json, limits
-from pipeline.session import Runtime, largest
-from pipeline.signature import Signature
-from pipeline.spec import Gates, Model, Verify, section
-from pipeline.tokens import load_tokenizer
+from pipeline.checkpoint import loading
+from pipeline.core import layout, stage
+from pipeline.core.contract import GraphContract
+from pipeline.core.errors import Problem, UserError, first_line
+from pipeline.core.files import write_json
+from pipeline.core.profiles import largest
+from pipeline.core.schema import Gates, Model, Verify, section
+from pipeline.model import positions
+from pipeline.proof import quality, sensitivity, token_ids
+from pipeline.proof.artifacts import Artifact, Engine, artifacts
+from pipeline.proof.cases import catalog, not_run
+from pipeline.proof.compare import Truth, run_case, run_greedy
+from pipeline.proof.interface import size_findings
+from pipeline.proof.reference import Reference
+from pipeline.proof.results import GATES, Result, for_json, limits
+from pipeline.runtime.session import Runtime
+from pipeline.text import texts
+from pipeline.text.tokens import load_tokenizer
 
 SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
@@ -64,19 +69,19 @@ def gates_of(artifact: Artifact, options: Verify) -> tuple[Gates, str]:
 def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_text: bool) -> dict[str, Result]:
     """All cases of one artifact, by name; its contract alone where `why` says that it cannot run here. An artifact that
     fails to run is recorded as a failure, not raised. whole_text: whether it generates all greedy text."""
-    contract = Result()
-    results = {"contract": contract}
+    interface = Result()
+    results = {"contract": interface}
     runtime: Runtime | None = None
     if why is not None:
         print(f"{artifact.name} is not run: {why}")
-    with _recorded(contract):
-        contract.failures += artifact.findings()
+    with _recorded(interface):
+        interface.failures += artifact.findings()
         runtime = artifact.open(proof.truth.reference) if why is None else None
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}
-    options, signature, held = proof.options, artifact.signature, limits(*gates_of(artifact, proof.options))
-    allowed = runtime.bounds, signature.cache_size, signature.limits
+    options, contract, held = proof.options, artifact.contract, limits(*gates_of(artifact, proof.options))
+    allowed = runtime.bounds, contract.cache_size, contract.limits
     results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}
     cases = catalog(*allowed)
     for case in cases:
@@ -92,7 +97,7 @@ def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_tex
         with _recorded(results[label]):
             results[label] = run()
     ran = {size for case in cases if not results[case.name].traceback for size in case.sizes()}
-    contract.failures += size_findings(
+    interface.failures += size_findings(
         {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}}, largest(runtime.bounds)
     )
     if isinstance(artifact, Engine) and options.quality.tokens:
@@ -123,7 +128,7 @@ def token_ids_of(folder: Path, model: Model, point: Path, text: str | None) -> R
 def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> dict[str, list[list[int]]]:
     """Each prompt by itself, and as many together as a batch takes, cut to what leaves room for `count` new tokens."""
     most = largest(runtime.bounds)
-    longest = min(most["sequence"], runtime.signature.cache_size - count + 1)
+    longest = min(most["sequence"], runtime.contract.cache_size - count + 1)
     fitting = [prompt[:longest] for prompt in prompts]
     alone = {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)}
     return alone | {WHOLE: fitting[: most["batch"]]}
@@ -139,17 +144,17 @@ def _recorded(result: Result) -> Iterator[None]:
         result.traceback = "".join(traceback.format_exception(error))
         result.failures.append(f"does not run: {first_line(error)}")
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not isinstance(error, UserError) and raised_in.parent == Path(__file__).parent:
+        if not isinstance(error, UserError) and raised_in.is_relative_to(Path(__file__).parent):
             print(result.traceback, file=sys.stderr)
 
 
-def tokenized(prompts: list[str], point: Path, signature: Signature, seed: int) -> list[list[int]]:
+def tokenized(prompts: list[str], point: Path, contract: GraphContract, seed: int) -> list[list[int]]:
     """The prompts as tokens; random tokens for a model that has no tokenizer."""
     tokenizer = load_tokenizer(point / layout.WRAPPED)
     if tokenizer is not None:
         return [tokenizer(text)["input_ids"] for text in prompts]
     rng = np.random.default_rng(seed)
-    return [rng.integers(0, int(signature.logits.shape[2]), n).tolist() for n in RANDOM_PROMPTS]
+    return [rng.integers(0, int(contract.logits.shape[2]), n).tolist() for n in RANDOM_PROMPTS]
 
 
 @dataclass
@@ -164,17 +169,17 @@ class Findings:
 
 def verify(point: Path, model: Model, options: Verify) -> Findings:
     """Verify every artifact of a point against its original."""
-    signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
-    original = checkpoint.load(model, point / layout.CHECKPOINT)
-    positions.freeze(original, signature.cache_size)
+    contract = GraphContract.load(point / layout.WRAPPED / layout.CONTRACT)
+    original = loading.load(model, point / layout.CHECKPOINT)
+    positions.freeze(original, contract.cache_size)
     reference = Reference(original)
-    truth = Truth(reference, signature, options.seed, options.headroom)
+    truth = Truth(reference, contract, options.seed, options.headroom)
     sensitivity.check_finite(reference, truth.vocab, options.seed)
-    prompts = tokenized(options.prompts, point, signature, options.seed)
+    prompts = tokenized(options.prompts, point, contract, options.seed)
     windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
     proof = Proof(truth, prompts, windows, options)
     found, runnable = Findings({}, {}, {}), []
-    all_ = list(artifacts(point, signature))
+    all_ = list(artifacts(point, contract))
     for artifact in all_:
         damaged = Result()
         with _recorded(damaged):

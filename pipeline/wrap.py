@@ -12,15 +12,17 @@ from torch.export import Dim, ExportedProgram
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from pipeline import checkpoint, decoder, layout, overflow, positions, pt2, stage
-from pipeline.cast import cast
-from pipeline.errors import Problem, UserError
-from pipeline.files import replacing_folder, write_json
-from pipeline.gguf_file import read_once
-from pipeline.patch import replaced
-from pipeline.refusals import unsupported_reason
-from pipeline.signature import DTYPES, Signature, contract
-from pipeline.spec import Axes, Cache, Compute, Logits, Model, Precision, Wrap, section
+from pipeline.checkpoint import loading
+from pipeline.checkpoint.gguf_reader import read_once
+from pipeline.core import layout, stage
+from pipeline.core.contract import DTYPES, GraphContract, contract_for
+from pipeline.core.errors import Problem, UserError
+from pipeline.core.files import replacing_folder, write_json
+from pipeline.core.patching import replaced
+from pipeline.core.schema import Axes, Cache, Compute, Logits, Model, Precision, Wrap, section
+from pipeline.model import decoder, overflow, positions, pt2
+from pipeline.model.cast import cast
+from pipeline.model.refusals import unsupported_reason
 
 EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees: not 0 or 1, which it would take as fixed
 # Even an axis of one size is traced as symbolic, so the graph stays the same; the runtime holds the limit. In a range
@@ -32,13 +34,13 @@ RANDOM_TOKENS = 8
 CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
 
 
-def trace(wrapped: decoder.Decoder, signature: Signature) -> ExportedProgram:
+def trace(wrapped: decoder.Decoder, contract: GraphContract) -> ExportedProgram:
     """Export with batch and sequence symbolic under these names and everything else fixed."""
-    fixed = [torch.zeros(t.sized(**EXAMPLE), dtype=getattr(torch, t.dtype)) for t in signature.inputs]
+    fixed = [torch.zeros(t.sized(**EXAMPLE), dtype=getattr(torch, t.dtype)) for t in contract.inputs]
     fixed[1].fill_(1)  # attention_mask
     arguments = (*fixed[:4], fixed[4:])
-    axes = {name: Dim(name, min=1, max=max(LEAST_RANGE, most)) for name, most in signature.axes.items()}
-    dynamic = [{i: axes[d] for i, d in enumerate(t.shape) if isinstance(d, str)} for t in signature.inputs]
+    axes = {name: Dim(name, min=1, max=max(LEAST_RANGE, most)) for name, most in contract.axes.items()}
+    dynamic = [{i: axes[d] for i, d in enumerate(t.shape) if isinstance(d, str)} for t in contract.inputs]
     # A stack for each node costs a second, and would name folders of this machine: equal programs would differ. Where a
     # model says no_grad once more (rotary embeddings do) the finished graph is split and put together again: 0.7 s.
     with (
@@ -47,7 +49,7 @@ def trace(wrapped: decoder.Decoder, signature: Signature) -> ExportedProgram:
         replaced(torch.no_grad, __enter__=lambda _: None, __exit__=lambda *_: None),
     ):
         program = torch.export.export(wrapped, arguments, dynamic_shapes=(*dynamic[:4], dynamic[4:]), strict=False)
-    decoder.check_attention(wrapped, len(signature.caches) // 2)
+    decoder.check_attention(wrapped, len(contract.caches) // 2)
     program.example_inputs = None  # two rows of every cache that the file would carry: 94 MB for SmolLM2-135M
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine: they would make equal programs differ
@@ -90,19 +92,19 @@ def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
 def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: Logits, link: Path, out: Path) -> None:
     """Write the wrapped model to the folder `out`."""
     with read_once():
-        config = checkpoint.configuration(model, link)
-        outline = checkpoint.outline(model, link, config)
+        config = loading.configuration(model, link)
+        outline = loading.outline(model, link, config)
         if outline is not None:  # before weights are loaded
             _check_supported(outline)
-        original = checkpoint.load(model, link, config)
+        original = loading.load(model, link, config)
         _check_supported(original)
-        tokenizer = checkpoint.load_tokenizer(model, link)
+        tokenizer = loading.load_tokenizer(model, link)
     notes = positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     layers = decoder.cache_shapes(original, cache.size)
     compute = precision.compute.value
-    signature = contract(
+    contract = contract_for(
         layers,
         original.get_output_embeddings().weight.shape[0],
         compute,
@@ -110,7 +112,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         {"batch": axes.batch, "sequence": axes.sequence},
         positions.limits(original.config),
     )
-    original.generation_config.eos_token_id = checkpoint.stop_tokens(model, link, original, tokenizer) or None
+    original.generation_config.eos_token_id = loading.stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
     cast(original, getattr(torch, DTYPES[compute]))
     if wrong := positions.wrong_frequencies(original, cache.size):
@@ -118,8 +120,8 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     if precision.compute is Compute.fp16:
         check_range(original, tokenizer)
     wrapped = decoder.Decoder(original, logits.value).eval()
-    pt2.save(trace(wrapped, signature), out / layout.PROGRAM)
-    signature.save(out / layout.SIGNATURE)
+    pt2.save(trace(wrapped, contract), out / layout.PROGRAM)
+    contract.save(out / layout.CONTRACT)
     write_json(out / layout.NOTES, notes)
     if tokenizer is not None:
         # several templates would become a folder, which the engine stage does not copy

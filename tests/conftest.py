@@ -14,10 +14,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from pipeline import hardware, layout, quantize
-from pipeline.signature import Signature
-from tests.architectures import ARCHITECTURES
-from tests.points import build
+from pipeline import quantize
+from pipeline.core import hardware, layout
+from pipeline.core.contract import GraphContract
+from tests.support.architectures import ARCHITECTURES
+from tests.support.points import build
 
 # how long an example takes is the machine's affair; the rest is hypothesis' default, on CI its own for CI
 settings.register_profile("kvforge", settings.default, deadline=None)
@@ -48,21 +49,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """A tiny Llama with random weights, built up to its engine: its folder and its contract. Not to be changed."""
     folder = tmp_path_factory.mktemp("tiny")
     return folder, build(folder, [])
 
 
 @pytest.fixture(scope="session")
-def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """The tiny Llama in fp16, as a portable model. Not to be changed."""
     folder = tmp_path_factory.mktemp("half")
     return folder, build(folder, ["engine=tensorrt_rtx", "precision=fp16"], quantize)
 
 
 @pytest.fixture(scope="session")
-def window(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
+def window(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """A tiny Gemma 2 with soft-capped scores and a sliding window in every other layer, as a portable model."""
     folder = tmp_path_factory.mktemp("window")
     model = {"source": "random", "architecture": "gemma2", "config": ARCHITECTURES["gemma2"], "seed": 0}
@@ -70,7 +71,7 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
 
 
 @pytest.fixture
-def tiny_copy(tiny: tuple[Path, Signature], tmp_path: Path) -> Callable[[], Path]:
+def tiny_copy(tiny: tuple[Path, GraphContract], tmp_path: Path) -> Callable[[], Path]:
     """Makes a copy of the tiny point, to be changed at will."""
     return lambda: Path(shutil.copytree(tiny[0], tmp_path / "point", symlinks=True))
 

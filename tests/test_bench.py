@@ -5,7 +5,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline import bench, layout
+from pipeline import bench
+from pipeline.core import layout
 
 
 def test_report_and_plot(tiny_copy: Callable[[], Path]) -> None:

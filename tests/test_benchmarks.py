@@ -18,10 +18,10 @@ from benchmarks.peers import CannotError, surprise
 from benchmarks.peers.kvforge import System as Kvforge
 from benchmarks.points import CACHES, PRECISIONS
 from benchmarks.systems import GROWING, PEERS, System, chosen, engine
-from pipeline import layout
-from pipeline.config import compose
-from pipeline.runtime import open_engine
-from pipeline.signature import Signature
+from pipeline.config.compose import compose
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.runtime.open import open_engine
 
 TINY = Case(batch=2, prompt=5, new=6, cache=64)
 
@@ -166,7 +166,7 @@ def test_surprise() -> None:
 
 
 @pytest.fixture
-def worker(tiny: tuple[Path, Signature], tmp_path: Path) -> Iterator[Worker]:
+def worker(tiny: tuple[Path, GraphContract], tmp_path: Path) -> Iterator[Worker]:
     """A worker with the tiny engine."""
     (tmp_path / "tokens.json").write_text(json.dumps([i % 50 for i in range(400)]))
     request = {"module": "kvforge", "folder": str(tiny[0] / layout.ENGINE), "options": {}, "threads": 2}
@@ -175,7 +175,7 @@ def worker(tiny: tuple[Path, Signature], tmp_path: Path) -> Iterator[Worker]:
     worker.close()
 
 
-def test_worker(worker: Worker, tiny: tuple[Path, Signature]) -> None:
+def test_worker(worker: Worker, tiny: tuple[Path, GraphContract]) -> None:
     """It loads, measures, says why it cannot, goes on after that, and is held still between questions."""
     assert worker.ready["load_s"] > 0
     assert 0 < worker.ready["weight_bytes"] < sum(f.stat().st_size for f in (tiny[0] / layout.ENGINE).iterdir())
@@ -204,7 +204,7 @@ def test_worker_that_does_not_load(tmp_path: Path) -> None:
     worker.close()
 
 
-def test_kvforge(tiny: tuple[Path, Signature]) -> None:
+def test_kvforge(tiny: tuple[Path, GraphContract]) -> None:
     """The engine's system names itself, and its surprise is that of the steps' logits."""
     folder = tiny[0] / layout.ENGINE
     system = engine(folder)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import compose, layout, points
-from pipeline.errors import UserError
-from pipeline.spec import Axes, Cache, Compute, Model, Precision, Profile, Source, Verify, section
-from tests.repository import make
+from pipeline import compose
+from pipeline.config import points
+from pipeline.core import layout
+from pipeline.core.errors import UserError
+from pipeline.core.schema import Axes, Cache, Compute, Model, Precision, Profile, Source, Verify, section
+from tests.support.repository import make
 
 
 @pytest.fixture(autouse=True)

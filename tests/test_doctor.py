@@ -9,8 +9,9 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from pipeline import doctor, machine
-from pipeline.cores import cores
+from pipeline import doctor
+from pipeline.core import machine
+from pipeline.core.machine import cores
 from pipeline.doctor import Finding, findings
 from tests.test_toolchain import fake_nvidia_smi
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import layout
-from tests.points import composed
-from tests.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro, run
-from tests.tensorrt import rtx
+from pipeline.core import layout
+from tests.support.points import composed
+from tests.support.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro, run
+from tests.support.tensorrt import rtx
 from tests.test_dvc_yaml import params
 from tests.test_toolchain import fake_distribution, fake_nvidia_smi
 

@@ -6,7 +6,6 @@ A stage that declares too little serves stale results; one that declares too muc
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ import pytest
 import yaml
 
 from pipeline import toolchain
+from tests.support.imports import closure, folder, imports, tree
 
 ROOT = Path(__file__).parents[1]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 NAMES = ("toolchain", "compose", "wrap", "export", "simplify", "quantize", "engine", "verify", "bench")
-MODULES = {path.stem for path in (ROOT / "pipeline").glob("*.py")} - {"__init__"}
 
 # files that a stage reads besides code and params.yaml
 INPUTS = {
@@ -43,8 +42,8 @@ KEYS = {  # imported package -> its key in toolchain.json
     "gguf": "gguf",
 }
 # used without an import statement: onnxsim is run as a command, TensorRT is imported by name
-INDIRECT = {"simplify": {"onnxsim"}, "tensorrt_network": {"tensorrt", "tensorrt_rtx"}}
-LENDS_MEMORY = {"device": {"torch", "pycuda"}}  # module -> packages that it computes nothing with
+INDIRECT = {"simplify": {"onnxsim"}, "backends.tensorrt.network": {"tensorrt", "tensorrt_rtx"}}
+LENDS_MEMORY = {"runtime.device": {"torch", "pycuda"}}  # module -> packages that it computes nothing with
 # engine.json holds the version that built a plan: another one reaches verify through engine/, and only where it matters
 IN_ENGINE = {"verify": {"tensorrt", "tensorrt_rtx"}}
 # their version does not show in the results
@@ -63,32 +62,6 @@ WITHOUT_KEY = {
     "tqdm",
     "yaml",
 }
-
-
-def tree(module: str) -> ast.Module:
-    """The parsed source of pipeline/<module>.py."""
-    return ast.parse((ROOT / "pipeline" / f"{module}.py").read_text())
-
-
-def imports(module: str) -> Iterator[str]:
-    """Dotted names of all that a module imports, wherever the import stands."""
-    for node in ast.walk(tree(module)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def closure(module: str) -> set[str]:
-    """The modules of pipeline/ that one imports, directly or not, and itself."""
-    found: set[str] = set()
-    waiting = {module}
-    while waiting:
-        name = waiting.pop()
-        found.add(name)
-        parts = [dotted.split(".") for dotted in imports(name)]
-        waiting |= {p[1] for p in parts if p[0] == "pipeline" and len(p) > 1 and p[1] in MODULES} - found
-    return found
 
 
 def sections(module: str) -> set[str]:
@@ -142,9 +115,9 @@ def test_all_stages_are_there() -> None:
 
 @pytest.mark.parametrize("stage", NAMES)
 def test_deps_are_the_import_closure(stage: str) -> None:
-    """A stage depends on exactly its inputs and the modules that it imports."""
+    """A stage depends on exactly its inputs, its own file and the folders of the modules that it imports."""
     up = "../../" if "wdir" in declared(stage) else ""
-    wanted = INPUTS[stage] | {f"{up}pipeline/{name}.py" for name in closure(stage) | {"__init__"}}
+    wanted = INPUTS[stage] | {f"{up}pipeline/{folder(name) or name + '.py'}" for name in closure(stage)}
     assert_same(stage, "deps", set(declared(stage)["deps"]), wanted)
 
 

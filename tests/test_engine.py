@@ -8,24 +8,25 @@ from pathlib import Path
 import onnx
 import pytest
 
-from pipeline import engine, layout
-from pipeline.errors import UserError
-from pipeline.runtime import open_engine
-from pipeline.signature import Signature
-from pipeline.spec import Engine, Profile, section
+from pipeline import engine
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.errors import UserError
+from pipeline.core.schema import Engine, Profile, section
+from pipeline.runtime.open import open_engine
 
 
-def test_engine_json_says_what_was_built(tiny: tuple[Path, Signature]) -> None:
+def test_engine_json_says_what_was_built(tiny: tuple[Path, GraphContract]) -> None:
     """Who runs it, how, which version built it, its profiles and the whole contract."""
-    folder, signature = tiny
+    folder, contract = tiny
     info = json.loads((folder / layout.ENGINE / layout.ENGINE_INFO).read_text())
     assert info["kind"] == "onnxruntime"
     assert info["onnxruntime"] == importlib.metadata.version("onnxruntime")
     assert info["profiles"]["decode"]["sequence"] == {"min": 1, "opt": 1, "max": 1}
-    assert Signature.from_dict(info["signature"]) == signature
+    assert GraphContract.from_dict(info["signature"]) == contract
 
 
-def test_engine_folder_runs_elsewhere(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
+def test_engine_folder_runs_elsewhere(tiny: tuple[Path, GraphContract], tmp_path: Path) -> None:
     """A copy of the folder alone generates; generation config comes with it, the program does not."""
     copy = Path(shutil.copytree(tiny[0] / layout.ENGINE, tmp_path / "engine"))
     assert open_engine(copy).session(1).step([[1, 2]]).shape == (1, 1, 512)
@@ -34,14 +35,14 @@ def test_engine_folder_runs_elsewhere(tiny: tuple[Path, Signature], tmp_path: Pa
     }  # fmt: skip
 
 
-def test_weights_are_the_same_bytes_from_stage_to_stage(tiny: tuple[Path, Signature]) -> None:
+def test_weights_are_the_same_bytes_from_stage_to_stage(tiny: tuple[Path, GraphContract]) -> None:
     """So DVC's cache holds them once for onnx/, simplified/ and engine/."""
     files = [tiny[0] / artifact / layout.DATA for artifact in (layout.ONNX, layout.SIMPLIFIED, layout.ENGINE)]
     assert len({file.read_bytes() for file in files}) == 1
     assert files[0].stat().st_size >= 2 * 512 * 64 * 4  # embedding and head
 
 
-def test_a_model_that_does_not_load_is_refused(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
+def test_a_model_that_does_not_load_is_refused(tiny: tuple[Path, GraphContract], tmp_path: Path) -> None:
     """An engine is loaded before the stage succeeds; what ONNX Runtime says is in the message."""
     folder, _ = tiny
     broken = Path(shutil.copytree(folder / layout.SIMPLIFIED, tmp_path / "simplified"))

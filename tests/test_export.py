@@ -10,46 +10,47 @@ import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from pipeline import checkpoint, layout
-from pipeline.cases import catalog
-from pipeline.compare import Truth, run_case
-from pipeline.contract import onnx_findings
-from pipeline.names import ROOT
-from pipeline.pack import ATTENTION, FEED_FORWARD
-from pipeline.reference import Reference
-from pipeline.results import limits
-from pipeline.run_torch import Torch
-from pipeline.runtime import open_engine
-from pipeline.session import axes_bounds
-from pipeline.signature import Signature
-from pipeline.spec import Gates, Model, section
-from tests.architectures import ARCHITECTURES
-from tests.points import build
+from pipeline.checkpoint import loading
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.profiles import axes_bounds
+from pipeline.core.schema import Gates, Model, section
+from pipeline.graph.naming import ROOT
+from pipeline.graph.pack import ATTENTION, FEED_FORWARD
+from pipeline.proof.cases import catalog
+from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.interface import onnx_findings
+from pipeline.proof.reference import Reference
+from pipeline.proof.results import limits
+from pipeline.runtime.open import open_engine
+from pipeline.runtime.torch import Torch
+from tests.support.architectures import ARCHITECTURES
+from tests.support.points import build
 
 GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
 GRAPHS = [layout.ONNX, layout.SIMPLIFIED]
 
 
 @pytest.mark.parametrize("artifact", GRAPHS)
-def test_graph_keeps_the_contract(tiny: tuple[Path, Signature], artifact: str) -> None:
+def test_graph_keeps_the_contract(tiny: tuple[Path, GraphContract], artifact: str) -> None:
     """No finding of ours, none of onnx's full check, opset 24, no domain but the standard one."""
-    folder, signature = tiny
+    folder, contract = tiny
     path = folder / artifact / layout.MODEL
     model = onnx.load(path)
     onnx.checker.check_model(path, full_check=True)
-    assert onnx_findings(model, signature) == []
+    assert onnx_findings(model, contract) == []
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 24)]
     assert sorted(p.name for p in path.parent.iterdir() if p.suffix != ".json") == [layout.MODEL, layout.DATA]
 
 
 @pytest.mark.parametrize("artifact", GRAPHS)
-def test_reference_evaluator_agrees_with_pytorch(tiny: tuple[Path, Signature], artifact: str) -> None:
+def test_reference_evaluator_agrees_with_pytorch(tiny: tuple[Path, GraphContract], artifact: str) -> None:
     """onnx's own evaluator, on a ragged prefill and a chunk after it, gives the wrapped program's logits and cache."""
-    folder, signature = tiny
+    folder, contract = tiny
     evaluator = ReferenceEvaluator(onnx.load(folder / artifact / layout.MODEL))
-    runtime = Torch.load(folder / layout.WRAPPED / layout.PROGRAM, signature, axes_bounds(signature))
+    runtime = Torch.load(folder / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
     session = runtime.session(2)
-    caches = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in signature.caches}
+    caches = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in contract.caches}
     used = np.zeros(2, np.int64)
     for tokens in ([[1, 2, 3, 4], [5, 6]], [[7, 8], [9, 10]]):
         want = session.step(tokens)
@@ -58,16 +59,16 @@ def test_reference_evaluator_agrees_with_pytorch(tiny: tuple[Path, Signature], a
             ids[row, : len(new)], mask[row, : len(new)] = new, 1
         positions = used[:, None] + np.arange(ids.shape[1])
         feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "cache_position": used, **caches}
-        names = [t.name for t in signature.outputs]
+        names = [t.name for t in contract.outputs]
         results = dict(zip(names, evaluator.run(names, feeds), strict=True))
         np.testing.assert_allclose(results["logits"], want, atol=1e-4)
-        caches = {past: results[new] for new, past in signature.aliases.items()}
+        caches = {past: results[new] for new, past in contract.aliases.items()}
         for got, cache in zip(caches.values(), session.caches, strict=True):
             np.testing.assert_allclose(got, cache, atol=1e-5)
         used = used + mask.sum(1)
 
 
-def test_nodes_know_their_module_and_no_path(tiny: tuple[Path, Signature]) -> None:
+def test_nodes_know_their_module_and_no_path(tiny: tuple[Path, GraphContract]) -> None:
     """Metadata names the module that a node came from; no trace of the machine that exported it is left."""
     path = tiny[0] / layout.ONNX / layout.MODEL
     modules = {p.value for n in onnx.load(path).graph.node for p in n.metadata_props if p.key == "module"}
@@ -94,21 +95,21 @@ def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) 
     """Sliding windows, soft-capping, partial rotary, learned positions, biases: every case of verify, on the engine
     that is made of the simplified graph; and the graph keeps the contract, its nodes named after modules."""
     config = ARCHITECTURES[architecture]
-    signature = build(tmp_path, [], model={"source": "random", "architecture": architecture, "config": config})
-    assert onnx_findings(onnx.load(tmp_path / layout.SIMPLIFIED / layout.MODEL), signature) == []
+    contract = build(tmp_path, [], model={"source": "random", "architecture": architecture, "config": config})
+    assert onnx_findings(onnx.load(tmp_path / layout.SIMPLIFIED / layout.MODEL), contract) == []
     assert json.loads((tmp_path / layout.SIMPLIFIED / layout.CHANGES).read_text())["simplified"]
     runtime = open_engine(tmp_path / layout.ENGINE)
-    original = checkpoint.load(section(Model, tmp_path), tmp_path)
+    original = loading.load(section(Model, tmp_path), tmp_path)
     for artifact in GRAPHS:
         assert misnamed(tmp_path / artifact / layout.MODEL, {name for name, _ in original.named_modules()}) == []
-    truth = Truth(Reference(original), signature, seed=0)
-    cases = catalog(runtime.bounds, signature.cache_size)
+    truth = Truth(Reference(original), contract, seed=0)
+    cases = catalog(runtime.bounds, contract.cache_size)
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
     assert not failures
     assert len(cases) == 13
 
 
-def test_the_exporters_log_is_silent_only_meanwhile(tiny: tuple[Path, Signature]) -> None:
+def test_the_exporters_log_is_silent_only_meanwhile(tiny: tuple[Path, GraphContract]) -> None:
     """An application that exports keeps the level of its logger; the tiny model was exported in this process."""
     assert (tiny[0] / layout.ONNX).exists()
     assert logging.getLogger("torch.onnx").level == logging.NOTSET

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import repository
-from tests.points import ROOT
+from tests.support import repository
+from tests.support.points import ROOT
 
 FILE = Path("models/gemma-3-270m-q4_k_m.gguf")
 

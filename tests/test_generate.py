@@ -7,20 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline import checkpoint, layout
-from pipeline.errors import UserError
+from pipeline.checkpoint import loading
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.errors import UserError
+from pipeline.core.schema import Model, section
 from pipeline.generate import Generator, Request, parse
-from pipeline.reference import Reference
-from pipeline.sampling import Sampling
-from pipeline.signature import Signature
-from pipeline.spec import Model, section
-from tests.points import ROOT
+from pipeline.proof.reference import Reference
+from pipeline.text.sampling import Sampling
+from tests.support.points import ROOT
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 
 
 @pytest.fixture(scope="module")
-def generator(tiny: tuple[Path, Signature]) -> Generator:
+def generator(tiny: tuple[Path, GraphContract]) -> Generator:
     """The tiny engine."""
     return Generator.load(tiny[0] / layout.ENGINE)
 
@@ -31,9 +32,9 @@ def rows(generator: Generator, prompts: list[list[int]], new: int, sampling: Sam
     return [[t for t in row if t is not None] for row in zip(*steps, strict=True)]
 
 
-def test_greedy_equals_the_original_in_a_ragged_batch(generator: Generator, tiny: tuple[Path, Signature]) -> None:
+def test_greedy_equals_the_original_in_a_ragged_batch(generator: Generator, tiny: tuple[Path, GraphContract]) -> None:
     """20 tokens for prompts of 10, 2 and 4: what the original model says, and what each row says by itself."""
-    original = Reference(checkpoint.load(section(Model, tiny[0]), None))
+    original = Reference(loading.load(section(Model, tiny[0]), None))
     generator.stop = frozenset()
     together = rows(generator, PROMPTS, 20)
     for prompt, new in zip(PROMPTS, together, strict=True):
@@ -65,9 +66,11 @@ def test_the_cache_can_be_filled_to_its_last_slot(generator: Generator) -> None:
     assert len(rows(generator, [list(range(30))], 35)[0]) == 35
 
 
-def test_a_prompt_longer_than_the_profile_is_fed_in_chunks(generator: Generator, tiny: tuple[Path, Signature]) -> None:
+def test_a_prompt_longer_than_the_profile_is_fed_in_chunks(
+    generator: Generator, tiny: tuple[Path, GraphContract]
+) -> None:
     """Prompts of 45, 3 and 33 tokens, where profile.prefill takes 32: what the original says, in a batch and alone."""
-    original = Reference(checkpoint.load(section(Model, tiny[0]), None))
+    original = Reference(loading.load(section(Model, tiny[0]), None))
     generator.stop = frozenset()
     prompts = [list(range(45)), [7, 8, 9], list(range(100, 133))]
     together = rows(generator, prompts, 20)

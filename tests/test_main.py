@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import points
-from tests.repository import PARAMS, ROOT, make
+from pipeline.config import points
+from tests.support.repository import PARAMS, ROOT, make
 
 # Stages of the same names that are done at once.
 DVC_YAML = """\

@@ -16,18 +16,22 @@ from onnx.reference import ReferenceEvaluator
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pipeline import checkpoint, graph, grids, layout, quantize, weights
-from pipeline.cases import catalog
-from pipeline.compare import Truth, run_case
-from pipeline.contract import onnx_findings
-from pipeline.reference import Reference
-from pipeline.results import Limits, limits
-from pipeline.run_onnxruntime import OnnxRuntime
-from pipeline.session import axes_bounds
-from pipeline.signature import Signature
-from pipeline.spec import Embedding, Gates, Model, Quantize, Rounding, Weights, section
-from tests.architectures import ARCHITECTURES
-from tests.points import build
+from pipeline import quantize
+from pipeline.checkpoint import loading
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.profiles import axes_bounds
+from pipeline.core.schema import Embedding, Gates, Model, Quantize, Rounding, Weights, section
+from pipeline.graph import onnx_file
+from pipeline.proof.cases import catalog
+from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.interface import onnx_findings
+from pipeline.proof.reference import Reference
+from pipeline.proof.results import Limits, limits
+from pipeline.quantization import grids, weights
+from pipeline.runtime.onnxruntime import OnnxRuntime
+from tests.support.architectures import ARCHITECTURES
+from tests.support.points import build
 
 GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
 HALF = limits(Gates(logits_error=0.05, kl=1e-3, cache_error=0.02, greedy_agreement=1.0))
@@ -71,32 +75,32 @@ def with_rounded_weights(model: PreTrainedModel, options: Quantize, dtype: str) 
 
 def quantized(point: Path, options: Quantize, out: Path, source: Path | None = None) -> list[quantize.Entry]:
     """Quantize all weights of a point's simplified model, the smallest too, into `out`."""
-    model = graph.load(point / layout.SIMPLIFIED)
+    model = onnx_file.load(point / layout.SIMPLIFIED)
     dtype = model.graph.outputs[0].dtype
     assert dtype is not None
     library = quantize.blocks_of(source or point / layout.CHECKPOINT, dtype.numpy())
     entries = quantize.quantize(model, quantize.Quantizer(options, library), least=0)
     out.mkdir()
-    graph.save(model, out)
+    onnx_file.save(model, out)
     return entries
 
 
-def assert_right(point: Path, out: Path, signature: Signature, options: Quantize, held: Limits) -> None:
+def assert_right(point: Path, out: Path, contract: GraphContract, options: Quantize, held: Limits) -> None:
     """The graph keeps the contract, and in ONNX Runtime every case of verify equals the rounded original."""
     onnx.checker.check_model(out / layout.MODEL, full_check=True)
-    assert onnx_findings(onnx.load(out / layout.MODEL), signature) == []
-    runtime = OnnxRuntime(out / layout.MODEL, signature, axes_bounds(signature))
-    original = checkpoint.load(section(Model, point), point / layout.CHECKPOINT)
-    rounded_too = with_rounded_weights(original, options, signature.logits.dtype)
-    truth = Truth(Reference(rounded_too), signature, seed=0)
-    cases = catalog(runtime.bounds, signature.cache_size)
+    assert onnx_findings(onnx.load(out / layout.MODEL), contract) == []
+    runtime = OnnxRuntime(out / layout.MODEL, contract, axes_bounds(contract))
+    original = loading.load(section(Model, point), point / layout.CHECKPOINT)
+    rounded_too = with_rounded_weights(original, options, contract.logits.dtype)
+    truth = Truth(Reference(rounded_too), contract, seed=0)
+    cases = catalog(runtime.bounds, contract.cache_size)
     assert len(cases) == 13
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, held).failures)}
     assert not failures
 
 
 @pytest.fixture(scope="module")
-def tied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
+def tied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """A tiny Llama whose head is its embedding."""
     folder = tmp_path_factory.mktemp("tied")
     return folder, build(folder, TIED)
@@ -106,19 +110,19 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Signature]:
 @pytest.mark.parametrize("point", ["tiny", "tied"])
 def test_every_form_is_right(point: str, options: Quantize, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Per channel, in blocks, with centers; embedding and head by themselves or one: as PyTorch with those weights."""
-    folder, signature = request.getfixturevalue(point)
+    folder, contract = request.getfixturevalue(point)
     entries = quantized(folder, options, tmp_path / "out")
     assert len(entries) == 8 + (options.embedding is Embedding.int8) * (1 if point == "tied" else 2)
-    assert_right(folder, tmp_path / "out", signature, options, GATES)
+    assert_right(folder, tmp_path / "out", contract, options, GATES)
 
 
 def test_fp16_is_right(tmp_path: Path) -> None:
     """Scales and centers in the compute type, block sums too."""
-    signature = build(tmp_path / "point", ["precision=fp16"])
+    contract = build(tmp_path / "point", ["precision=fp16"])
     quantized(tmp_path / "point", INT4_CENTER, tmp_path / "out")
     model = onnx.load(tmp_path / "out" / layout.MODEL)
     assert onnx.TensorProto.FLOAT not in {t.data_type for t in model.graph.initializer if t.name.endswith("scale")}
-    assert_right(tmp_path / "point", tmp_path / "out", signature, INT4_CENTER, HALF)
+    assert_right(tmp_path / "point", tmp_path / "out", contract, INT4_CENTER, HALF)
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "phi3"])
@@ -126,21 +130,21 @@ def test_architectures_are_right(architecture: str, tmp_path: Path) -> None:
     """Gemm of GPT-2 and OPT, biases, packed projections, widths that 32 does not divide, all with 8 and with 4 bits."""
     point = tmp_path / "point"
     config = ARCHITECTURES[architecture]
-    signature = build(point, [], model={"source": "random", "architecture": architecture, "config": config})
+    contract = build(point, [], model={"source": "random", "architecture": architecture, "config": config})
     for options in (INT8, INT4_CENTER):
         out = tmp_path / options.weights.value
         assert len(quantized(point, options, out)) >= 3 * 4 + 2
-        assert_right(point, out, signature, options, GATES)
+        assert_right(point, out, contract, options, GATES)
 
 
 @pytest.mark.parametrize("options", [INT8, INT4_CENTER], ids=["int8", "int4"])
-def test_reference_evaluator_agrees(tied: tuple[Path, Signature], options: Quantize, tmp_path: Path) -> None:
+def test_reference_evaluator_agrees(tied: tuple[Path, GraphContract], options: Quantize, tmp_path: Path) -> None:
     """onnx's own evaluator and ONNX Runtime give the same logits: the forms mean the same to both."""
-    folder, signature = tied
+    folder, contract = tied
     quantized(folder, options, tmp_path / "out")
-    runtime = OnnxRuntime(tmp_path / "out" / layout.MODEL, signature, axes_bounds(signature))
+    runtime = OnnxRuntime(tmp_path / "out" / layout.MODEL, contract, axes_bounds(contract))
     ids = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
-    feeds: dict[str, Any] = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in signature.caches} | {
+    feeds: dict[str, Any] = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in contract.caches} | {
         "input_ids": ids,
         "attention_mask": np.ones_like(ids),
         "position_ids": np.tile(np.arange(4), (2, 1)),
@@ -155,38 +159,40 @@ def test_reference_evaluator_agrees(tied: tuple[Path, Signature], options: Quant
 def test_no_block_fits(tmp_path: Path) -> None:
     """A layer whose input 16 does not divide gets 8 bits per channel, and the report says so."""
     point = tmp_path / "point"
-    signature = build(point, ["model.config.intermediate_size=120"])
+    contract = build(point, ["model.config.intermediate_size=120"])
     entries = quantized(point, INT4, tmp_path / "out")
     odd = [e for e in entries if "down_proj" in e.name]
     assert {(e.form, e.block) for e in odd} == {("linear, int8 per channel", 120)}
-    assert_right(point, tmp_path / "out", signature, INT4, GATES)
+    assert_right(point, tmp_path / "out", contract, INT4, GATES)
 
 
-def test_one_sum_for_all_readers(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
+def test_one_sum_for_all_readers(tiny: tuple[Path, GraphContract], tmp_path: Path) -> None:
     """q, k and v read the same numbers: their block sums are made once; gate and up likewise."""
     quantized(tiny[0], INT4_CENTER, tmp_path / "out")
-    sums = [n for n in graph.load(tmp_path / "out").graph if n.op_type == "ReduceSum" and "int" not in n.name]
+    sums = [n for n in onnx_file.load(tmp_path / "out").graph if n.op_type == "ReduceSum" and "int" not in n.name]
     blocks = [n for n in sums if (made := n.inputs[0].producer()) and made.op_type == "Reshape"]
     assert len(blocks) == 2 * 4  # before qkv, o, gate and up, down
 
 
-def test_a_tied_weight_is_stored_once(tied: tuple[Path, Signature], tmp_path: Path) -> None:
+def test_a_tied_weight_is_stored_once(tied: tuple[Path, GraphContract], tmp_path: Path) -> None:
     """Embedding and head read the same whole numbers and scales."""
     quantized(tied[0], INT8, tmp_path / "out")
-    shapes = [v.shape for v in graph.load(tmp_path / "out").graph.initializers.values() if v.dtype == ir.DataType.INT8]
+    shapes = [
+        v.shape for v in onnx_file.load(tmp_path / "out").graph.initializers.values() if v.dtype == ir.DataType.INT8
+    ]
     assert [s for s in shapes if s is not None and 512 in s.numpy()] == [[512, 64]]
 
 
-def test_small_weights_stay(tiny: tuple[Path, Signature]) -> None:
+def test_small_weights_stay(tiny: tuple[Path, GraphContract]) -> None:
     """What has less than 64 KiB, such as a router's weight, is not quantized by the stage itself."""
-    model = graph.load(tiny[0] / layout.SIMPLIFIED)
+    model = onnx_file.load(tiny[0] / layout.SIMPLIFIED)
     entries = quantize.quantize(model, quantize.Quantizer(INT8, lambda _: None))
     assert (
         sorted(e.bytes_before for e in entries) == [256 * 64 * 4] * 2 + [512 * 64 * 4] * 2
     )  # those of 64 KiB and more
 
 
-def test_nothing_to_quantize(tiny: tuple[Path, Signature]) -> None:
+def test_nothing_to_quantize(tiny: tuple[Path, GraphContract]) -> None:
     """With quantize.weights=none the folder holds the report alone, and the simplified model goes on."""
     folder = tiny[0] / layout.QUANTIZED
     assert [path.name for path in folder.iterdir()] == [layout.QUANTIZATION]
@@ -213,13 +219,13 @@ def stored(rows: np.ndarray, kind: Kind) -> np.ndarray:
 
 def with_weights(point: Path, numbers: dict[str, np.ndarray], out: Path) -> Path:
     """The point's simplified model with other numbers in some weights, as a point of its own."""
-    model = graph.load(point / layout.SIMPLIFIED)
+    model = onnx_file.load(point / layout.SIMPLIFIED)
     for name, array in numbers.items():
         value = model.graph.initializers[name]
         assert value.dtype is not None
         value.const_value = ir.tensor(np.ascontiguousarray(array, value.dtype.numpy()), name=name)
     (out / layout.SIMPLIFIED).mkdir(parents=True)
-    graph.save(model, out / layout.SIMPLIFIED)
+    onnx_file.save(model, out / layout.SIMPLIFIED)
     return out
 
 
@@ -249,7 +255,7 @@ def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) 
     if precision == "fp32":
         assert all(entries[name].exact == entries[name].rows and entries[name].rms == 0 for name in whole)
 
-    initializers = graph.load(tmp_path / "out").graph.initializers
+    initializers = onnx_file.load(tmp_path / "out").graph.initializers
     name = PROJECTIONS[1]
     ints, scale, center = (initializers[f"{name}.{part}"].const_value.numpy() for part in ("int4", "scale", "center"))
     file = gguf.quants.quantize(np.concatenate([rows["g"], rows["u"]]), Kind.Q4_1).reshape(256, 2, 20)
@@ -276,7 +282,7 @@ def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
     assert np.abs(grid.values() - packed).max() < 0.05
 
 
-def test_blocks_that_are_carried_over_need_no_text(tiny: tuple[Path, Signature], tmp_path: Path) -> None:
+def test_blocks_that_are_carried_over_need_no_text(tiny: tuple[Path, GraphContract], tmp_path: Path) -> None:
     """GPTQ asks for the inputs of the weights that it rounds, and for none where all come from the file."""
     asked: list[set[str]] = []
 
@@ -294,7 +300,7 @@ def test_blocks_that_are_carried_over_need_no_text(tiny: tuple[Path, Signature],
     part = with_weights(tiny[0], dict(zip(names, (own.T, some.T), strict=True)), tmp_path / "part")
     options = Quantize(Weights.int4, 32, False, Embedding.none, True, Rounding.gptq)
     for folder in (point, part):
-        model = graph.load(folder / layout.SIMPLIFIED)
+        model = onnx_file.load(folder / layout.SIMPLIFIED)
         found = [w for w in weights.find(model.graph, 0) if w.value.name in names]
         quantizer = quantize.Quantizer(options, quantize.blocks_of(tmp_path / "model.gguf", np.float32), moments)
         jobs = quantizer.jobs(found)
@@ -312,9 +318,9 @@ def test_gptq_from_end_to_end(tmp_path: Path) -> None:
     logits = {}
     for rounding in Rounding:
         folder = tmp_path / rounding.value
-        signature = build(folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"])
+        contract = build(folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"])
         for name in (layout.SIMPLIFIED, layout.QUANTIZED):
-            runtime = OnnxRuntime(folder / name / layout.MODEL, signature, axes_bounds(signature))
+            runtime = OnnxRuntime(folder / name / layout.MODEL, contract, axes_bounds(contract))
             logits[rounding, name] = runtime.session(4).step(rows)
         entries = json.loads((folder / layout.QUANTIZED / layout.QUANTIZATION).read_text())["tensors"]
         assert [e["form"] for e in entries].count("linear, int4 blocks of 32 with a center") == 4

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.repository import built, edit, environment, make_whole, of_tiny, override, repro, run
+from tests.support.repository import built, edit, environment, make_whole, of_tiny, override, repro, run
 
 POINT = Path("artifacts/tiny")
 PATIENCE = 300.0  # seconds until a stage must have been reached

@@ -8,18 +8,18 @@ from pathlib import Path
 import onnx
 import pytest
 
-from pipeline import layout
-from pipeline.errors import UserError
-from pipeline.signature import Signature
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.errors import UserError
+from pipeline.core.schema import Simplify
 from pipeline.simplify import attach_weights, counts, detach_weights, memory_limit, simplify
-from pipeline.spec import Simplify
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 LIMITS = {"memory_gb": 8.0, "timeout_s": 300.0}
 
 
 @pytest.fixture
-def model(tiny: tuple[Path, Signature]) -> onnx.ModelProto:
+def model(tiny: tuple[Path, GraphContract]) -> onnx.ModelProto:
     """The exported graph, its weights left in their file."""
     return onnx.load(tiny[0] / layout.ONNX / layout.MODEL, load_external_data=False)
 
@@ -86,7 +86,7 @@ print(memory_limit(8.0)[1], simplify(model, Simplify(enabled=True, memory_gb=8.0
 """
 
 
-def test_an_existing_ulimit_is_kept(tiny: tuple[Path, Signature]) -> None:
+def test_an_existing_ulimit_is_kept(tiny: tuple[Path, GraphContract]) -> None:
     """A hard limit below simplify.memory_gb is not raised, which would fail; onnxsim runs within it."""
     command = [sys.executable, "-c", ULIMIT, str(tiny[0] / layout.ONNX / layout.MODEL)]
     shell = 'ulimit -v 1000000; exec "$@"'

@@ -10,17 +10,20 @@ import onnx
 import pytest
 import torch
 
-from pipeline import checkpoint, graph, layout, quantize
-from pipeline.contract import onnx_findings
+from pipeline import quantize
+from pipeline.backends.onnxruntime.lower import lower
+from pipeline.checkpoint import loading
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.profiles import axes_bounds
+from pipeline.core.schema import Embedding, Model, Quantize, Verify, Weights, section
 from pipeline.generate import Generator
-from pipeline.lower import lower
-from pipeline.run_onnxruntime import OnnxRuntime
-from pipeline.sampling import Sampling
-from pipeline.session import axes_bounds
-from pipeline.signature import Signature
-from pipeline.spec import Embedding, Model, Quantize, Verify, Weights, section
-from pipeline.tokens import decode_stream, encode
-from tests import repository
+from pipeline.graph import onnx_file
+from pipeline.proof.interface import onnx_findings
+from pipeline.runtime.onnxruntime import OnnxRuntime
+from pipeline.text.sampling import Sampling
+from pipeline.text.tokens import decode_stream, encode
+from tests.support import repository
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +60,7 @@ def prompts(point: Path, generator: Generator) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def original_texts(point: Path, prompts: list[list[int]]) -> list[list[int]]:
     """What the original model's own generate() continues each prompt with, greedily, 128 tokens, fp32."""
-    model = checkpoint.load(section(Model, point), point / layout.CHECKPOINT)
+    model = loading.load(section(Model, point), point / layout.CHECKPOINT)
     options: dict[str, Any] = {"do_sample": False, "min_new_tokens": NEW, "max_new_tokens": NEW, "pad_token_id": 0}
     texts = []
     for prompt in prompts:
@@ -99,10 +102,10 @@ def test_greedy_text_is_the_originals(
 
 def test_graph_is_small_and_standard(point: Path) -> None:
     """No finding; the patterns of 30 layers are single nodes; weights, the tied embedding too, are stored once."""
-    signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
+    contract = GraphContract.load(point / layout.WRAPPED / layout.CONTRACT)
     model = onnx.load(point / layout.SIMPLIFIED / layout.MODEL, load_external_data=False)
     kinds = [node.op_type for node in model.graph.node]
-    assert onnx_findings(model, signature) == []
+    assert onnx_findings(model, contract) == []
     assert [kinds.count(k) for k in ("Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding")] == [
         30, 60, 61, 60
     ]  # fmt: skip
@@ -121,21 +124,21 @@ def test_the_files_own_blocks_are_carried_over(
 ) -> None:
     """All 210 weights in Q4_1 and the embedding in Q8_0 keep their numbers, bit for bit, in a fifth of the bytes; an
     engine that rounds no activations gives with them what fp32 gives."""
-    model = graph.load(point / layout.SIMPLIFIED)
+    model = onnx_file.load(point / layout.SIMPLIFIED)
     options = Quantize(Weights.int4, 32, False, Embedding.int8, True)
     library = quantize.blocks_of(point / layout.CHECKPOINT, np.float32)
     entries = quantize.quantize(model, quantize.Quantizer(options, library))
     assert len(entries) == 121  # one each for qkv, o, gate and up, down of 30 layers, and the tied embedding
     assert {(e.carried_over, e.exact, e.rms) for e in entries} == {(e.rows, e.rows, 0.0) for e in entries}
-    graph.save(model, tmp_path)
+    onnx_file.save(model, tmp_path)
     assert (tmp_path / layout.DATA).stat().st_size < 134_515_008 * 4 * 0.22
-    exact = graph.load(tmp_path)
+    exact = onnx_file.load(tmp_path)
     lower(exact, int8_activations=False)
     (tmp_path / layout.ENGINE).mkdir()
-    graph.save(exact, tmp_path / layout.ENGINE)
-    signature = Signature.load(point / layout.WRAPPED / layout.SIGNATURE)
+    onnx_file.save(exact, tmp_path / layout.ENGINE)
+    contract = GraphContract.load(point / layout.WRAPPED / layout.CONTRACT)
     models = (point / layout.ENGINE / layout.MODEL, tmp_path / layout.ENGINE / layout.MODEL)
-    sessions = [OnnxRuntime(path, signature, axes_bounds(signature)).session(3) for path in models]
+    sessions = [OnnxRuntime(path, contract, axes_bounds(contract)).session(3) for path in models]
     for tokens in [prompts, *([[row[i]] for row in original_texts] for i in range(32))]:
         want, got = (session.step(tokens) for session in sessions)
         np.testing.assert_allclose(got, want, atol=1e-3)  # 1.7e-4 in verify's cases

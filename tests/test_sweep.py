@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.repository import Build, make_whole, run
+from tests.support.repository import Build, make_whole, run
 
 SWEEP = ("-m", "pipeline", "-m", "experiment=tiny", "model.seed=0,1", "engine.threads=1,2")
 OVERRIDES = [["experiment=tiny", f"model.seed={seed}", f"engine.threads={n}"] for seed in (0, 1) for n in (1, 2)]

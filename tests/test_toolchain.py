@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import toolchain
-from tests.repository import ROOT
+from tests.support.repository import ROOT
 
 
 def run(folder: Path, **environment: str) -> dict[str, str | None]:

@@ -13,48 +13,52 @@ import onnx
 import pytest
 import torch
 
-from pipeline import checkpoint, decoder, layout, quality, wrap
-from pipeline.artifacts import Artifact, artifacts
-from pipeline.cases import Case
-from pipeline.compare import Truth, run_case, run_greedy
-from pipeline.distance import Worst
-from pipeline.loops import repetition
-from pipeline.patch import replaced
-from pipeline.reference import Reference
-from pipeline.results import Limit, Result, limits
-from pipeline.run_torch import Torch
-from pipeline.runtime import open_engine
-from pipeline.signature import Signature
-from pipeline.spec import Cache, Model, Verify, section
+from pipeline import wrap
+from pipeline.checkpoint import loading
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.patching import replaced
+from pipeline.core.schema import Cache, Model, Verify, section
+from pipeline.model import decoder
+from pipeline.proof import quality
+from pipeline.proof.artifacts import Artifact, artifacts
+from pipeline.proof.cases import Case
+from pipeline.proof.compare import Truth, run_case, run_greedy
+from pipeline.proof.distance import Worst
+from pipeline.proof.reference import Reference
+from pipeline.proof.repetition import repetition
+from pipeline.proof.results import Limit, Result, limits
+from pipeline.runtime.open import open_engine
+from pipeline.runtime.torch import Torch
 from pipeline.verify import WHOLE, Proof, gates_of, greedy_batches, problems, remarks, tokenized, verify_artifact, worst
-from tests.points import ROOT, build
+from tests.support.points import ROOT, build
 
 
 @pytest.fixture(scope="module")
-def truth(tiny: tuple[Path, Signature]) -> Truth:
+def truth(tiny: tuple[Path, GraphContract]) -> Truth:
     """The original's answers, shared by all tests here."""
-    folder, signature = tiny
-    original = checkpoint.load(section(Model, folder), folder)
-    return Truth(Reference(original), signature, seed=0, headroom=section(Verify, folder).headroom)
+    folder, contract = tiny
+    original = loading.load(section(Model, folder), folder)
+    return Truth(Reference(original), contract, seed=0, headroom=section(Verify, folder).headroom)
 
 
 def found(folder: Path) -> dict[str, Artifact]:
     """A point's artifacts, by name."""
-    signature = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE)
-    return {artifact.name: artifact for artifact in artifacts(folder, signature)}
+    contract = GraphContract.load(folder / layout.WRAPPED / layout.CONTRACT)
+    return {artifact.name: artifact for artifact in artifacts(folder, contract)}
 
 
 def run(name: str, folder: Path, truth: Truth) -> dict[str, Result]:
     """One artifact's results, as verify would have them: the engine generates all greedy text."""
     artifact, options = found(folder)[name], section(Verify, folder)
-    prompts = tokenized(options.prompts, folder, artifact.signature, 0)
+    prompts = tokenized(options.prompts, folder, artifact.contract, 0)
     windows = quality.windows(folder, options.quality, truth.vocab, 0)
     proof = Proof(truth, prompts, windows, options)
     return verify_artifact(artifact, proof, artifact.obstacle(), whole_text=name == layout.ENGINE)
 
 
 @pytest.mark.parametrize("artifact", [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
-def test_sound_artifacts_pass(tiny: tuple[Path, Signature], truth: Truth, artifact: str) -> None:
+def test_sound_artifacts_pass(tiny: tuple[Path, GraphContract], truth: Truth, artifact: str) -> None:
     """Contract, 13 cases and greedy text; of the engine each prompt alone and its quality too. Figures of rounding."""
     results = run(artifact, tiny[0], truth)
     assert problems({artifact: results}) == []
@@ -70,8 +74,8 @@ def test_a_program_in_bf16_is_run(tmp_path: Path) -> None:
     """In PyTorch, which does not know numpy's bfloat16: off by rounding, and by no more than its gates. (Random weights
     come near to ties: of 16 tokens 2 are others.)"""
     build(tmp_path, ["precision=bf16", "engine=tensorrt_rtx", "verify.gates.greedy_agreement=0.8"], wrap)
-    signature = Signature.load(tmp_path / layout.WRAPPED / layout.SIGNATURE)
-    truth = Truth(Reference(checkpoint.load(section(Model, tmp_path), tmp_path)), signature, seed=0)
+    contract = GraphContract.load(tmp_path / layout.WRAPPED / layout.CONTRACT)
+    truth = Truth(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
     results = run(layout.WRAPPED, tmp_path, truth)
     assert problems({layout.WRAPPED: results}) == []
     assert 1e-3 < float(worst(results)["logits_error"])
@@ -252,12 +256,12 @@ def test_structure_alone_tells_a_lost_offset_and_a_lost_alias(tiny_copy: Callabl
 def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], truth: Truth) -> None:
     """The wrapped artifact too: its batch frozen at 2 and one weight changed."""
     folder = tiny_copy()
-    signature = Signature.load(folder / layout.WRAPPED / layout.SIGNATURE)
-    model = checkpoint.load(section(Model, folder), folder)
+    contract = GraphContract.load(folder / layout.WRAPPED / layout.CONTRACT)
+    model = loading.load(section(Model, folder), folder)
     decoder.cache_shapes(model, section(Cache, folder).size)
     with torch.no_grad():
         model.model.layers[1].mlp.down_proj.weight[3, 5] += 0.05
-    tokens = {t.name: torch.ones(t.sized(batch=2, sequence=3), dtype=getattr(torch, t.dtype)) for t in signature.inputs}
+    tokens = {t.name: torch.ones(t.sized(batch=2, sequence=3), dtype=getattr(torch, t.dtype)) for t in contract.inputs}
     first, past = list(tokens.values())[:4], list(tokens.values())[4:]
     sequence = torch.export.Dim("sequence", min=1, max=32)
     shapes = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
@@ -308,8 +312,8 @@ def test_numbers_that_are_not_finite_are_said_once() -> None:
 def test_an_engine_may_be_built_for_less_than_the_axes(tmp_path: Path) -> None:
     """Profiles of batch 1 on axes of batch 4: the engine is proven at the sizes that it takes."""
     build(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
-    signature = Signature.load(tmp_path / layout.WRAPPED / layout.SIGNATURE)
-    truth = Truth(Reference(checkpoint.load(section(Model, tmp_path), tmp_path)), signature, seed=0)
+    contract = GraphContract.load(tmp_path / layout.WRAPPED / layout.CONTRACT)
+    truth = Truth(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
     assert problems({layout.ENGINE: run(layout.ENGINE, tmp_path, truth)}) == []
 
 
@@ -328,16 +332,16 @@ def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Tr
     gates, group = gates_of(found(folder)[layout.ENGINE], options)
     assert (gates.logits_error, gates.kl, group) == (0.0, 1e-7, "verify.quantized_gates")
     case = Case("one token", (0,), ((1,),))
-    bare = Truth(truth.reference, found(folder)[layout.ENGINE].signature, seed=0)  # of which no row may be further off
+    bare = Truth(truth.reference, found(folder)[layout.ENGINE].contract, seed=0)  # of which no row may be further off
     failures = run_case(case, open_engine(folder / layout.ENGINE), bare, limits(gates, group)).failures
     assert [failure.split(", ")[-1] for failure in failures] == ["verify.quantized_gates.logits_error is 0"]
 
 
 @pytest.mark.parametrize("rows", [4, 2, 1])
-def test_greedy_batches(tiny: tuple[Path, Signature], rows: int) -> None:
+def test_greedy_batches(tiny: tuple[Path, GraphContract], rows: int) -> None:
     """Every prompt alone, cut to the longest prefill, and as many in one batch as it takes."""
-    signature = replace(tiny[1], axes={"batch": rows, "sequence": 32})
-    runtime = replace(found(tiny[0])[layout.SIMPLIFIED], signature=signature).open()
+    contract = replace(tiny[1], axes={"batch": rows, "sequence": 32})
+    runtime = replace(found(tiny[0])[layout.SIMPLIFIED], contract=contract).open()
     batches = greedy_batches([[1] * 10, [2] * 90, [3]], runtime, 16)
     assert list(batches) == ["greedy 0", "greedy 1", "greedy 2", "greedy ragged batch"]
     assert [[len(prompt) for prompt in batch] for batch in batches.values()] == [[10], [32], [1], [10, 32, 1][:rows]]
@@ -383,7 +387,7 @@ def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:
 
 
 def test_an_error_of_our_own_keeps_its_traceback(
-    tiny: tuple[Path, Signature], truth: Truth, capsys: pytest.CaptureFixture[str]
+    tiny: tuple[Path, GraphContract], truth: Truth, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is a failure of its case, with the traceback in the report, and printed as the bug that it is; what a runtime
     raises over a damaged file is in the report alone."""

@@ -7,8 +7,8 @@ import onnxruntime
 
 from benchmarks.peers import CannotError, Peer, Rows, surprise
 from benchmarks.peers.onnx_weights import weight_bytes
-from pipeline import layout
-from pipeline.runtime import open_engine
+from pipeline.core import layout
+from pipeline.runtime.open import open_engine
 
 
 class System(Peer):
@@ -21,7 +21,7 @@ class System(Peer):
         self.runtime = open_engine(folder)
 
     def begin(self, batch: int, cache: int) -> None:
-        size = self.runtime.signature.cache_size
+        size = self.runtime.contract.cache_size
         if cache != size:
             raise CannotError(f"the engine's cache has {size} slots")
         self.session = self.runtime.session(batch)

@@ -1,0 +1,1 @@
+"""Build engines: one folder for each kind."""

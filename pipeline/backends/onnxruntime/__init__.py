@@ -1,0 +1,1 @@
+"""Build engines for ONNX Runtime."""

@@ -1,0 +1,215 @@
+"""Lower attention for ONNX Runtime: two TensorScatter and an Attention become one GroupQueryAttention.
+
+The standard Attention costs as much as the allocated cache; GroupQueryAttention reads the used slots only. It writes
+into the cache in place, takes the projections as they come out of their products, packed or not, and applies the
+rotary embedding by tables. What it has no place for stays in front of it in standard nodes, such as per-head norms.
+A mask becomes a bias on the scores. Padding (`attention_mask`) is neither written nor attended.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from pipeline.graph.attention import MASK
+from pipeline.graph.editor import SWAP, Editor, attribute, dimension, made_by, operand
+
+DOMAIN = "com.microsoft"
+HEAD_DIM_STEP = 16
+
+
+@dataclass(frozen=True)
+class Step:
+    """What every GroupQueryAttention of a step reads; integers of 32 bits but for `total_slots`."""
+
+    new: ir.Value  # [batch], new tokens of each row without padding
+    last: ir.Value  # [batch], slot of each row's last new token
+    total: ir.Value  # [1], no row uses more slots than this
+    total_slots: ir.Value  # the same in 64 bits
+
+
+class AttentionLowering:
+    """Rewrites the Attention nodes of one graph of the contract; holds what they share."""
+
+    def __init__(self, editor: Editor) -> None:
+        self.editor = editor
+        self.tables: dict[str, ir.Value | None] = {}
+        self.biases: dict[str, ir.Value] = {}
+        # Where weights are quantized, queries are scaled in front: with a scale of its own the kernel packs all keys
+        # before it multiplies them by one row, 28 % more time a slot. In fp32, where a step waits for weights, one of
+        # up to 512 slots gains less than 1 %. (Products of 16 bits are other kernels.)
+        self.scales_ahead = any(n.outputs[0].dtype == ir.DataType.FLOAT for n in editor.nodes("DequantizeLinear"))
+
+    def lower(self, node: ir.Node) -> None:
+        """Rewrite one Attention over the cache; one of another form is left as it is."""
+        query, keys, values = node.inputs[:3]
+        write_key, write_value = made_by(keys, "TensorScatter"), made_by(values, "TensorScatter")
+        if query is None or write_key is None or write_value is None:
+            return
+        past_key, key = write_key.inputs[:2]
+        past_value, value = write_value.inputs[:2]
+        head_dim = dimension(past_key, 3)
+        if head_dim % HEAD_DIM_STEP or head_dim != dimension(past_value, 3):
+            return  # it has no kernel for that
+        heads = dimension(query, 1)
+        cos, sin, positions, interleaved = None, None, None, 0
+        turn_query, turn_key = made_by(query, "RotaryEmbedding"), made_by(key, "RotaryEmbedding")
+        if turn_query and turn_key and turn_query.inputs[1:] == turn_key.inputs[1:] and len(turn_query.inputs) == 3:
+            cos, sin = (self._table(angle, dimension(past_key, 2)) for angle in turn_query.inputs[1:])
+        if cos and sin and turn_query and turn_key:
+            query, key, positions = turn_query.inputs[0], turn_key.inputs[0], self.editor.inputs["position_ids"]
+            interleaved = attribute(turn_query, "interleaved", 0)
+        else:
+            cos = sin = None
+        mask = operand(node, MASK)
+        step = self.step
+        scale = attribute(node, "scale", 0.0) or head_dim**-0.5
+        rows, *others = self._projections(query, key, value, node)
+        if self.scales_ahead:
+            packed = [1.0] * (2 * dimension(past_key, 1)) if others[0] is None else []
+            factors = np.repeat(np.array([scale] * heads + packed, np.float32), head_dim)
+            factor = self.editor.constant(f"lowered.scale.{scale}.{heads}.{len(factors)}", factors)
+            rows, scale = self.editor.insert(node, "Mul", [rows, factor]).outputs[0], 1.0
+        fused = self.editor.insert(
+            node,
+            "GroupQueryAttention",
+            [
+                *(rows, *others, past_key, past_value),
+                *(step.last, step.total, cos, sin, positions),
+                None if mask is None else self._bias(mask, node),
+                *[None] * 5,  # sinks, scales of a quantized cache, norms: not on the CPU
+                step.new,
+            ],
+            domain=DOMAIN,
+            like=(None, keys, values),
+            num_heads=heads,
+            kv_num_heads=dimension(past_key, 1),
+            scale=scale,
+            softcap=attribute(node, "softcap", 0.0),
+            do_rotary=int(cos is not None),
+            rotary_interleaved=interleaved,
+        )
+        self.editor.replace(write_key.outputs[0], fused.outputs[1])
+        self.editor.replace(write_value.outputs[0], fused.outputs[2])
+        self._hand_over(node, fused.outputs[0], heads)
+
+    @cached_property
+    def step(self) -> Step:
+        """Computed once, in front of all else."""
+        editor, first = self.editor, self.editor.first
+        tokens, position = editor.inputs["attention_mask"], editor.inputs["cache_position"]
+        one = editor.constant("lowered.one", np.array([1], np.int64))
+
+        def out(op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+            return editor.insert(first, op, inputs, **attributes).outputs[0]  # type: ignore[arg-type]  # ours are ints
+
+        counts = out("ReduceSum", tokens, one, keepdims=0)
+        last = out("Sub", out("Add", position, counts), one)
+        sequence = out("Shape", tokens, start=1, end=2)
+        total = out("Add", out("ReduceMax", position, keepdims=1), sequence)
+        small = int(ir.DataType.INT32)
+        return Step(out("Cast", counts, to=small), out("Cast", last, to=small), out("Cast", total, to=small), total)
+
+    def _table(self, angle: ir.Value | None, cache_size: int) -> ir.Value | None:
+        """cos or sin [batch, sequence, n] as a table [cache_size, n], if it follows from position_ids alone.
+
+        ONNX Runtime itself computes it, by the graph's own nodes, so its numbers are the ones that they would give.
+        """
+        assert angle is not None
+        name = str(angle.name)
+        if name not in self.tables:
+            self.tables[name] = None
+            if _depends_on(angle) == {"position_ids"}:
+                part = ir.Model(
+                    ir.convenience.extract(self.editor.graph, ["position_ids"], [name]),
+                    ir_version=self.editor.model.ir_version,
+                )
+                session = onnxruntime.InferenceSession(
+                    ir.to_proto(part).SerializeToString(), providers=["CPUExecutionProvider"]
+                )
+                (rows,) = session.run(None, {"position_ids": np.arange(cache_size)[None]})
+                self.tables[name] = self.editor.constant(f"{name}.table", rows[0])
+        return self.tables[name]
+
+    def _projections(
+        self, query: ir.Value | None, key: ir.Value | None, value: ir.Value | None, node: ir.Node
+    ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
+        """The three in flat form, or the flat form of the one that they were split from, by heads or before that."""
+        whole = _split(query, key, value)
+        if whole is not None:
+            return self._flat(whole, node), None, None
+        flat_query, flat_key, flat_value = (self._flat(part, node) for part in (query, key, value))
+        whole = _split(flat_query, flat_key, flat_value)
+        return (flat_query, flat_key, flat_value) if whole is None else (whole, None, None)
+
+    def _flat(self, value: ir.Value | None, node: ir.Node) -> ir.Value:
+        """[batch, heads, sequence, head_dim] as [batch, sequence, heads * head_dim], which it often was before."""
+        assert value is not None
+        swap = made_by(value, "Transpose")
+        if swap is not None and list(attribute(swap, "perm", [])) == SWAP:
+            rows = swap.inputs[0]
+            split = made_by(rows, "Reshape")
+            before = split.inputs[0] if split is not None else None
+            flat = [None, None, dimension(value, 1) * dimension(value, 3)]
+            if before is not None and before.shape is not None and [None, None, *before.shape[2:]] == flat:
+                return before
+        else:
+            rows = self.editor.insert(node, "Transpose", [value], perm=SWAP).outputs[0]
+        shape = self.editor.constant("lowered.flat", np.array([0, 0, -1], np.int64))
+        return self.editor.insert(node, "Reshape", [rows, shape]).outputs[0]
+
+    def _bias(self, mask: ir.Value, node: ir.Node) -> ir.Value:
+        """A bool mask [batch, 1, sequence, cache_size] as a bias for the used slots: 0 or the lowest number."""
+        name = str(mask.name)
+        if name not in self.biases:
+            query = node.inputs[0]
+            assert query is not None
+            assert query.dtype is not None
+            dtype = query.dtype.numpy()
+            start = self.editor.constant("lowered.zero", np.array([0], np.int64))
+            axis = self.editor.constant("lowered.slots", np.array([3], np.int64))
+            used = self.editor.insert(node, "Slice", [mask, start, self.step.total_slots, axis]).outputs[0]
+            seen = self.editor.constant(f"lowered.seen.{dtype}", np.array(0, dtype))
+            hidden = self.editor.constant(f"lowered.hidden.{dtype}", np.array(np.finfo(dtype).min, dtype))
+            self.biases[name] = self.editor.insert(node, "Where", [used, seen, hidden]).outputs[0]
+        return self.biases[name]
+
+    def _hand_over(self, node: ir.Node, flat: ir.Value, heads: int) -> None:
+        """Give `flat` [batch, sequence, heads * head_dim] to what read the Attention, usually through a Reshape."""
+        swaps = [user.node for user in node.outputs[0].uses()]
+        if all(n.op_type == "Transpose" and list(attribute(n, "perm", [])) == SWAP for n in swaps):
+            joins = [user.node for n in swaps for user in n.outputs[0].uses()]
+            if all(n.op_type == "Reshape" and _rank(n.outputs[0]) == 3 for n in joins):
+                for join in joins:
+                    self.editor.replace(join.outputs[0], flat)
+                return
+        shape = self.editor.constant(f"lowered.heads.{heads}", np.array([0, 0, heads, -1], np.int64))
+        rows = self.editor.insert(node, "Reshape", [flat, shape]).outputs[0]
+        swapped = self.editor.insert(node, "Transpose", [rows], perm=SWAP, like=[node.outputs[0]])
+        self.editor.replace(node.outputs[0], swapped.outputs[0])
+
+
+def _split(*parts: ir.Value | None) -> ir.Value | None:
+    """What these are all the parts of, in order."""
+    split = made_by(parts[0], "Split")
+    return split.inputs[0] if split is not None and list(parts) == list(split.outputs) else None
+
+
+def _depends_on(value: ir.Value) -> set[str]:
+    """Names of the graph's inputs that a value is computed from."""
+    found, seen, left = set(), set(), [value]
+    while left:
+        value = left.pop()
+        node = value.producer()
+        if node is None and value.const_value is None:
+            found.add(str(value.name))
+        elif node is not None and node not in seen:
+            seen.add(node)
+            left += [x for x in node.inputs if x is not None]
+    return found
+
+
+def _rank(value: ir.Value) -> int | None:
+    return None if value.shape is None else len(value.shape)

@@ -1,0 +1,89 @@
+"""Build the engine for ONNX Runtime: the portable graph in the form that its provider computes best, and engine.json.
+
+On the CPU it is lowered to ONNX Runtime's own operators, on CUDA too but for attention: there the standard one reads
+the used part of the cache (flash attention, 16 bits), while GroupQueryAttention's CUDA kernel knows no ragged chunks.
+For the TensorRT provider it stays standard, with masks in the place of attention's lengths.
+"""
+
+import shutil
+from pathlib import Path
+
+import onnx_ir as ir
+import onnxruntime
+
+from pipeline.backends.onnxruntime.lower import lower
+from pipeline.backends.tensorrt import prepare
+from pipeline.core import layout, profiles
+from pipeline.core.contract import GraphContract
+from pipeline.core.errors import Problem, UserError, first_line
+from pipeline.core.schema import Engine, Profile
+from pipeline.graph import onnx_file
+from pipeline.runtime import engine_info
+from pipeline.runtime.open import cannot_run, open_engine
+
+CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
+QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions take 16 inputs
+
+
+def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract, out: Path) -> None:
+    """Write model and engine.json to `out` and load them once, so that an engine which does not load fails here; one
+    for a GPU is loaded only where there is one."""
+    lowered = onnx_file.load(model)
+    if engine.provider == TENSORRT:
+        prepare.prepare(lowered, lengths=False)  # its parser drops the lengths of attention
+    elif engine.lower:
+        lower(lowered, int8_activations=engine.int8_activations, cuda=engine.provider != CPU)
+    if any(node.op_type == "MatMulNBits" for node in lowered.graph):
+        onnx_file.save(lowered, out)
+    else:  # the same bytes as before, which DVC's cache then stores once
+        ir.save(lowered, out / layout.MODEL)
+        shutil.copyfile(model / layout.DATA, out / layout.DATA)
+    engine_info.write(
+        out,
+        engine.kind,
+        profiles.named(profile),
+        contract,
+        provider=engine.provider,
+        provider_options=shapes(profile, contract) if engine.provider == TENSORRT else {},
+        optimization=engine.optimization.value,
+        threads=engine.threads,
+        lower=engine.lower,
+        int8_activations=engine.int8_activations,
+        onnxruntime=onnxruntime.__version__,
+        needs=needed(lowered),
+    )
+    if cannot_run(out) is not None:
+        return
+    try:
+        open_engine(out)
+    except Exception as error:
+        if not type(error).__module__.startswith("onnxruntime"):  # it raises classes of its own for every failure
+            raise
+        raise UserError(
+            Problem(
+                f"{engine.kind.value} does not load the model: {first_line(error)}",
+                "engine",
+                "choose another precision or engine; the line above names the operator",
+            )
+        ) from error
+
+
+def needed(lowered: ir.Model) -> str:
+    """The oldest ONNX Runtime that computes this graph right."""
+    for node in lowered.graph:
+        if node.op_type == "GroupQueryAttention" and len(node.inputs) > QUERY_LENGTHS:
+            return "1.32"
+    return "1.28"  # 1.25 to 1.27 compute a prompt's second chunk wrongly, older ones have no TensorScatter
+
+
+def shapes(profile: Profile, contract: GraphContract) -> dict[str, str]:
+    """Options of the TensorRT provider: one profile over all of ours, tuned for decode; "name:1x1,other:1x1" each."""
+    named = profiles.shapes(profile, contract)
+    ends = {
+        name: (min(p[name][0] for p in named.values()), tuned, max(p[name][2] for p in named.values()))
+        for name, (_, tuned, _) in named["decode"].items()
+    }
+    return {
+        f"trt_profile_{end}_shapes": ",".join(f"{n}:{'x'.join(map(str, sizes[i]))}" for n, sizes in ends.items())
+        for i, end in enumerate(("min", "opt", "max"))
+    }

@@ -1,0 +1,96 @@
+"""Lower the portable graph for ONNX Runtime: fewer operators, of its own domain, that do the same work.
+
+Only engine/ holds a lowered graph; the portable one stays as it is. Whatever has no counterpart stays a standard node.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from pipeline.backends.onnxruntime.attention import DOMAIN, AttentionLowering
+from pipeline.backends.onnxruntime.linear import EXACT, lower_linear, lower_table
+from pipeline.graph.attention import LENGTHS
+from pipeline.graph.editor import Editor, attribute, logit_projections, made_by, operand
+
+
+def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> None:
+    """Rewrite a graph of the contract in place. `int8_activations`: products with quantized weights round their input
+    to 8 bits too, the head's to 16; `cuda`: for that provider, which keeps the standard attention and rounds nothing.
+    """
+    editor = Editor(model)
+    last = set(logit_projections(model.graph))
+    digits = 1 if int8_activations else 0 if cuda else EXACT
+    of_head = 2 if int8_activations else digits
+    attention = (lambda node: _lengths(editor, node)) if cuda else AttentionLowering(editor).lower
+    rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
+        ("Attention", attention),
+        ("RMSNormalization", lambda node: _skip_norm(editor, node)),
+        ("Mul", lambda node: _silu(editor, node)),
+        ("MatMul", lambda node: lower_linear(editor, node, digits=of_head if node in last else digits)),
+        ("MatMul", lambda node: _tied_head(editor, node)),
+        ("DequantizeLinear", lambda node: lower_table(editor, node)),
+    ]
+    for op, rewrite in rewrites:
+        for node in editor.nodes(op):
+            rewrite(node)
+    model.opset_imports[DOMAIN] = 1
+    editor.finish()
+
+
+def _skip_norm(editor: Editor, node: ir.Node) -> None:
+    """Add and RMSNormalization of the sum -> SkipSimplifiedLayerNormalization, which gives the sum as well."""
+    add = made_by(node.inputs[0], "Add")
+    if add is None or attribute(node, "axis", -1) != -1:
+        return
+    one, other = add.inputs
+    if one is None or other is None or one.shape is None or len(one.shape) != 3 or one.shape != other.shape:
+        return
+    total = add.outputs[0]
+    fused = editor.insert(
+        node,
+        "SkipSimplifiedLayerNormalization",
+        [one, other, node.inputs[1]],
+        domain=DOMAIN,
+        like=(node.outputs[0], None, None, total),
+        epsilon=attribute(node, "epsilon", 1e-5),
+    )
+    editor.replace(node.outputs[0], fused.outputs[0])
+    editor.replace(total, fused.outputs[3])
+
+
+def _silu(editor: Editor, node: ir.Node) -> None:
+    """x * Sigmoid(x) -> QuickGelu with alpha 1."""
+    for value, gate in (node.inputs, node.inputs[::-1]):
+        sigmoid = made_by(gate, "Sigmoid")
+        if sigmoid is not None and sigmoid.inputs[0] is value:
+            fused = editor.insert(node, "QuickGelu", [value], domain=DOMAIN, like=node.outputs, alpha=1.0)
+            editor.replace(node.outputs[0], fused.outputs[0])
+            return
+
+
+def _tied_head(editor: Editor, node: ir.Node) -> None:
+    """Transpose of a weight and MatMul -> FusedMatMul: loading would store the transposed embedding a second time."""
+    transpose = made_by(node.inputs[1], "Transpose")
+    if transpose is None or transpose.inputs[0] is None or transpose.inputs[0].const_value is None:
+        return
+    inputs = [node.inputs[0], transpose.inputs[0]]
+    fused = editor.insert(node, "FusedMatMul", inputs, domain=DOMAIN, like=node.outputs, transB=1)
+    editor.replace(node.outputs[0], fused.outputs[0])
+
+
+def _lengths(editor: Editor, node: ir.Node) -> None:
+    """The sequence in an attention's lengths as a sum over the tokens, not from a shape: shapes are the CPU's, what it
+    hands over is a copy, and a graph with copies cannot be captured."""
+    add = made_by(operand(node, LENGTHS), "Add")
+    if add is None:
+        return
+    for index, value in enumerate(add.inputs):
+        squeeze = made_by(value, "Squeeze")
+        if squeeze is None or made_by(squeeze.inputs[0], "Shape") is None:
+            continue
+        tokens = editor.inputs["attention_mask"]
+        same = editor.insert(add, "Equal", [tokens, tokens]).outputs[0]
+        ones = editor.insert(add, "Cast", [same], to=int(ir.DataType.INT64)).outputs[0]
+        axis = editor.constant("lowered.one", np.array([1], np.int64))
+        add.replace_input_with(index, editor.insert(add, "ReduceSum", [ones, axis], keepdims=0).outputs[0])

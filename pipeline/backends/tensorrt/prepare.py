@@ -1,0 +1,237 @@
+"""The portable graph in the forms that TensorRT's parser and kernels keep; in memory only, never written to disk.
+
+What is rewritten, into standard operators again:
+
+* Attention without lengths, where TensorRT's has none (10.15, 10.16): causal by a boolean mask, made once in the graph.
+* Attention with a softcap, which the parser refuses, or with head sizes that no kernel takes: MatMul, Tanh, Softmax.
+* Splits of projections: of the last axis, and without sequences (pipeline.backends.tensorrt.split).
+* Embedding of 8 bits: packed into int32, as TensorRT gathers no rows of int8.
+
+Attention itself stays wherever it can. What cannot be kept is refused, as the parser drops it without a word.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from pipeline.backends.tensorrt.split import split_plainly
+from pipeline.core.errors import Problem, UserError
+from pipeline.graph.attention import LENGTHS, MASK
+from pipeline.graph.editor import Editor, attribute, dimension, made_by, operand
+
+KEPT_INPUTS = {0, 1, 2, MASK, LENGTHS}
+# attribute -> values that mean nothing, or that are kept; None for any
+KEPT_ATTRIBUTES = {
+    "is_causal": None,
+    "scale": None,
+    "softcap": None,
+    "qk_matmul_output_mode": (0,),
+    "left_window_size": (-1,),
+    "right_window_size": (-1,),
+}
+HEAD_STEP = 8  # head sizes without a multiple of it have no kernel with lengths or a mask
+
+
+def prepare(model: ir.Model, *, lengths: bool) -> None:
+    """Rewrite a graph of the contract in place. `lengths`: whether TensorRT's attention takes them.
+
+    Raises UserError that names each Attention of which something would be lost.
+    """
+    editor = Editor(model)
+    lost = [Problem(f"{node.name}: {what}", "engine.kind", fix) for node, what, fix in _unkept(editor)]
+    if lost:
+        raise UserError(lost)
+    rewrite = _Attentions(editor)
+    for node in editor.nodes("Attention"):
+        if attribute(node, "softcap", 0.0) or any(dimension(node.inputs[i], 3) % HEAD_STEP for i in (0, 2)):
+            rewrite.decompose(node)
+            continue
+        rewrite.scale(node)
+        if not lengths:
+            rewrite.mask(node)
+    split_plainly(editor)
+    for node in editor.nodes("DequantizeLinear"):
+        _gathered_rows(editor, node)
+        _tied_head(editor, node)
+    editor.finish()
+
+
+def _unkept(editor: Editor) -> Iterator[tuple[ir.Node, str, str]]:
+    for node in editor.nodes("Attention"):
+        for name, value in node.attributes.items():
+            if name not in KEPT_ATTRIBUTES:
+                yield node, f"TensorRT's parser drops {name}", "export without it, or engine=onnxruntime_cpu"
+            elif (kept := KEPT_ATTRIBUTES[name]) is not None and value.value not in kept:
+                fix = "state it as a mask, as the wrapper does, or engine=onnxruntime_cpu"
+                yield node, f"TensorRT's parser drops {name}={value.value}", fix
+        for index, value_in in enumerate(node.inputs):
+            if value_in is not None and index not in KEPT_INPUTS:
+                yield node, f"input {index}, {value_in.name}, has no place in a static cache", "export without it"
+        causal, has = attribute(node, "is_causal", 0), (operand(node, MASK), operand(node, LENGTHS))
+        if (causal, has[0] is None, has[1] is None) not in ((1, True, False), (0, False, True)):
+            what = "it must be causal with lengths, or have a mask alone"
+            yield node, what, "export with pipeline.wrap, whose attention has one of these forms"
+        elif has[0] is not None and has[0].dtype not in (None, ir.DataType.BOOL):
+            yield node, f"its mask is {has[0].dtype}, not BOOL", "export with pipeline.wrap, whose masks are boolean"
+
+
+class _Attentions:
+    """Rewrites Attention nodes of one graph, and holds the masks that they share."""
+
+    def __init__(self, editor: Editor) -> None:
+        self.editor = editor
+        self.masks: dict[ir.Value, ir.Value] = {}
+
+    def mask(self, node: ir.Node) -> None:
+        """Causal with lengths -> a mask alone; one with a mask stays."""
+        if operand(node, MASK) is not None:
+            return
+        mask = self._mask(node)
+        node.replace_input_with(LENGTHS, None)
+        node.replace_input_with(MASK, mask)
+        node.attributes.pop("is_causal", None)
+
+    def scale(self, node: ir.Node) -> None:
+        """Scale the queries alone: the parser multiplies queries and keys, the whole cache of them, by the square root
+        in every step. What is left is a factor of 1, which pipeline.backends.tensorrt.network takes out."""
+        query = node.inputs[0]
+        assert query is not None
+        assert query.dtype is not None
+        factor = attribute(node, "scale", dimension(query, 3) ** -0.5)
+        number = self.editor.constant(f"attention.{query.dtype}.{factor:g}", np.array(factor, query.dtype.numpy()))
+        scaled = self.editor.insert(node, "Mul", [query, number], like=(query,))
+        node.replace_input_with(0, scaled.outputs[0])
+        node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
+
+    def decompose(self, node: ir.Node) -> None:
+        """Attention -> products and Softmax; query heads of one key head are a dimension of their own."""
+        query, keys, values = node.inputs[:3]
+        assert query is not None
+        assert keys is not None
+        assert values is not None
+        assert query.dtype is not None
+        heads, shared = dimension(query, 1), dimension(keys, 1)
+        kind = query.dtype.numpy()
+
+        def insert(op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+            return self.editor.insert(node, op, inputs, **attributes).outputs[0]
+
+        def number(value: float) -> ir.Value:
+            return self.editor.constant(f"attention.{query.dtype}.{value:g}", np.array(value, kind))
+
+        def shape(*sizes: int) -> ir.Value:
+            return self.editor.constant(f"attention.shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
+
+        scale = attribute(node, "scale", dimension(query, 3) ** -0.5)
+        softcap = attribute(node, "softcap", 0.0)
+        scaled = insert("Mul", query, number(scale))
+        grouped = insert("Reshape", scaled, shape(0, shared, heads // shared, -1, dimension(query, 3)))
+        turned = insert("Unsqueeze", insert("Transpose", keys, perm=[0, 1, 3, 2]), shape(2))
+        scores = insert("MatMul", grouped, turned)  # [batch, kv_heads, heads of each, sequence, cache_size]
+        if softcap:
+            scores = insert("Mul", insert("Tanh", insert("Div", scores, number(softcap))), number(softcap))
+        seen = insert("Unsqueeze", self._mask(node), shape(1))
+        weights = insert("Softmax", insert("Where", seen, scores, number(-np.inf)), axis=-1)
+        out = insert("MatMul", weights, insert("Unsqueeze", values, shape(2)))
+        last = self.editor.insert(
+            node, "Reshape", [out, shape(0, heads, -1, dimension(values, 3))], like=(node.outputs[0],)
+        )
+        self.editor.replace(node.outputs[0], last.outputs[0])
+
+    def _mask(self, node: ir.Node) -> ir.Value:
+        """[batch, 1, sequence, cache_size]: which slots each new token of a node sees; its own mask where it has one.
+
+        Slot j is seen by token i of a row when j <= length - sequence + i.
+        """
+        own = operand(node, MASK)
+        if own is not None:
+            return own
+        length = operand(node, LENGTHS)
+        query, keys = node.inputs[:2]
+        assert length is not None
+        assert query is not None
+        if length not in self.masks:
+            constant = self.editor.constant
+            zero, one = constant("causal.zero", np.array(0, np.int64)), constant("causal.one", np.array(1, np.int64))
+
+            def insert(op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+                new = self.editor.insert(node, op, inputs, **attributes)
+                new.name = f"decoder.causal.{op}"
+                return new.outputs[0]
+
+            size = insert("Squeeze", insert("Shape", query, start=2, end=3))
+            first = insert("Sub", length, size)
+            rows = insert("Unsqueeze", first, constant("causal.of_row", np.array([1, 2, 3], np.int64)))
+            steps = insert("Unsqueeze", insert("Range", zero, size, one), constant("causal.step", np.array([1])))
+            last_seen = insert("Add", rows, steps)  # [batch, 1, sequence, 1]
+            slots = constant("causal.slots", np.arange(dimension(keys, 2)))
+            self.masks[length] = insert("LessOrEqual", slots, last_seen)
+        return self.masks[length]
+
+
+def _gathered_rows(editor: Editor, node: ir.Node) -> None:
+    """DequantizeLinear(Gather(int8), Gather(scale)) -> four numbers in an int32, which may be gathered, and unpacked.
+
+    TensorRT takes a constant of 8 bits in front of DequantizeLinear only, and would dequantize the whole table in each
+    step: 113 MB of activations for SmolLM2-135M. Column j of the packed table holds columns j, j + H/4, ... of it.
+    """
+    rows, scales = made_by(node.inputs[0], "Gather"), made_by(node.inputs[1], "Gather")
+    if rows is None or scales is None:
+        return
+    table, scale, ids = rows.inputs[0], scales.inputs[0], rows.inputs[1]
+    width, blocks = dimension(table, 1), dimension(scale, 1)
+    assert table is not None
+    assert scale is not None
+    if table.const_value is None or width % 4:
+        what = f"{node.name}: TensorRT cannot gather {table.name}, rows of {width} numbers of 8 bits"
+        raise UserError(Problem(what, "quantize.embedding", "quantize.embedding=none"))
+
+    def insert(op: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
+        return editor.insert(node, op, inputs, **attributes).outputs[0]
+
+    base = editor.constant("packed.base", np.array(256, np.int32))
+    middle = editor.constant("packed.middle", np.array(128, np.int32))
+    rest = insert("Gather", _packed(editor, table), ids, axis=0)
+    parts = []
+    for _ in range(3):
+        digit = insert("Mod", rest, base)
+        rest = insert("Div", insert("Sub", rest, digit), base)
+        parts.append(insert("Sub", digit, middle))
+    numbers = insert("Concat", *parts, rest, axis=-1)
+    assert scale.dtype is not None
+    values, factors = insert("Cast", numbers, to=scale.dtype.value), scales.outputs[0]
+    if blocks == 1:
+        out = editor.insert(node, "Mul", [values, factors], like=(node.outputs[0],))
+    else:
+        last = editor.constant("packed.last", np.array([-1], np.int64))
+        apart = editor.constant(f"packed.{width}.{blocks}", np.array([0, 0, blocks, width // blocks], np.int64))
+        together = editor.constant(f"packed.{width}", np.array([0, 0, width], np.int64))
+        product = insert("Mul", insert("Reshape", values, apart), insert("Unsqueeze", factors, last))
+        out = editor.insert(node, "Reshape", [product, together], like=(node.outputs[0],))
+    editor.replace(node.outputs[0], out.outputs[0])
+
+
+def _packed(editor: Editor, table: ir.Value) -> ir.Value:
+    """[V, H] int8 -> [V, H/4] int32: the last number as it is, the others from 0 to 255 below it."""
+    assert table.const_value is not None
+    parts = np.split(table.const_value.numpy().astype(np.int32), 4, axis=1)
+    packed = parts[3]
+    for part in parts[2::-1]:
+        packed = packed * 256 + part + 128
+    return editor.constant(f"{table.name}.packed", packed)
+
+
+def _tied_head(editor: Editor, node: ir.Node) -> None:
+    """Rows of a table with a scale each: one scale a channel, where the portable graph says one block a row."""
+    table, scale = node.inputs[:2]
+    if table is None or scale is None or scale.const_value is None or not _is_column(scale):
+        return
+    per_row = editor.constant(f"{scale.name}.per_row", np.ascontiguousarray(scale.const_value.numpy()[:, 0]))
+    made = editor.insert(node, "DequantizeLinear", [table, per_row], like=(node.outputs[0],), axis=0)
+    editor.replace(node.outputs[0], made.outputs[0])
+
+
+def _is_column(scale: ir.Value) -> bool:
+    return scale.shape is not None and len(scale.shape) == 2 and scale.shape[1] == 1

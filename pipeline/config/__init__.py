@@ -1,0 +1,1 @@
+"""conf/ and overrides -> checked parameters, with every mistake reported at once."""

@@ -1,0 +1,97 @@
+"""Compose conf/ and overrides into a checked Config; every mistake in them is reported at once.
+
+Hydra composes; pipeline.config.rules knows what fits together. Hydra stops at its first mistake;
+pipeline.config.diagnose then finds them all.
+"""
+
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import hydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config import rules
+from pipeline.config.diagnose import REFUSED, diagnose, leaves
+from pipeline.core.errors import Problem, UserError, first_line
+from pipeline.core.schema import Config, Source
+
+CONF = Path("conf")
+MAIN = "config"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def compose(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
+    """The configuration that `conf` and these overrides declare, resolved and checked; its keys are those of Config.
+
+    Raises one UserError with all problems found. A model that can change under its name is warned of on stderr.
+    """
+    problems: list[Problem] = []
+    mistaken: set[str] = set()
+    with _hydra(conf) as loader:
+        try:
+            composed = hydra.compose(MAIN, list(overrides))
+            plain = OmegaConf.to_container(composed)  # without the types, which would let +axes.foo=1 pass
+            config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), plain))
+        except REFUSED as error:
+            config, mistaken, problems = diagnose(overrides, conf, MAIN, loader, error)
+    problems += _resolve(config, mistaken) + rules.check(config, mistaken)
+    if problems:
+        raise UserError(problems)
+    model = config.model
+    if model.source is Source.hub and not COMMIT.fullmatch(model.revision):
+        what = f"model.revision={model.revision} of {model.id} can move"
+        print(f"warning: {what}; give the hash of a commit to pin it", file=sys.stderr)
+    return config
+
+
+def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
+    """The overrides of each job of a sweep: `model=a,b` makes two jobs. What cannot be read is left for `compose`."""
+    choices: list[list[str]] = []
+    with _hydra(conf) as loader:
+        parser = OverridesParser.create(loader)
+        for text in overrides:
+            choices.append([text])
+            try:
+                (override,) = parser.parse_overrides([text])  # this one gives glob(...) the groups to look into
+            except HydraException:
+                continue
+            if override.is_discrete_sweep():
+                choices[-1] = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [list(job) for job in itertools.product(*choices)]
+
+
+@contextmanager
+def _hydra(conf: Path) -> Iterator[ConfigLoader]:
+    """Hydra set up for a folder of configurations."""
+    if not (conf / f"{MAIN}.yaml").exists():
+        raise UserError(Problem(f"there is no {conf / MAIN}.yaml", str(conf), "run from the root of the repository"))
+    with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def _resolve(config: DictConfig, mistaken: set[str]) -> list[Problem]:
+    """Replace interpolations by their values, in place; one that has none is a problem, and its key mistaken."""
+    problems = []
+    for key, value in leaves(OmegaConf.to_container(config)):
+        try:
+            if isinstance(value, str) and "${" in value:
+                OmegaConf.update(config, key, OmegaConf.select(config, key))
+        except OmegaConfBaseException as error:
+            fix = "name a key that exists and has the right type, or give the value itself"
+            problems.append(Problem(f"{key}={value}: {first_line(error)}", key, fix))
+            OmegaConf.update(config, key, "???")
+            mistaken.add(key)
+    return problems

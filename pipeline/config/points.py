@@ -1,0 +1,125 @@
+"""params.yaml: the points that have been asked for, each a name and the Hydra overrides that make it.
+
+Several processes may record points at once (a sweep under a parallel launcher), so writing holds a file lock.
+"""
+
+import bisect
+import fcntl
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.core.errors import Problem, UserError
+from pipeline.core.files import write_text
+
+FILE = Path("params.yaml")
+ARTIFACTS = Path("artifacts")
+SCRATCH = Path(".dvc/tmp")
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level of params.yaml
+LONGEST = 100  # characters of a derived name; file systems end at 255
+
+Points = Mapping[str, Sequence[str]]
+
+
+def read() -> dict[str, list[str]]:
+    """All points. Raises UserError for whatever is wrong with the file."""
+    points = _load()[1]["points"]
+    return {name: list(overrides) for name, overrides in points.items()}
+
+
+def record(name: str, overrides: Sequence[str]) -> None:
+    """Make `name` stand for `overrides`; comments stay, and the file is not touched when it says so already."""
+    with locked("params.lock"):
+        yaml, document = _load()
+        points = document["points"]
+        if name in points:
+            if same(points[name], overrides):
+                return
+            points[name] = list(overrides)
+        else:
+            points.insert(bisect.bisect(list(points), name), name, list(overrides))
+        text = io.StringIO()
+        yaml.dump(document, text)
+        write_text(FILE, text.getvalue())
+
+
+def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
+    """The point with these overrides, or a name for it: an override of a group gives its option, another key_value.
+
+    Raises UserError when that name is taken by other overrides.
+    """
+    for name in points:
+        if same(points[name], overrides):
+            return name
+    parts = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        parts.append(value if (conf / key).is_dir() else f"{key}_{value}")
+    name = "-".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part).strip("_") for part in parts) or "default"
+    if len(name) > LONGEST:
+        raise UserError(Problem("the name made from the overrides is too long", "point", "give one: point=name"))
+    if name in points:
+        what = f"the point {name} exists, with other overrides: {' '.join(points[name]) or 'none'}"
+        fix = f"give this one another name, point=name, or redefine that one with point={name}"
+        raise UserError(Problem(what, "point", fix))
+    return name
+
+
+def own(overrides: Sequence[str]) -> list[str]:
+    """The overrides that belong to a point: not its name, and nothing about Hydra itself."""
+    return [text for text in overrides if not text.lstrip("+~").startswith(("point=", "hydra.", "hydra/"))]
+
+
+def same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists of overrides mean the same: the order matters only within a section."""
+
+    def ordered(overrides: Sequence[str]) -> list[str]:
+        return sorted(overrides, key=lambda text: re.split("[.=]", text.lstrip("+~"))[0])
+
+    return ordered(one) == ordered(other)
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Hold an exclusive lock among all processes that work in this repository. Raises UserError outside of one."""
+    _require_file()  # nothing is made in a folder that is not the repository
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with (SCRATCH / name).open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _require_file() -> None:
+    """Raise UserError where there is no params.yaml."""
+    if not FILE.exists():
+        raise UserError(Problem(f"there is no {FILE}", str(FILE), "run from the root of the repository"))
+
+
+def _load() -> tuple[YAML, Any]:
+    yaml = YAML()  # keeps comments
+    yaml.width = 10_000  # a long override stays on its line
+    _require_file()
+    try:
+        document = yaml.load(FILE)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(Problem(f"this is not YAML: {error.problem}", f"{FILE}:{line}", "correct that line")) from error
+    points = document.get("points") if isinstance(document, dict) else None
+    if not isinstance(points, dict):
+        raise UserError(Problem("points is not a mapping", str(FILE), "write points: {name: [overrides]}"))
+    problems = []
+    for name, overrides in points.items():
+        where = f"{FILE}: points.{name}"
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            problems.append(Problem(f"a point cannot be called {name!r}", where, "use letters, digits, _ and -"))
+        if not isinstance(overrides, list) or not all(isinstance(text, str) for text in overrides):
+            problems.append(Problem(f"the overrides of {name} are not a list of texts", where, f"{name}: [key=value]"))
+    if problems:
+        raise UserError(problems)
+    return yaml, document

@@ -1,0 +1,104 @@
+"""The graph contract of one model: its inputs and outputs by name, type and shape. The interface between stages.
+
+The shapes and their meaning are those of the README's contract table. A dimension is a number or an axis' name.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One input or output; a name in `shape` is a symbolic axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def sized(self, **axes: int) -> tuple[int, ...]:
+        """The shape with numbers in the place of axes: `tensor.sized(batch=2, sequence=1)`."""
+        return tuple(axes[d] if isinstance(d, str) else d for d in self.shape)
+
+
+@dataclass(frozen=True)
+class GraphContract:
+    """Inputs, outputs, which output shares its buffer with which input, and how far each axis goes."""
+
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    aliases: dict[str, str]  # present.* -> past_key_values.*
+    axes: dict[str, int]  # name -> largest size; the smallest is 1
+    cache_size: int
+    limits: tuple[int, ...] = ()  # token counts at which the model changes what it does: sliding windows and the like
+
+    @property
+    def caches(self) -> tuple[Tensor, ...]:
+        """The cache inputs, key before value, layer by layer."""
+        return tuple(t for t in self.inputs if t.name in set(self.aliases.values()))
+
+    @property
+    def logits(self) -> Tensor:
+        """The output that is no cache; its last dimension is the vocabulary."""
+        return next(t for t in self.outputs if t.name == LOGITS)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "GraphContract":
+        """Read what `save` wrote."""
+        return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+    @classmethod
+    def from_dict(cls, raw: dict) -> "GraphContract":  # type: ignore[type-arg]  # parsed JSON
+        """From the parsed form of what `save` writes."""
+
+        def tensors(rows: list[dict]) -> tuple[Tensor, ...]:  # type: ignore[type-arg]  # parsed JSON
+            return tuple(Tensor(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
+
+        limits = tuple(raw.get("limits", ()))
+        inputs, outputs = tensors(raw["inputs"]), tensors(raw["outputs"])
+        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits)
+
+
+def contract_for(
+    layers: Sequence[tuple[tuple[int, int, int], tuple[int, int, int]]],
+    vocab_size: int,
+    compute: str,
+    logits: str,
+    axes: dict[str, int],
+    limits: tuple[int, ...] = (),
+) -> GraphContract:
+    """The contract for a decoder with these caches.
+
+    layers: per layer the key's and the value's (kv_heads, cache_size, head_dim); compute: fp32, fp16 or bf16;
+    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits.
+    """
+    dtype = DTYPES[compute]
+    tokens = ("batch", "sequence")
+    past = [
+        Tensor(f"past_key_values.{i}.{part}", dtype, ("batch", *shape))
+        for i, layer in enumerate(layers)
+        for part, shape in zip(("key", "value"), layer, strict=True)
+    ]
+    present = [Tensor(t.name.replace("past_key_values", "present"), t.dtype, t.shape) for t in past]
+    return GraphContract(
+        inputs=(
+            Tensor("input_ids", "int64", tokens),
+            Tensor("attention_mask", "int64", tokens),
+            Tensor("position_ids", "int64", tokens),
+            Tensor("cache_position", "int64", ("batch",)),
+            *past,
+        ),
+        outputs=(Tensor(LOGITS, dtype, ("batch", 1 if logits == "last" else "sequence", vocab_size)), *present),
+        aliases={new.name: old.name for new, old in zip(present, past, strict=True)},
+        axes=axes,
+        cache_size=layers[0][0][1],
+        limits=limits,
+    )

@@ -1,0 +1,19 @@
+"""An ONNX model's files: model.onnx, and model.onnx.data with every weight of 64 KiB and more."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+from pipeline.core.layout import DATA, MODEL
+
+INLINE_BELOW = 65536  # bytes; smaller tensors stay in the graph, where constant folding reaches them
+
+
+def save(model: ir.Model, folder: Path) -> None:
+    """Write `folder`/model.onnx and `folder`/model.onnx.data."""
+    ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=INLINE_BELOW)
+
+
+def load(folder: Path) -> ir.Model:
+    """Load `folder`/model.onnx; the weights stay on disk, memory-mapped."""
+    return ir.load(folder / MODEL)

@@ -1,0 +1,1 @@
+"""Compare an artifact with the original model."""

@@ -1,0 +1,161 @@
+"""The artifacts of a point as verify sees them: whether cases can be run of one here, what an inspection of it finds,
+and how it is opened."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+import torch
+
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.machine import cores
+from pipeline.core.profiles import axes_bounds, largest
+from pipeline.core.schema import Weights
+from pipeline.model import pt2
+from pipeline.proof.interface import interface_findings, onnx_findings, program_findings
+from pipeline.proof.reference import Reference
+from pipeline.runtime import engine_info
+from pipeline.runtime.onnxruntime import OnnxRuntime
+from pipeline.runtime.open import cannot_run, open_engine, what
+from pipeline.runtime.session import Runtime
+from pipeline.runtime.torch import Torch
+
+
+@dataclass
+class Artifact(ABC):
+    """One artifact of the point in the folder `point`. quantized: whether its weights are."""
+
+    point: Path
+    contract: GraphContract
+    name: str
+    quantized: bool = False
+
+    def obstacle(self) -> str | None:
+        """Why no case can be run of it on this machine; None when it can."""
+        return None
+
+    def fix(self) -> str:
+        """What may help when it misses a gate; empty where nothing is known."""
+        return ""
+
+    def most_rows(self) -> int:
+        """The largest batch that it takes."""
+        return self.contract.axes["batch"]
+
+    @abstractmethod
+    def findings(self) -> list[str]:
+        """What is wrong with it by its looks, against the contract."""
+
+    @abstractmethod
+    def open(self, reference: Reference | None = None) -> Runtime:
+        """Load it; it may share the reference's weights where they are equal."""
+
+
+class Program(Artifact):
+    """wrapped/, in PyTorch."""
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The program with its weights."""
+        return pt2.load(self.point / self.name / layout.PROGRAM)
+
+    def findings(self) -> list[str]:
+        return program_findings(self.program, self.contract)
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        if reference is not None:
+            reference.lend(self.program.state_dict)
+        return Torch(self.program, self.contract, axes_bounds(self.contract))
+
+
+class Graph(Artifact):
+    """A portable graph, in ONNX Runtime on the CPU."""
+
+    @property
+    def path(self) -> Path:
+        """The ONNX file."""
+        return self.point / self.name / layout.MODEL
+
+    def obstacle(self) -> str | None:
+        bf16 = self.contract.caches[0].dtype == "bfloat16"
+        return "ONNX Runtime has no CPU kernels for bf16" if bf16 else None
+
+    def findings(self) -> list[str]:
+        return onnx_findings(onnx.load(self.path, load_external_data=False), self.contract)
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        return OnnxRuntime(self.path, self.contract, axes_bounds(self.contract))
+
+
+class Quantized(Graph):
+    """The graph in quantized/."""
+
+    def obstacle(self) -> str | None:
+        report = json.loads((self.point / self.name / layout.QUANTIZATION).read_text(encoding="utf-8"))
+        if report["weights"] == Weights.nvfp4.value:
+            return "ONNX Runtime has no CPU kernels for floats of 4 bits"
+        return super().obstacle()
+
+
+class Network(Artifact):
+    """What TensorRT made of the final model, run by interpretation."""
+
+    def obstacle(self) -> str | None:
+        from pipeline.runtime.tensorrt_plan import other_version  # TensorRT is not everybody's
+
+        folder = self.point / layout.ENGINE
+        return what(other_version(folder, engine_info.read(folder).raw))
+
+    def findings(self) -> list[str]:
+        return []  # the lint's, and those fail stage engine
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        from pipeline.proof.tensorrt.interpreter import open_network
+
+        return open_network(self.point, self.contract)
+
+
+class Engine(Artifact):
+    """engine/, in the runtime that it was built for."""
+
+    def obstacle(self) -> str | None:
+        return cannot_run(self.point / self.name)
+
+    def fix(self) -> str:
+        rounds = self.quantized and engine_info.read(self.point / self.name).raw.get("int8_activations", False)
+        return "engine.int8_activations=false, which does not round activations to 8 bits" if rounds else ""
+
+    def most_rows(self) -> int:
+        return largest(engine_info.read(self.point / self.name).bounds)["batch"]
+
+    def open_beside(self) -> Runtime:
+        """Load it with half of the cores, to run beside the original."""
+        return open_engine(self.point / self.name, threads=max(1, cores() // 2))
+
+    def findings(self) -> list[str]:
+        path = self.point / self.name / layout.MODEL
+        if not path.exists():
+            return []  # a plan cannot be looked into
+        return interface_findings(onnx.load(path, load_external_data=False), self.contract)
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        return open_engine(self.point / self.name)
+
+
+def artifacts(point: Path, contract: GraphContract) -> Iterator[Artifact]:
+    """Those that a point has, in the order of the stages: quantized/ holds a model only where weights were quantized,
+    and only a plan of TensorRT was made of a network."""
+    yield Program(point, contract, layout.WRAPPED)
+    yield Graph(point, contract, layout.ONNX)
+    yield Graph(point, contract, layout.SIMPLIFIED)
+    quantized = layout.final_model(point).name == layout.QUANTIZED
+    if quantized:
+        yield Quantized(point, contract, layout.QUANTIZED, quantized)
+    if (point / layout.ENGINE / layout.PLAN).exists():
+        yield Network(point, contract, layout.NETWORK, quantized)
+    yield Engine(point, contract, layout.ENGINE, quantized)

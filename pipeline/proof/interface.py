@@ -1,0 +1,182 @@
+"""Look at an artifact itself: does it have the contract's inputs, outputs and axes, and is the cache in place?
+
+Nothing here trusts a name or a flag that a converter was given; each check reads the finished program or graph.
+Every function returns findings as sentences, none when all is well.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import onnx
+import torch
+
+from pipeline.core.contract import GraphContract, Tensor
+from pipeline.graph.attention import LENGTHS, MASK
+
+ONNX_TYPES: dict[int, str] = {
+    onnx.TensorProto.FLOAT: "float32",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.INT64: "int64",
+}
+HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+FORBIDDEN = {"If", "Loop", "Scan"}
+
+
+def program_findings(program: torch.export.ExportedProgram, contract: GraphContract) -> list[str]:
+    """Findings about an exported program: each declared axis one symbol everywhere, all other dimensions numbers."""
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if "val" in node.meta}
+    names = [*program.graph_signature.user_inputs, *program.graph_signature.user_outputs]
+    tensors = [*contract.inputs, *contract.outputs]
+    if len(names) != len(tensors):
+        return [f"{len(names)} inputs and outputs where the contract has {len(tensors)}"]
+    findings = []
+    symbols: dict[str, str] = {}  # symbol -> axis, by first use
+    for name, want in zip(names, tensors, strict=True):
+        value = values[str(name)]
+        shape: list[int | str] = []
+        for dim, axis in zip(value.shape, want.shape, strict=False):
+            if isinstance(dim, int):
+                shape.append(dim)
+            else:
+                shape.append(symbols.setdefault(str(dim), str(axis)))
+        found = Tensor(want.name, str(value.dtype).removeprefix("torch."), tuple(shape))
+        findings += _differences(found, want)
+    ends = {str(symbol): int(values.upper) for symbol, values in program.range_constraints.items()}
+    for symbol, axis in symbols.items():
+        if ends.get(symbol, 0) < contract.axes.get(axis, 1):
+            findings.append(f"axis {axis} ends at {ends.get(symbol)}, declared is {contract.axes.get(axis)}")
+    return findings + _program_angle_findings(program)
+
+
+def _program_angle_findings(program: torch.export.ExportedProgram) -> list[str]:
+    """Findings about rotary angles: all that cos and sin of positions are computed from is fp32."""
+    inputs = set(map(str, program.graph_signature.user_inputs))
+    findings = []
+    for node in program.graph.nodes:
+        if node.target not in (torch.ops.aten.cos.default, torch.ops.aten.sin.default):
+            continue
+        path = _upstream(node.args[0], lambda value: value.all_input_nodes)
+        if len(inputs.intersection(value.name for value in path)) > 1:
+            continue  # of more than positions
+        types = {value.name: value.meta["val"].dtype for value in path if hasattr(value.meta.get("val"), "dtype")}
+        short = sorted(name for name, dtype in types.items() if dtype.is_floating_point and dtype.itemsize < 4)
+        findings += [f"{node.name}: rotary angles are computed in 16 bits, in {', '.join(short)}"] if short else []
+    return findings
+
+
+def onnx_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str]:
+    """Findings about a portable graph: interface, axes, standard operators only, cache in place, causal lengths."""
+    return [
+        *interface_findings(model, contract),
+        *_operator_findings(model),
+        *_cache_findings(model, contract),
+        *_angle_findings(model),
+    ]
+
+
+def interface_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str]:
+    """Findings about the names, types and shapes of a graph's inputs and outputs; all that a lowered one must keep."""
+    initializers = {t.name for t in model.graph.initializer}
+    found = {v.name: _tensor(v) for v in [*model.graph.input, *model.graph.output] if v.name not in initializers}
+    findings = []
+    for want in [*contract.inputs, *contract.outputs]:
+        if want.name in found:
+            findings += _differences(found.pop(want.name), want)
+        else:
+            findings.append(f"{want.name} is missing")
+    read = {name for node in model.graph.node for name in node.input}
+    findings += [f"input {t.name} is not used" for t in contract.inputs if t.name not in read]
+    return findings + [f"{name} is not in the contract" for name in found]
+
+
+def _operator_findings(model: onnx.ModelProto) -> list[str]:
+    domains = {node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    findings = [f"operators of the domain {domain}, not standard ONNX" for domain in sorted(domains)]
+    control = FORBIDDEN & {node.op_type for node in model.graph.node}
+    findings += [f"control flow: {op}" for op in sorted(control)]
+    if model.functions:
+        findings.append(f"{len(model.functions)} local functions")
+    for node in model.graph.node:
+        if node.op_type != "Attention":
+            continue
+        causal = any(a.name == "is_causal" and a.i for a in node.attribute)
+        has = [i < len(node.input) and bool(node.input[i]) for i in (LENGTHS, MASK)]
+        if has != [causal, not causal]:
+            findings.append(
+                f"{node.name} must either be causal with key lengths or have a mask alone: it has "
+                f"is_causal={int(causal)}, lengths={has[0]}, mask={has[1]}"
+            )
+    return findings
+
+
+def _cache_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str]:
+    producers = {name: node for node in model.graph.node for name in node.output}
+    findings = []
+    for new, past in contract.aliases.items():
+        node = producers.get(new)
+        if node is None or node.op_type != "TensorScatter" or node.input[0] != past:
+            how = "nothing" if node is None else f"{node.op_type} of {node.input[0]}"
+            findings.append(f"{new} is {how}, not a TensorScatter into {past}: it cannot be in place")
+    return findings
+
+
+def _angle_findings(model: onnx.ModelProto) -> list[str]:
+    """Findings about rotary angles: all that Cos and Sin of positions are computed from is fp32."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    half = {t.name for t in model.graph.initializer if t.data_type in HALF}
+    inputs = {value.name for value in model.graph.input}
+
+    def sources(name: str) -> Iterable[str]:
+        return filter(None, producers[name].input) if name in producers else ()
+
+    findings = []
+    for node in model.graph.node:
+        if node.op_type not in ("Cos", "Sin"):
+            continue
+        path = _upstream(node.input[0], sources)
+        if len(inputs.intersection(path)) > 1:
+            continue  # of more than positions
+        made = (producers[name] for name in path if name in producers)
+        casts = {n.name for n in made if any(a.name == "to" and a.i in HALF for a in n.attribute)}
+        short = sorted(half.intersection(path) | casts)
+        findings += [f"{node.name}: rotary angles are computed in 16 bits, in {', '.join(short)}"] if short else []
+    return findings
+
+
+def _upstream(start: Any, sources: Callable[[Any], Iterable[Any]]) -> list[Any]:
+    """All that a value is computed from."""
+    found: dict[Any, None] = {start: None}
+    left = [start]
+    while left:
+        for source in sources(left.pop()):
+            if source not in found:
+                found[source] = None
+                left.append(source)
+    return list(found)
+
+
+def _tensor(value: onnx.ValueInfoProto) -> Tensor:
+    kind = value.type.tensor_type
+    shape: Iterable[int | str] = (d.dim_param or d.dim_value for d in kind.shape.dim)
+    return Tensor(value.name, ONNX_TYPES.get(kind.elem_type, str(kind.elem_type)), tuple(shape))
+
+
+def _differences(found: Tensor, want: Tensor) -> list[str]:
+    findings = []
+    if found.dtype != want.dtype:
+        findings.append(f"{want.name} is {found.dtype}, declared is {want.dtype}")
+    if found.shape != want.shape:
+        shapes = (f"[{', '.join(map(str, t.shape))}]" for t in (found, want))
+        findings.append("{} is {}, declared is {}".format(want.name, *shapes))
+    return findings
+
+
+def size_findings(sizes: dict[str, set[int]], largest: dict[str, int]) -> list[str]:
+    """Findings about which sizes of each axis were run: more than two where the axis has them, 1 among them."""
+    findings = []
+    for axis, most in largest.items():
+        ran = sizes.get(axis, set())
+        if 1 not in ran or len(ran) < min(3, most):
+            findings.append(f"axis {axis} was run at sizes {sorted(ran)} only")
+    return findings

@@ -1,0 +1,112 @@
+"""What the original model says, in fp32, by transformers' own code: the truth that every artifact is held to.
+
+Each row runs by itself, unpadded, in one forward over a growing cache, so nothing of our cache, masks, padding
+or chunking can be in it. Only a long text (`Reading`) is read several rows and a chunk at a time.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from pipeline.core.dtypes import Floats
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One row's truth. logits: [positions, vocab]; caches: key and value of each layer in turn, of the new tokens,
+    [kv_heads, tokens, head_dim]."""
+
+    logits: Floats
+    caches: list[Floats]
+
+
+class Reference:
+    """The original model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        model.set_attn_implementation("eager")  # the definition, and the one that every architecture has
+        self.model = model
+
+    def lend(self, weights: dict[str, torch.Tensor]) -> None:
+        """Put the original's own tensors in the place of those weights of the wrapped program that are equal to them,
+        number for number, so that no second copy stays in memory."""
+        own = dict(self.model.named_parameters(remove_duplicate=False))
+        for name, tensor in weights.items():
+            twin = own.get(name.removeprefix("model."))
+            if twin is not None and twin.dtype == tensor.dtype and torch.equal(twin, tensor):
+                weights[name] = twin
+
+    def answer(self, past: list[Floats], tokens: list[int], positions: list[int]) -> Answer:
+        """Run `tokens` after the cached `past` (Answer.caches of what is there); logits only at `positions` (of the new
+        tokens)."""
+        cache = DynamicCache()  # of plain layers: a sliding-window layer's cache would drop what we compare
+        for layer in range(len(past) // 2):
+            key, value = (torch.from_numpy(t)[None] for t in past[2 * layer : 2 * layer + 2])
+            cache.update(key, value, layer)
+        start = past[0].shape[1] if past else 0
+        with torch.inference_mode():
+            logits = self.model(
+                input_ids=torch.tensor([tokens]),
+                position_ids=torch.arange(start, start + len(tokens))[None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=torch.tensor(positions),
+            ).logits[0]
+        tensors = (t for layer in cache.layers for t in (_of(layer.keys), _of(layer.values)))
+        caches = [t[0, :, start:].numpy().copy() for t in tensors]  # else the past stays in memory with them
+        return Answer(logits.float().numpy(), caches)
+
+    def greedy(self, tokens: list[int], count: int) -> npt.NDArray[np.int64]:
+        """The greedy choice after each of the last `count` prefixes of `tokens`, the whole of it included.
+
+        If these equal the tokens that an artifact generated, the original would have generated the same ones:
+        one forward proves what would take `count` steps.
+        """
+        first = len(tokens) - count
+        logits = self.answer([], tokens, list(range(first, len(tokens)))).logits
+        choices: npt.NDArray[np.int64] = logits.argmax(-1)
+        return choices
+
+    def generate(self, prompt: list[int], count: int) -> list[int]:
+        """The original's own greedy text: `count` tokens after a prompt, one forward for each."""
+        cache, new, text = DynamicCache(), list(prompt), list[int]()
+        for _ in range(count):
+            with torch.inference_mode():
+                logits = self.model(
+                    input_ids=torch.tensor([new]), past_key_values=cache, use_cache=True, logits_to_keep=1
+                ).logits
+            text.append(int(logits[0, -1].argmax()))
+            new = text[-1:]
+        return text
+
+    def reading(self) -> "Reading":
+        """Begin to read texts, a row each."""
+        return Reading(self.model)
+
+
+class Reading:
+    """The original at work on several rows at once, of which each has the same number of tokens."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._cache = DynamicCache()
+        self._used = 0
+
+    def read(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits, fp32 [rows, n, vocab], at each of the next n tokens of each row; tokens: int64 [rows, n]."""
+        positions = torch.arange(self._used, self._used + tokens.shape[1]).expand(tokens.shape)
+        with torch.inference_mode():
+            logits: torch.Tensor = self._model(
+                input_ids=tokens, position_ids=positions, past_key_values=self._cache, use_cache=True
+            ).logits
+        self._used += tokens.shape[1]
+        return logits.float()
+
+
+def _of(tensor: Any) -> torch.Tensor:
+    assert isinstance(tensor, torch.Tensor)  # a layer that has been updated holds tensors
+    return tensor

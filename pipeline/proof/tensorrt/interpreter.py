@@ -1,0 +1,116 @@
+"""Run a TensorRT network without TensorRT's kernels: layer by layer in PyTorch on the CPU, for proof, not for speed.
+
+    runtime = Interpreter(parse(api, folder), contract, bounds)   # a Runtime like any other
+    runtime.session(batch=2).step([[1, 2, 3], [4]])
+
+It computes the network as parsed and then fixed by tensorrt_network.cure, so a wrong token shows on a machine without a
+GPU. Floats are computed with in fp32, and each layer's result is rounded to the type that the network declares for it,
+as kernels do that accumulate in fp32. What the builder then makes of the network only a GPU can show.
+"""
+
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from pipeline.backends.tensorrt.network import Parsed, layers, operands, outputs, parse
+from pipeline.core import layout
+from pipeline.core.contract import LOGITS, GraphContract
+from pipeline.core.dtypes import Array
+from pipeline.core.profiles import Bounds
+from pipeline.proof.tensorrt.layers import LAYERS, Value, rounded
+from pipeline.runtime import engine_info, tensorrt_api
+from pipeline.runtime.session import Runtime, Session
+
+Values = dict[str, Value]
+CONSTANT = "IConstantLayer"
+
+
+class Interpreter(Runtime):
+    """A parsed network. Raises NotImplementedError for a kind of layer that it does not know."""
+
+    def __init__(self, parsed: Parsed, contract: GraphContract, bounds: Bounds) -> None:
+        self.contract = contract
+        self.bounds = bounds
+        self._parsed = parsed
+        found = {layer.name: layer for layer in layers(parsed.api, parsed.network)}
+        if len(found) != parsed.network.num_layers:
+            raise NotImplementedError("two layers have one name")
+        unknown = {kind for layer in found.values() if (kind := type(layer).__name__) not in {CONSTANT, *LAYERS}}
+        if unknown:
+            raise NotImplementedError(f"no interpretation of {', '.join(sorted(unknown))}")
+        makers = {tensor.name: layer.name for layer in found.values() for tensor in outputs(layer)}
+        before = {name: {makers[t] for t in self._reads(layer) if t in makers} for name, layer in found.items()}
+        self._constants: Values = {}
+        self._layers: list[Any] = []
+        for name in TopologicalSorter(before).static_order():
+            layer = found[name]
+            if self._constants.keys() >= set(self._reads(layer)):
+                self._compute(layer, self._constants)
+            else:
+                self._layers.append(layer)
+        self._wanted = [LOGITS, *contract.aliases]
+        last = {name: i for i, layer in enumerate(self._layers) for name in self._reads(layer)}
+        self._done: list[list[str]] = [[] for _ in self._layers]  # what no layer after this one reads
+        for name in last.keys() - set(self._wanted):
+            self._done[last[name]].append(name)
+
+    def session(self, batch: int) -> "InterpretedSession":
+        return InterpretedSession(self, batch)
+
+    def run(self, feeds: Values) -> Values:
+        """All outputs, by name."""
+        values = self._constants | feeds
+        for layer, done in zip(self._layers, self._done, strict=True):
+            self._compute(layer, values)
+            for name in done:
+                del values[name]
+        return {name: values[name] for name in self._wanted}
+
+    @torch.inference_mode()
+    def _compute(self, layer: Any, values: Values) -> None:
+        api, kind = self._parsed.api, type(layer).__name__
+        given = [None if tensor is None else values[tensor.name] for tensor in operands(api, layer)]
+        result = self._constant(layer) if kind == CONSTANT else LAYERS[kind](api.trt, layer, *given)
+        (out,) = outputs(layer)
+        values[out.name] = rounded(result, api.numpy_type(out.dtype))
+
+    def _constant(self, layer: Any) -> Value:
+        numbers = layer.weights
+        if not isinstance(numbers, np.ndarray):  # bf16 and fewer bits, whose bytes Python is not shown: the graph's
+            parsed = self._parsed
+            weight = next(weight for weight in parsed.proto.graph.initializer if weight.name == layer.name)
+            numbers = onnx.numpy_helper.to_array(weight, str(parsed.folder))
+            numbers = numbers.astype(np.int8 if numbers.dtype == "int4" else np.float32)
+        return torch.from_numpy(numbers.copy()).reshape(tuple(layer.shape))
+
+    def _reads(self, layer: Any) -> list[str]:
+        return [tensor.name for tensor in operands(self._parsed.api, layer) if tensor is not None]
+
+
+class InterpretedSession(Session):
+    """See Session."""
+
+    def __init__(self, runtime: Interpreter, batch: int) -> None:
+        super().__init__(runtime.contract, runtime.bounds, batch)
+        self._runtime = runtime
+
+    def _run(self, feeds: dict[str, Array]) -> Array:
+        past = {tensor.name: cache for tensor, cache in zip(self.contract.caches, self.caches, strict=True)}
+        given = {name: torch.from_numpy(value) for name, value in feeds.items()}
+        given |= {name: torch.from_numpy(cache.astype("float32")) for name, cache in past.items()}
+        found = self._runtime.run(given)
+        for present, name in self.contract.aliases.items():
+            past[name][...] = found[present].numpy()
+        result: Array = found[LOGITS].numpy()
+        return result
+
+
+def open_network(point: Path, contract: GraphContract) -> Interpreter:
+    """The network that a point's plan was built of, made anew of the same model. Raises UserError as `parse` does."""
+    info = engine_info.read(point / layout.ENGINE)
+    parsed = parse(tensorrt_api.load(info.kind), layout.final_model(point))
+    return Interpreter(parsed, contract, info.bounds)

@@ -1,0 +1,84 @@
+"""What the linear layers see of a text: H = X^T X of each one's inputs, by which GPTQ rounds its weights.
+
+The simplified graph itself reads the text in ONNX Runtime, with these inputs as its outputs: so it is any architecture,
+and nothing of the original model is loaded. Every layer sees what it sees before anything is rounded.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+from tqdm import tqdm
+
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.dtypes import Floats
+from pipeline.core.errors import Problem, UserError
+from pipeline.core.schema import Calibration
+from pipeline.text import texts, tokens
+
+WINDOW = 512  # tokens that are read from an empty cache at a time, where the model takes so many
+FIX = "quantize.rounding=nearest, which reads no text, or precision.compute=fp32"
+
+
+def windows(point: Path, options: Calibration, contract: GraphContract) -> list[list[int]]:
+    """The last `tokens` tokens of the text in windows of 512, the last one shorter.
+
+    The end, because verify measures quality on the beginning of a text, by default of the same one. Each window begins
+    with the tokenizer's start token if it has one. Random tokens for a model without a tokenizer. Raises UserError for
+    a text without tokens.
+    """
+    width = min(WINDOW, contract.axes["sequence"], contract.cache_size)
+    tokenizer = tokens.load_tokenizer(point / layout.WRAPPED)
+    if tokenizer is None:
+        vocab = int(contract.logits.shape[2])
+        return tokens.cut([], np.random.default_rng(0).integers(0, vocab, options.tokens).tolist(), width)
+    text = texts.read(options.text, texts.CALIBRATION, point)[-texts.LETTERS * options.tokens :]
+    start, found = tokens.split(tokenizer, text)
+    if not found:
+        raise UserError(Problem("the text has no token", texts.CALIBRATION.key, "give a text that has some"))
+    return tokens.cut(start, found[-options.tokens :], width)
+
+
+def moments(model: Path, contract: GraphContract, names: set[str], read: list[list[int]]) -> dict[str, Floats]:
+    """X^T X [K, K] of values [..., K] of the graph in the folder `model`, by name, in fp32, over all tokens read.
+
+    All at once: for SmolLM2-135M three quarters of the weights' bytes. Raises UserError where one is not finite.
+    """
+    order = sorted(names)
+    inference = _observing(model, order)
+    sums: dict[str, Floats] = {}
+    for window in tqdm(read, desc="calibration", unit="window", leave=False):
+        for name, value in zip(order, inference.run(None, _feeds(contract, window)), strict=True):
+            x = value.reshape(-1, value.shape[-1]).astype(np.float32, copy=False)
+            sums[name] = x.T @ x + sums.get(name, 0)
+    for name, total in sums.items():
+        if not np.isfinite(total).all():
+            what = f"{name}, which goes into a linear layer, is not finite on the calibration text"
+            raise UserError(Problem(what, "quantize.rounding", FIX))
+    return sums
+
+
+def _observing(folder: Path, names: list[str]) -> ort.InferenceSession:
+    """The model with these values as its outputs; its weights stay in their file, memory-mapped."""
+    model = onnx.load(folder / layout.MODEL, load_external_data=False)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: else a line for every cache that is not written in place
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of all weights
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _feeds(contract: GraphContract, window: list[int]) -> dict[str, npt.NDArray[np.generic]]:
+    """One row of tokens into an empty cache."""
+    ids = np.array([window], np.int64)
+    return {t.name: np.zeros(t.sized(batch=1), t.dtype) for t in contract.caches} | {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "position_ids": np.arange(len(window))[None],
+        "cache_position": np.zeros(1, np.int64),
+    }

@@ -1,0 +1,1 @@
+"""Run models: one interface, one module for each runtime."""

@@ -1,0 +1,155 @@
+"""Memory and a stream of one NVIDIA GPU behind one small interface, with PyTorch or pycuda behind it.
+
+    device = open_device()                  # UserError where neither can be had
+    memory = device.allocate(nbytes)        # memory.address goes to TensorRT
+    device.upload(memory, array)            # in the order of the stream, as all work is
+    device.download(memory, shape, dtype)   # waits for it
+
+PyTorch comes first: it is there anyway, and it captures CUDA graphs, which pycuda cannot.
+"""
+
+import atexit
+import importlib.util
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes  # noqa: F401  # numpy knows bfloat16 once it is imported
+import numpy as np
+
+from pipeline.core.dtypes import Array
+from pipeline.core.errors import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the GPU at `address`, for as long as this lives."""
+
+    address: int
+    nbytes: int
+    owner: Any
+
+
+class Device(ABC):
+    """One GPU and one stream on it; `stream` is its cudaStream_t as a number."""
+
+    stream: int
+
+    @abstractmethod
+    def allocate(self, nbytes: int) -> Memory:
+        """Zeros."""
+
+    def array(self, shape: tuple[int, ...], dtype: str) -> Memory:
+        """Zeros for an array of numpy's type."""
+        return self.allocate(math.prod(shape) * np.dtype(dtype).itemsize)
+
+    @abstractmethod
+    def upload(self, memory: Memory, array: Array) -> None:
+        """Copy an array to the start of some memory."""
+
+    @abstractmethod
+    def _bytes(self, memory: Memory, nbytes: int) -> Array:
+        """The first bytes of some memory, as uint8."""
+
+    def download(self, memory: Memory, shape: tuple[int, ...], dtype: str) -> Array:
+        """What lies at the start of some memory, after all work before."""
+        kind = np.dtype(dtype)
+        return self._bytes(memory, math.prod(shape) * kind.itemsize).view(kind).reshape(shape)
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        """The work as a CUDA graph, which starts all of it at once; the work itself where there are none."""
+        return work
+
+
+class TorchDevice(Device):
+    """By PyTorch."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._torch: Any = torch  # whose streams have no types
+        self._stream = self._torch.cuda.Stream()
+        self.stream = int(self._stream.cuda_stream)
+
+    def allocate(self, nbytes: int) -> Memory:
+        with self._torch.cuda.stream(self._stream):
+            owner = self._torch.zeros(nbytes, dtype=self._torch.uint8, device="cuda")
+        return Memory(owner.data_ptr(), nbytes, owner)
+
+    def upload(self, memory: Memory, array: Array) -> None:
+        flat = self._torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        with self._torch.cuda.stream(self._stream):
+            memory.owner[: flat.numel()].copy_(flat)
+
+    def _bytes(self, memory: Memory, nbytes: int) -> Array:
+        with self._torch.cuda.stream(self._stream):
+            result: Array = memory.owner[:nbytes].cpu().numpy()
+        return result
+
+    def captured(self, work: Callable[[], None]) -> Callable[[], None]:
+        graph = self._torch.cuda.CUDAGraph()
+        with self._torch.cuda.graph(graph, stream=self._stream):
+            work()
+
+        def replay() -> None:
+            with self._torch.cuda.stream(self._stream):
+                graph.replay()
+
+        return replay
+
+
+class PycudaDevice(Device):
+    """By pycuda, in the GPU's primary context, which TensorRT uses too."""
+
+    def __init__(self) -> None:
+        import pycuda.driver as cuda
+
+        cuda.init()
+        self._context = cuda.Device(0).retain_primary_context()
+        self._context.push()
+        atexit.register(self._context.pop)  # pycuda aborts a process that ends with a context in use
+        self._cuda = cuda
+        self._stream = cuda.Stream()
+        self.stream = int(self._stream.handle)
+
+    def allocate(self, nbytes: int) -> Memory:
+        owner = self._cuda.mem_alloc(nbytes)
+        self._cuda.memset_d8_async(int(owner), 0, nbytes, self._stream)
+        return Memory(int(owner), nbytes, owner)
+
+    def upload(self, memory: Memory, array: Array) -> None:
+        self._cuda.memcpy_htod_async(
+            memory.address, np.ascontiguousarray(array).reshape(-1).view(np.uint8), self._stream
+        )
+        self._stream.synchronize()  # the array may go or change right after
+
+    def _bytes(self, memory: Memory, nbytes: int) -> Array:
+        result = np.empty(nbytes, np.uint8)
+        self._cuda.memcpy_dtoh_async(result, memory.address, self._stream)
+        self._stream.synchronize()
+        return result
+
+
+def open_device() -> Device:
+    """The first GPU. Raises UserError where no package reaches it."""
+    problem = unreachable()
+    if problem is not None:
+        raise UserError(problem)
+    return TorchDevice() if _torch_sees_it() else PycudaDevice()
+
+
+def unreachable() -> Problem | None:
+    """Why the GPU's memory cannot be had; None when it can."""
+    if _torch_sees_it() or importlib.util.find_spec("pycuda") is not None:
+        return None
+    what = "neither PyTorch nor pycuda reaches the GPU: this PyTorch is built for the CPU, pycuda is not installed"
+    fix = "install PyTorch's CUDA build, or: pip install pycuda (it is compiled; CUDA_ROOT must name the CUDA toolkit)"
+    return Problem(what, "engine.kind", fix)
+
+
+def _torch_sees_it() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

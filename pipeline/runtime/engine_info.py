@@ -1,0 +1,159 @@
+"""engine.json: what an engine folder says of itself, and whether this kvforge and this runtime can read it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from pipeline.core.contract import LOGITS, GraphContract
+from pipeline.core.errors import Problem, UserError, one_line
+from pipeline.core.files import readable, write_json
+from pipeline.core.layout import ENGINE_INFO
+from pipeline.core.profiles import Bounds
+from pipeline.core.schema import EngineKind, Optimization, Shapes
+
+FORMAT = 1  # raise it when older code could misread a new file
+TENSORRT: dict[str, type] = {"version": str, "targets": list}
+KEYS: dict[EngineKind, dict[str, type]] = {  # what each kind of engine is opened with, besides what all have
+    EngineKind.onnxruntime: {
+        "provider": str,
+        "provider_options": dict,
+        "optimization": str,
+        "threads": int,
+        "onnxruntime": str,
+        "needs": str,
+    },
+    EngineKind.tensorrt: TENSORRT,
+    EngineKind.tensorrt_rtx: TENSORRT,
+}
+LEVELS = [level.value for level in Optimization]
+AXES = ("batch", "sequence")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """engine.json, read: the values in the form in which they are used, and `raw`, all that the file holds."""
+
+    kind: EngineKind
+    contract: GraphContract
+    bounds: Bounds
+    raw: dict[str, Any]
+
+
+def write(out: Path, kind: EngineKind, profiles: dict[str, Shapes], contract: GraphContract, **more: Any) -> None:
+    """Write `out`/engine.json: what all engines have, and `more` that belongs to this kind."""
+    assert KEYS[kind].keys() <= more.keys()
+    sizes = {name: asdict(ranges) for name, ranges in profiles.items()}
+    info = {"format": FORMAT, "kind": kind.value, **more, "profiles": sizes, "signature": asdict(contract)}
+    write_json(out / ENGINE_INFO, info)
+
+
+def read(folder: Path) -> EngineInfo:
+    """Read `folder`/engine.json. Raises UserError when it is missing, damaged, of another format, of an unknown kind,
+    or lacks a key or has a wrong value."""
+    path = folder / ENGINE_INFO
+    with readable(path):
+        text = path.read_bytes() if path.exists() else None
+    if text is None:
+        fix = f"build it with dvc repro, or go back to the last one that was finished: dvc checkout {folder}"
+        raise UserError(Problem(f"there is no engine in {folder}", "point", fix))
+    again = rebuild(folder)
+    try:
+        raw = json.loads(text)
+    except ValueError as error:  # not JSON, or not UTF-8
+        raise UserError(
+            Problem(f"this is not JSON: {error}", str(path), f"dvc checkout {folder}; or {again}")
+        ) from error
+    found = raw.get("format") if isinstance(raw, dict) else None
+    if found != FORMAT:
+        what = f"the engine was built by another version of kvforge: it has format {found}, this one reads {FORMAT}"
+        raise UserError(Problem(what, str(path), again))
+    kinds = {kind.value: kind for kind in EngineKind}
+    if not isinstance(raw.get("kind"), str) or raw["kind"] not in kinds:
+        what = f"unknown kind of engine {raw.get('kind')!r}; it must be one of {', '.join(kinds)}"
+        raise UserError(Problem(what, f"{path}: kind", again))
+    kind = kinds[raw["kind"]]
+    missing = [key for key in ("profiles", "signature", *KEYS[kind]) if key not in raw]
+    if missing:
+        raise UserError([Problem(f"the key {key} is missing", f"{path}: {key}", again) for key in missing])
+    problems = [Problem(what, f"{path}: {key}", again) for key, what in _wrong(raw, KEYS[kind])]
+    read: dict[str, Any] = {}
+    for key, parse in (("signature", _contract), ("profiles", _bounds)):
+        try:
+            read[key] = parse(raw[key])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            said = f"it lacks the key {error}" if isinstance(error, KeyError) else one_line(error)
+            problems.append(Problem(f"{key} is damaged: {said}", f"{path}: {key}", again))
+    if problems:
+        raise UserError(problems)
+    return EngineInfo(kind, read["signature"], read["profiles"], raw)
+
+
+def _wrong(raw: dict[str, Any], keys: dict[str, type]) -> Iterator[tuple[str, str]]:
+    """The keys whose values cannot be used, and why."""
+    for key, wanted in keys.items():
+        value: Any = raw[key]
+        fits = isinstance(value, wanted) and not isinstance(value, bool)
+        if not fits:
+            yield key, f"{key} is {json.dumps(value)[:100]}, not of type {wanted.__name__}"
+        elif key == "optimization" and value not in LEVELS:
+            yield key, f"optimization is {value!r}; it must be one of {', '.join(LEVELS)}"
+        elif key == "threads" and value < 0:
+            yield key, f"threads is {value}; it must be 0 or more"
+        elif key in ("needs", "onnxruntime"):
+            try:
+                Version(value)
+            except InvalidVersion:
+                yield key, f"{key} is {value!r}, not a version"
+        elif key in ("targets", "provider_options"):
+            items = value if key == "targets" else value.values()
+            if not all(isinstance(item, str) for item in items):
+                yield key, f"{key} holds {json.dumps(value)[:100]}; its values must be text"
+
+
+def too_old(folder: Path, info: EngineInfo, here: str) -> Problem | None:
+    """Why ONNX Runtime of the version `here` does not run what was built for `needs` or later; None when it does."""
+    needs = str(info.raw["needs"])
+    if Version(here).release >= Version(needs).release:
+        return None
+    what = f"the engine needs ONNX Runtime {needs} or later, this is {here} (built with {info.raw['onnxruntime']})"
+    fix = f"pip install 'onnxruntime>={needs}', or build it again with this version: {rebuild(folder)}"
+    return Problem(what, str(folder / ENGINE_INFO), fix)
+
+
+def rebuild(folder: Path) -> str:
+    """The command that builds the engine in `folder` again."""
+    return f"dvc repro engine@{folder.absolute().parent.name}"
+
+
+def _bounds(profiles: dict[str, Any]) -> Bounds:
+    """The sizes that an engine takes. Raises whatever Python raises for another form, or ValueError."""
+    bounds = {name: {axis: (axes[axis]["min"], axes[axis]["max"]) for axis in AXES} for name, axes in profiles.items()}
+    if not bounds:
+        raise ValueError("there is no profile")
+    for name, axes in bounds.items():
+        for axis, (low, high) in axes.items():
+            if type(low) is not int or type(high) is not int or not 1 <= low <= high:
+                raise ValueError(f"{name}.{axis} goes from {low!r} to {high!r}")
+    return bounds
+
+
+def _contract(raw: dict[str, Any]) -> GraphContract:
+    """The contract. Raises whatever Python raises for another form, or ValueError."""
+    contract = GraphContract.from_dict(raw)
+    inputs, outputs = ({tensor.name for tensor in tensors} for tensors in (contract.inputs, contract.outputs))
+    if LOGITS not in outputs:
+        raise ValueError(f"there is no output {LOGITS}")
+    for tensor in (*contract.inputs, *contract.outputs):
+        if not isinstance(tensor.dtype, str) or not all(type(d) is int or d in AXES for d in tensor.shape):
+            raise ValueError(f"tensor {tensor.name} is {tensor.dtype} of shape {list(tensor.shape)}")
+    if not contract.aliases or not set(contract.aliases) <= outputs or not set(contract.aliases.values()) <= inputs:
+        raise ValueError("aliases names tensors that are not there")
+    if type(contract.logits.shape[-1]) is not int:
+        raise ValueError(f"the vocabulary is {contract.logits.shape[-1]!r}")
+    if type(contract.cache_size) is not int:
+        raise ValueError(f"cache_size is {contract.cache_size!r}")
+    return contract

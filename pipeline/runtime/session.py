@@ -1,0 +1,264 @@
+"""A model that runs, and a session over it: the static cache, how far each row has filled it, and one `step`.
+
+Every runtime (PyTorch, ONNX Runtime, TensorRT) is a `Runtime` that makes `Session`s. What a step needs
+beyond the tokens (padding, masks, positions, cache slots) is made here once for all of them, and whatever a
+step cannot do is refused here, before anything runs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.core.contract import GraphContract
+from pipeline.core.dtypes import Array, Floats
+from pipeline.core.errors import Problem, UserError
+from pipeline.core.profiles import Bounds
+
+PLAIN = {int}  # what the ids of nearly every row are
+
+
+class Session(ABC):
+    """A static cache of `batch` rows and the model over it.
+
+    `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r].
+    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the contract's order; where the
+    caches lie on a GPU, copies of them, which `fetch` brings up to date. Write into them, or `store` others.
+    `chunk`: most tokens of a row that are run at once, a longer step is run in several; None: as many as the engine
+    was built for.
+    """
+
+    chunk: int | None = None
+
+    def __init__(self, contract: GraphContract, bounds: Bounds, batch: int) -> None:
+        refused = _refusal(bounds, batch=batch)
+        if refused is not None:
+            raise UserError(refused)
+        self.contract = contract
+        self.bounds = bounds
+        self.batch = batch
+        self.lengths = np.zeros(batch, np.int64)
+        self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in contract.caches]
+        self._vocab = int(contract.logits.shape[-1])
+        # the lengths of sequence that profiles for this batch take
+        self._takes = [axes["sequence"] for axes in bounds.values() if _inside(batch, axes["batch"])]
+
+    @property
+    def caches(self) -> list[Array]:
+        """See the class. A new list: the arrays themselves stay where the runtime has them."""
+        return list(self._caches)
+
+    @abstractmethod
+    def _run(self, feeds: dict[str, Array]) -> Array:
+        """Run the model on the four token inputs and the caches, update the caches, return the logits."""
+
+    def step(self, tokens: Sequence[Sequence[int]]) -> Floats:
+        """Feed each row its new tokens: a whole prompt, a part of one, or the last token generated.
+
+        Rows may differ in length; they are padded on the right. More tokens than the engine or `chunk` takes at once
+        are run in several chunks, which gives the same. A row with none is idle: its tokens stay as they are, but for
+        the last one of a full row, whose slot is overwritten; its logits mean nothing. Returns fp32 [batch, 1, vocab],
+        at each row's last token (with `wrap.logits=all` [batch, sequence, vocab], 0 at padding and in idle rows).
+        Raises UserError, before anything runs, for a wrong number of rows, rows that are not lists of whole numbers,
+        no token at all, an id outside the vocabulary, more tokens than the cache has room for, or an engine that takes
+        no such sequence.
+        """
+        chunks = self.check(tokens)
+        if len(chunks) == 1:
+            return self._chunk(tokens)
+        starts = [0, *np.cumsum(chunks).tolist()]
+        logits = [self._chunk([row[start:end] for row in tokens]) for start, end in pairwise(starts)]
+        if self.contract.logits.shape[1] != 1:
+            return np.concatenate(logits, axis=1)
+        last = [max(len(row), 1) - 1 for row in tokens]
+        own = np.searchsorted(starts, last, side="right") - 1  # the chunk in which each row's last token was
+        return np.stack([logits[own[row]][row] for row in range(self.batch)])
+
+    def _chunk(self, tokens: Sequence[Sequence[int]]) -> Floats:
+        """`step` on what can be run at once."""
+        counts = np.array([len(row) for row in tokens], np.int64)
+        sequence = int(counts.max())
+        ids = np.zeros((self.batch, sequence), np.int64)
+        for row, new in enumerate(tokens):
+            ids[row, : len(new)] = new
+        steps = np.arange(sequence)
+        # an idle row gets one token that is forgotten again: it goes to the slot after its tokens, or, in a full row,
+        # to the last, as a full row can take no further token
+        position = np.minimum(self.lengths, self.contract.cache_size - sequence)
+        feeds: dict[str, Array] = {
+            "input_ids": ids,
+            "attention_mask": (steps < np.maximum(counts, 1)[:, None]).astype(np.int64),
+            "position_ids": position[:, None] + steps,
+            "cache_position": position,
+        }
+        logits = self._run(feeds)
+        self.lengths += counts
+        answer = logits.astype(np.float32, copy=False)
+        if self.contract.logits.shape[1] != 1 and not counts.all():  # the token of an idle row is padding as well
+            answer = np.where(counts[:, None, None] > 0, answer, np.float32(0))
+        return answer
+
+    def fetch(self) -> list[Array]:
+        """All caches on the host, to be read, or changed and stored; where they lie there anyway, the very arrays."""
+        return self.caches
+
+    def store(self, caches: Sequence[Array]) -> None:
+        """Copy other arrays of the same shapes into the caches, or put back what `fetch` gave."""
+        for own, new in zip(self._caches, caches, strict=True):
+            if new.shape != own.shape:
+                raise ValueError(f"a cache has the shape {own.shape}, not {new.shape}")
+            if new is not own:
+                own[...] = new
+
+    def check(self, tokens: Sequence[Sequence[int]]) -> list[int]:
+        """The lengths of the chunks in which `step` runs these tokens. Raises UserError as `step` does."""
+        if problems := list(not_integers(tokens)):
+            raise UserError(problems)
+        if len(tokens) != self.batch:
+            fix = f"give {self.batch}, one for each row of the session"
+            raise UserError(Problem(f"{len(tokens)} rows of tokens", "tokens", fix))
+        counts = [len(row) for row in tokens]
+        longest = max(counts)
+        if longest == 0:
+            raise UserError(Problem("no row has a token", "tokens", "give at least one row a token"))
+        problems = [*unknown_ids(tokens, self._vocab), *self._overflow(counts)]
+        if problems:
+            raise UserError(problems)
+        if longest == 1 and any(low == 1 for low, _ in self._takes):
+            return [1]
+        chunks = self._chunks(counts, self.lengths)
+        if chunks is None:
+            raise UserError(self._no_chunks(counts))
+        return chunks
+
+    def _overflow(self, counts: Sequence[int]) -> Iterator[Problem]:
+        """The rows whose tokens do not fit the cache."""
+        size = self.contract.cache_size
+        for row, (count, used) in enumerate(zip(counts, self.lengths.tolist(), strict=True)):
+            if used + count > size:
+                what = f"{count} new tokens do not fit row {row}, which holds {used} of {size}"
+                fix = f"build the point with cache.size={used + count} or more, or give fewer tokens"
+                yield Problem(what, "cache.size", fix)
+
+    def _no_chunks(self, counts: Sequence[int]) -> Problem:
+        """Why the profiles allow no chunks for rows with so many new tokens."""
+        size, longest = self.contract.cache_size, max(counts)
+        takes = " or ".join(f"{low} to {high}" for low, high in sorted(self._takes))
+        if self._chunks(counts, np.zeros_like(self.lengths)) is not None:  # with empty rows it can be done
+            tight = [row for row, used in enumerate(self.lengths.tolist()) if used + longest > size]
+            held = ", ".join(f"row {row} ({size - self.lengths[row]})" for row in tight)
+            what = f"the engine runs {takes} tokens of every row at once, and too few of the {size} slots are left in"
+            least = max(self.lengths.tolist()) + longest
+            fix = f"build the point with cache.size={least} or more, or with profile.decode.sequence.min=1"
+            return Problem(f"{what} {held}", "cache.size", fix)
+        refused = _refusal(self.bounds, batch=self.batch, sequence=longest)
+        if refused is not None:
+            return refused
+        what = f"the engine runs {takes} tokens of every row at once, and this session at most {self.chunk}"
+        return Problem(what, "profile.*.sequence.min", "build the point with profile.decode.sequence.min=1")
+
+    def _chunks(self, counts: Sequence[int], lengths: npt.NDArray[np.int64]) -> list[int] | None:
+        """The longest chunks that the profiles take and every row has room for, of which `lengths` slots are used;
+        None when the profiles allow none.
+
+        A chunk is padded to one length for all rows, and padding needs slots as well. So near the end of a row that
+        gets few tokens, the others' are run in shorter chunks.
+        """
+        size = self.contract.cache_size
+        left, used = np.array(counts, np.int64), lengths
+        chunks = []
+        while left.any():
+            room = np.where(left > 0, size - used, np.maximum(size - used, 1))  # one idle token fits a full row, above
+            most = int(min(left.max(), room.min(), self.chunk or size))
+            possible = [min(high, most) for low, high in self._takes if low <= most]
+            if not possible:
+                return None
+            chunks.append(max(possible))
+            taken = np.minimum(left, chunks[-1])
+            left, used = left - taken, used + taken
+        return chunks
+
+    def reset(self) -> None:
+        """Forget all tokens. The cache keeps its bytes: slots past a row's length are never read."""
+        self.lengths[:] = 0
+
+
+class Runtime(ABC):
+    """A loaded model."""
+
+    contract: GraphContract
+    bounds: Bounds
+
+    @abstractmethod
+    def session(self, batch: int) -> Session:
+        """A new session with a cache of `batch` rows; UserError when the model was built for fewer."""
+
+    def widened(self, rows: int) -> "Runtime":
+        """The same model for batches of up to `rows`, where more than it was asked for can run; else itself."""
+        return self
+
+
+def not_integers(tokens: Sequence[Sequence[int]]) -> Iterator[Problem]:
+    """A problem for each row that is not a sequence of integers, Python's or NumPy's; it names the first other value.
+
+    A decode step's check costs under a microsecond a row.
+    """
+    fix = "give each row a list of token ids, which may be empty"
+    if not isinstance(tokens, Sequence | np.ndarray):
+        yield Problem(f"tokens is {_shown(tokens)}, not a list of rows", "tokens", "give a list with one list a row")
+        return
+    for row, new in enumerate(tokens):
+        if type(new) is list and set(map(type, new)) <= PLAIN:
+            continue
+        if isinstance(new, str | bytes) or not (isinstance(new, Sequence) or getattr(new, "ndim", 0) == 1):
+            yield Problem(f"row {row} is {_shown(new)}, not a list of token ids", f"tokens[{row}]", fix)
+        elif not all(map(_is_integer, set(map(type, new)))):
+            index = next(i for i, token in enumerate(new) if not _is_integer(type(token)))
+            what = f"{_shown(new[index])} at index {index} of row {row} is not a token id, a whole number"
+            yield Problem(what, f"tokens[{row}][{index}]", fix)
+
+
+def _is_integer(kind: type) -> bool:
+    return kind is int or (issubclass(kind, int | np.integer) and kind is not bool)
+
+
+def _shown(value: object) -> str:
+    return f"{value!r:.40} of type {type(value).__name__}"
+
+
+def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem]:
+    """A problem for each row with ids outside 0 to vocab - 1, which names the first; a decode step's check costs about
+    a microsecond a row."""
+    for row, new in enumerate(tokens):
+        if len(new) and not 0 <= min(new) <= max(new) < vocab:
+            index, token = next((i, token) for i, token in enumerate(new) if not 0 <= token < vocab)
+            what = f"token {token} at index {index} of row {row} is not in the vocabulary, 0 to {vocab - 1}"
+            yield Problem(what, f"tokens[{row}][{index}]", "take ids from the tokenizer in the engine's folder")
+
+
+def _refusal(bounds: Bounds, **sizes: int) -> Problem | None:
+    """Why none of the profiles takes all of these sizes; None when one does. The last size is the one to change: the
+    others were taken before."""
+    if any(all(_inside(size, axes[axis]) for axis, size in sizes.items()) for axes in bounds.values()):
+        return None
+    given = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
+    allowed = "; ".join(
+        f"{name}: " + " x ".join(f"{axis} {axes[axis][0]}-{axes[axis][1]}" for axis in sizes)
+        for name, axes in bounds.items()
+    )
+    *others, axis = sizes
+    size = sizes[axis]
+    highest = max(
+        axes[axis][1] for axes in bounds.values() if all(_inside(sizes[other], axes[other]) for other in others)
+    )
+    what = f"the engine was not built for {given} (it takes {allowed})"
+    if size > highest:
+        fix = f"give less at once, or build the point with a profile.*.{axis}.max of {size} or more"
+        return Problem(what, f"profile.*.{axis}.max", fix)
+    return Problem(what, f"profile.*.{axis}.min", f"build the point with a profile.*.{axis}.min of {size} or less")
+
+
+def _inside(size: int, ends: tuple[int, int]) -> bool:
+    return ends[0] <= size <= ends[1]

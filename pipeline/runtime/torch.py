@@ -1,0 +1,59 @@
+"""Run the wrapped program (.pt2) in PyTorch. For proof, not for speed: each step clones the caches."""
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from pipeline.core.contract import GraphContract
+from pipeline.core.dtypes import Array
+from pipeline.core.profiles import Bounds
+from pipeline.model import pt2
+from pipeline.runtime.session import Runtime, Session
+
+
+class Torch(Runtime):
+    """An exported program on the CPU."""
+
+    def __init__(self, program: torch.export.ExportedProgram, contract: GraphContract, bounds: Bounds) -> None:
+        self.contract = contract
+        self.bounds = bounds
+        self.module = program.module()
+
+    @classmethod
+    def load(cls, path: Path, contract: GraphContract, bounds: Bounds) -> "Torch":
+        """From a .pt2 file."""
+        return cls(pt2.load(path), contract, bounds)
+
+    def session(self, batch: int) -> "TorchSession":
+        return TorchSession(self, batch)
+
+
+class TorchSession(Session):
+    """See Session."""
+
+    def __init__(self, runtime: Torch, batch: int) -> None:
+        super().__init__(runtime.contract, runtime.bounds, batch)
+        self._module = runtime.module
+
+    def _run(self, feeds: dict[str, Array]) -> Array:
+        with torch.inference_mode():
+            past = [_tensor(cache) for cache in self.caches]
+            logits, present = self._module(*(_tensor(value) for value in feeds.values()), past)
+        self._caches = [_array(cache) for cache in present]
+        return _array(logits)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """An array's memory as a tensor; PyTorch does not know numpy's bfloat16."""
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    """A tensor's memory as an array."""
+    bf16 = tensor.dtype == torch.bfloat16
+    found: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if bf16 else tensor.numpy()
+    return found

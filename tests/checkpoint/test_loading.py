@@ -1,0 +1,243 @@
+"""The sources of a model. A GGUF file is loaded for real in test_smollm2.py."""
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import dynamic_module_utils
+
+from pipeline.checkpoint import loading
+from pipeline.config.sources import write_link
+from pipeline.core import layout
+from pipeline.core.errors import Problem, UserError
+from pipeline.core.schema import Model, Source
+from tests.support.points import ROOT
+
+CONFIG = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "vocab_size": 40,
+}
+RANDOM = Model(source=Source.random, architecture="llama", config=CONFIG, seed=3)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder in transformers' own form."""
+    folder = tmp_path_factory.mktemp("saved")
+    loading.load(RANDOM, folder).save_pretrained(folder)
+    return folder
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    """All parameters in one vector."""
+    return torch.cat([p.flatten() for p in model.parameters()])
+
+
+def test_random_weights_follow_from_the_seed(tmp_path: Path) -> None:
+    """The same seed gives the same weights, another one others; no weight is left at 1 or 0; PyTorch's own random
+    state is not touched."""
+    state = torch.random.get_rng_state()
+    one, again = (loading.load(RANDOM, tmp_path) for _ in range(2))
+    other = loading.load(Model(source=Source.random, architecture="llama", config=CONFIG, seed=4), tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(weights(one), weights(again))
+    assert not torch.equal(weights(one), weights(other))
+    assert all(p.unique().numel() > 1 for p in one.parameters())
+
+
+def test_local_folder(saved: Path, tmp_path: Path) -> None:
+    """A folder that save_pretrained wrote, through the point's link: fp32, eval mode, the same weights."""
+    model = Model(source=Source.local, path=str(saved))
+    write_link(model, tmp_path)
+    loaded = loading.load(model, tmp_path / layout.CHECKPOINT)
+    assert not loaded.training
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert torch.equal(weights(loaded), weights(loading.load(RANDOM, tmp_path)))
+
+
+@pytest.mark.parametrize("model", [
+    Model(source=Source.random, architecture="no_such_thing"),
+    Model(source=Source.random, architecture="vit"),
+    Model(source=Source.random, architecture="llama", config={"hidden_size": 10, "num_attention_heads": 3}),
+])  # fmt: skip
+def test_impossible_random_models_are_the_users_mistake(model: Model, tmp_path: Path) -> None:
+    """An unknown architecture, one that is no causal LM, sizes that do not go together."""
+    with pytest.raises(UserError, match=r"where: model\.(architecture|config)"):
+        loading.load(model, tmp_path)
+
+
+def test_a_folder_without_a_tokenizer_gives_none(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It can still be built; a warning says what that means."""
+    model = Model(source=Source.local, path=str(saved))
+    write_link(model, tmp_path)
+    assert loading.load_tokenizer(model, tmp_path / layout.CHECKPOINT) is None
+    assert "answer tokens only" in capsys.readouterr().err
+
+
+HUB = """
+from pathlib import Path
+from pipeline import checkpoint
+from pipeline.spec import Model, Source
+model = Model(source=Source.hub, id="someone/tiny", revision="{revision}", trust_remote_code=True)
+try:
+    print(sum(p.numel() for p in checkpoint.load(model, Path("checkpoint")).parameters()))
+except checkpoint.UserError as error:
+    print(error)
+"""
+
+
+def test_hub_id_and_revision(saved: Path, tmp_path: Path) -> None:
+    """Through a hub cache as huggingface_hub lays it out, offline: the revision asked for is the one that loads,
+    another is the user's mistake, and trusted code is announced."""
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("a" * 40)
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(saved)
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
+    outputs = []
+    for revision in ("a" * 40, "b" * 40):
+        script = [sys.executable, "-c", HUB.format(revision=revision)]
+        outputs.append(subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True))
+    assert int(outputs[0].stdout) == sum(p.numel() for p in loading.load(RANDOM, tmp_path).parameters())
+    assert "code that came with someone/tiny is run" in outputs[0].stderr
+    assert "someone/tiny does not load" in outputs[1].stdout
+    assert "model.revision" in outputs[1].stdout
+
+
+def test_an_adapter_on_the_hub(saved: Path, tmp_path: Path) -> None:
+    """A repository that holds an adapter, and perhaps its base's config.json, is named as one; in one process, as to
+    import transformers takes longest."""
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
+    snapshots = tmp_path / "hub" / "models--someone--tiny" / "snapshots"
+    for revision in ("a" * 40, "b" * 40):
+        (snapshots / revision).mkdir(parents=True)
+        (snapshots / revision / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
+    shutil.copy(saved / "config.json", snapshots / ("b" * 40))
+    both = "".join(HUB.format(revision=revision) for revision in ("a" * 40, "b" * 40))
+    script = [sys.executable, "-c", both]
+    done = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.count("someone/tiny is an adapter of someone/base, not a model") == 2
+
+
+def test_a_damaged_generation_config_on_the_hub(saved: Path, tmp_path: Path) -> None:
+    """It is read before the weights; transformers would ignore it."""
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
+    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("a" * 40)
+    shutil.copytree(saved, snapshot)
+    (snapshot / "generation_config.json").write_text("{broken")
+    script = [sys.executable, "-c", HUB.format(revision="a" * 40)]
+    done = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "generation_config.json is not valid JSON" in done.stdout
+
+
+def copied(saved: Path, folder: Path, **config: Any) -> Path:
+    """A copy of the checkpoint with more keys in its config.json."""
+    shutil.copytree(saved, folder, dirs_exist_ok=True)
+    given = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(given | config))
+    return folder
+
+
+def problem(model: Model, link: Path) -> Problem:
+    """The one problem of a model, found by what wrap does."""
+    with pytest.raises(UserError) as error:  # noqa: PT012  # whichever step finds it
+        config = loading.configuration(model, link)
+        loading.outline(model, link, config)
+        loading.load(model, link, config)
+    (found,) = error.value.problems
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"vocab_size": 40.0}, "Field 'vocab_size' expected int, got float (value: 40.0)"),
+        ({"num_attention_heads": 3}, "3"),
+        ({"hidden_act": "nope"}, "does not know 'nope'"),
+        ({"model_type": "nothing"}, "does not know the architecture 'nothing'"),
+        ({"model_type": "t5"}, "'t5' is not a causal LM"),
+        ({"model_type": "vit"}, "'vit' is not a causal LM"),
+        ({"quantization_config": {"quant_method": "awq"}}, "weights are quantized by awq"),
+    ],
+)
+def test_a_mistake_in_config_json(saved: Path, tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    """The field and its value, the architecture, the method: found without reading a weight."""
+    folder = copied(saved, tmp_path, **config)
+    found = problem(Model(source=Source.local, path=str(folder)), folder)
+    assert says in found.what
+    assert found.where == str(folder / "config.json")
+
+
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+def test_the_attention_that_was_trained_with_is_ignored(saved: Path, tmp_path: Path, key: str) -> None:
+    """A package for it may be missing, and ours replaces it in any case."""
+    folder = copied(saved, tmp_path, **{key: "flash_attention_2"})
+    loaded = loading.load(Model(source=Source.local, path=str(folder)), folder)
+    assert torch.equal(weights(loaded), weights(loading.load(RANDOM, tmp_path)))
+    random = Model(source=Source.random, architecture="llama", config=CONFIG | {key: "flash_attention_2"}, seed=3)
+    assert torch.equal(weights(loaded), weights(loading.load(random, tmp_path)))
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM
+{first}
+class Config(LlamaConfig):
+    model_type = "own"
+class Model(LlamaForCausalLM):
+    config_class = Config
+    def __init__(self, config):
+        super().__init__(config)
+        {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "then", "says"),
+    [
+        ("works", "", "", ""),
+        ("needs", "import not_installed_at_all", "", "needs packages that are missing"),
+        ("fails", "", "self.nothing.at_all", "AttributeError"),
+    ],
+)
+def test_code_of_the_checkpoint(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, first: str, then: str, says: str
+) -> None:
+    """It runs when it is trusted; packages that it needs and its own faults are no tracebacks."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    code = {"AutoConfig": f"{name}.Config", "AutoModelForCausalLM": f"{name}.Model"}
+    folder = copied(saved, tmp_path / name, model_type="own", auto_map=code)
+    (folder / f"{name}.py").write_text(CODE.format(first=first, then=then))
+    model = Model(source=Source.local, path=str(folder), trust_remote_code=True)
+    if not says:
+        assert torch.equal(weights(loading.load(model, folder)), weights(loading.load(RANDOM, tmp_path)))
+        refused = Model(source=Source.local, path=str(folder))
+        assert "model.trust_remote_code=true" in problem(refused, folder).fix
+    else:
+        assert says in problem(model, folder).what
+
+
+def test_an_outline_has_no_weights(saved: Path) -> None:
+    """The same model on the meta device: what is refused by its structure costs no loading."""
+    model = Model(source=Source.local, path=str(saved))
+    outline = loading.outline(model, saved, loading.configuration(model, saved))
+    assert all(parameter.is_meta for parameter in outline.parameters())
+    shapes = [parameter.shape for parameter in outline.parameters()]
+    assert shapes == [parameter.shape for parameter in loading.load(model, saved).parameters()]
+
+
+def test_a_full_disk_is_not_blamed_on_the_checkpoint(saved: Path, tmp_path: Path) -> None:
+    """What fails for want of space keeps its error, of which pipeline.core.errors makes the message; others do not."""
+    model = Model(source=Source.local, path=str(saved))
+    for number, kind in ((errno.ENOSPC, OSError), (errno.EIO, UserError)):
+        with pytest.raises(kind), loading._reported(model, "model", str(saved)):
+            raise OSError(number, "a download failed")

@@ -1,0 +1,81 @@
+"""stage: how a stage ends, and that only a stage's process goes without a garbage collector."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.repository import ROOT
+
+MISTAKE = "raise UserError(Problem('wrong', 'key', 'fix it'))"
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "out", "err"),
+    [("print('done')", 0, "done\nname: ", ""), (MISTAKE, 1, "", "error: wrong"), ("1 / 0", 1, "", "ZeroDivisionError")],
+)
+def test_what_was_said_is_seen_and_the_exit_code_tells(body: str, code: int, out: str, err: str) -> None:
+    """Also through pipes, which Python flushes late; time and memory are reported of a stage that came to its end."""
+    script = f"from pipeline.core import stage\nfrom pipeline.core.errors import *\ndef main(): {body}\nstage.run('name', main)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == code
+    assert done.stdout.startswith(out)
+    assert bool(done.stdout) == bool(out)
+    assert err in done.stderr
+
+
+def test_logs_are_flushed(tmp_path: Path) -> None:
+    """A handler that keeps its lines back has written them when the process ends without Python's own clean-up."""
+    script = """
+import logging, logging.handlers, sys
+from pipeline import stage
+file = logging.FileHandler(sys.argv.pop())
+logging.getLogger().addHandler(logging.handlers.MemoryHandler(100, logging.CRITICAL, file))
+stage.run("name", lambda: logging.warning("kept back"))
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "log")], cwd=ROOT, check=True, capture_output=True)
+    assert (tmp_path / "log").read_text() == "kept back\n"
+
+
+def test_pytorch_gets_no_more_threads_than_cores() -> None:
+    """It counts the processors of the machine, not those that this process may use."""
+    script = """
+import torch
+from pipeline import stage
+from pipeline.cores import cores
+torch.set_num_threads(64)
+stage.run("name", lambda: print(torch.get_num_threads() - cores()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("0\n")
+
+
+APPLICATION = "import gc\nimport pipeline.core.files\nif __name__ == '__main__': print(gc.isenabled())\n"
+
+
+@pytest.mark.parametrize("arguments", [["-m", "app"], ["-mapp"], ["-m", "app.x"], ["-m", "module"], ["module.py"]])
+def test_the_collector_stays_on_where_pipeline_is_a_library(tmp_path: Path, arguments: list[str]) -> None:
+    """However the application is started, and wherever it imports pipeline."""
+    (tmp_path / "app").mkdir()
+    for name in ("module.py", "app/__init__.py", "app/__main__.py", "app/x.py"):
+        (tmp_path / name).write_text(APPLICATION)
+    command = [sys.executable, *arguments, "an argument"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.stdout == "True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-m", "pipeline.other"], ["-mpipeline.other"], ["-W", "error", "-m", "pipeline"]]
+)
+def test_the_collector_is_off_in_a_command(tmp_path: Path, arguments: list[str]) -> None:
+    """Behind python -m pipeline.NAME, here a module of the test's own in a package that has the real __init__.py."""
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/__init__.py").write_text((ROOT / "pipeline/__init__.py").read_text())
+    for name in ("other.py", "__main__.py"):
+        (tmp_path / "pipeline" / name).write_text("import gc; print(gc.isenabled())")
+    command = [sys.executable, *arguments, "an argument"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "False\n", done.stderr

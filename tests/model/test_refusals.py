@@ -1,0 +1,132 @@
+"""Models that cannot be given a static cache are refused by what they are, before a weight is loaded."""
+
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from pipeline.checkpoint import loading
+from pipeline.core.errors import UserError
+from pipeline.core.schema import Axes, Cache, Compute, Logits, Model, Precision, Source
+from pipeline.model.decoder import Decoder, cache_shapes
+from pipeline.model.refusals import unsupported_reason
+from pipeline.wrap import wrap
+from tests.support.architectures import ARCHITECTURES, SMALL
+
+EXPERTS = SMALL | {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+BART = {
+    "vocab_size": 128,
+    "d_model": 64,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48,
+    "pad_token_id": 0,
+}
+PLAIN = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "n_group": 1}
+STATE, BOTH, POSITIONS, EXPERT = (
+    "a state other than keys and values",
+    "its attention looks both ways",
+    "positions follow from the cache's length",
+    "mixture of experts",
+)
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    # hybrids and recurrent models
+    "bamba": (SMALL, STATE),
+    "falcon_h1": (SMALL, STATE),
+    "falcon_mamba": (PLAIN, STATE),
+    "granitemoehybrid": (SMALL, STATE),
+    "jamba": (SMALL, STATE),
+    "lfm2": (PLAIN | {"full_attn_idxs": [1], "num_key_value_heads": 2}, STATE),
+    "mamba": (PLAIN, STATE),
+    "minimax": (SMALL, STATE),
+    "nemotron_h": (SMALL, STATE),
+    "olmo_hybrid": (SMALL, STATE),
+    "qwen3_5_text": (SMALL, STATE),
+    "qwen3_next": (SMALL, STATE),
+    "recurrent_gemma": (SMALL, STATE),
+    "deepseek_v32": (SMALL, STATE),
+    "rwkv": (PLAIN, "keeps no cache of keys and values"),
+    "xlstm": (PLAIN, "keeps no cache of keys and values"),
+    # encoders
+    "bert": (PLAIN, BOTH),
+    "camembert": (PLAIN, BOTH),
+    "electra": (PLAIN, BOTH),
+    "megatron-bert": (PLAIN, BOTH),
+    "rembert": (PLAIN, BOTH),
+    "roberta": (PLAIN, BOTH),
+    "xlm-roberta": (PLAIN, BOTH),
+    # decoders of encoder-decoders
+    "bart": (BART, POSITIONS),
+    "blenderbot": (BART, POSITIONS),
+    "marian": (BART, POSITIONS),
+    "mbart": (BART, POSITIONS),
+    "pegasus": (BART, POSITIONS),
+    "trocr": (BART, POSITIONS),
+    "whisper": (BART, POSITIONS),
+    # mixtures of experts
+    "deepseek_v3": (SMALL | DEEPSEEK, EXPERT),
+    "glm4_moe": (EXPERTS | DEEPSEEK, EXPERT),
+    "gpt_oss": (EXPERTS, EXPERT),
+    "granitemoe": (EXPERTS, EXPERT),
+    "mixtral": (EXPERTS, EXPERT),
+    "olmoe": (EXPERTS, EXPERT),
+    "phimoe": (EXPERTS, EXPERT),
+    "qwen2_moe": (EXPERTS, EXPERT),
+    "qwen3_moe": (EXPERTS, EXPERT),
+}
+
+
+def outline(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
+    """A model on the meta device."""
+    model = Model(source=Source.random, architecture=architecture, config=config)
+    built = loading.outline(model, Path(), loading.configuration(model, Path()))
+    assert built is not None
+    return built
+
+
+@pytest.mark.parametrize("architecture", REFUSED)
+def test_refused_by_name_without_weights(architecture: str) -> None:
+    """The reason is the right one, and found at once."""
+    config, why = REFUSED[architecture]
+    before = process_time()
+    assert why in str(unsupported_reason(outline(architecture, config)))
+    assert process_time() - before < 5
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_what_can_be_built_is_not_refused(architecture: str) -> None:
+    """Every kind of mask, norm, position and head that the wrapper knows."""
+    assert unsupported_reason(outline(architecture, ARCHITECTURES[architecture])) is None
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config"),
+    [
+        ("bert", PLAIN | {"is_decoder": True}),
+        ("lfm2", PLAIN | {"full_attn_idxs": [0, 1], "num_key_value_heads": 2}),
+        ("llama4_text", EXPERTS | {"intermediate_size_mlp": 48}),
+    ],
+)
+def test_one_of_a_refused_kind_that_can_be_built(architecture: str, config: dict[str, Any]) -> None:
+    """A BERT trained as a decoder, a hybrid all of whose layers are attention, experts that run as plain matrix
+    products: refused by property, not by name."""
+    assert unsupported_reason(outline(architecture, config)) is None
+    model = Model(source=Source.random, architecture=architecture, config=config)
+    original = loading.load(model, Path())
+    past = [torch.zeros(1, *shape) for layer in cache_shapes(original, 8) for shape in layer]
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    with torch.no_grad():
+        Decoder(original, "last")(ids, ids, ids.cumsum(1) - 1, torch.zeros(1, dtype=torch.int64), past)
+
+
+def test_wrap_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stage's message names the class and the reason; weights are not even made."""
+    monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("weights were loaded"))
+    model = Model(source=Source.random, architecture="bert", config=PLAIN)
+    arguments = (model, Axes(2, 8), Cache(16), Precision(Compute.fp32), Logits.last, tmp_path, tmp_path)
+    with pytest.raises(UserError, match="BertLMHeadModel cannot be given a static cache: it is an encoder"):
+        wrap(*arguments)

@@ -1,0 +1,56 @@
+"""What the modules of pipeline/ import, read from their source."""
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+PIPELINE = Path(__file__).parents[2] / "pipeline"
+MODULES = {  # such as "core.errors": dotted, below pipeline
+    ".".join(path.relative_to(PIPELINE).with_suffix("").parts)
+    for path in PIPELINE.rglob("*.py")
+    if path.name != "__init__.py"
+}
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    """The parsed source of a module."""
+    return ast.parse((PIPELINE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+
+
+def imports(module: str) -> Iterator[str]:
+    """Dotted names of all that a module imports, wherever the import stands."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def own_imports(module: str) -> frozenset[str]:
+    """The modules of pipeline/ that a module imports itself."""
+    found = set()
+    for dotted in imports(module):
+        name = dotted.removeprefix("pipeline.")
+        if name != dotted:
+            found |= {name, name.rpartition(".")[0]} & MODULES
+    return frozenset(found)
+
+
+def closure(module: str) -> set[str]:
+    """The modules of pipeline/ that one imports, directly or not, and itself."""
+    found: set[str] = set()
+    waiting = {module}
+    while waiting:
+        name = waiting.pop()
+        found.add(name)
+        waiting |= own_imports(name) - found
+    return found
+
+
+def folder(module: str) -> str:
+    """The folder of a module in dvc.yaml and the import rules, such as "backends/tensorrt"; "" for a command."""
+    parts = module.split(".")[:-1]
+    return "/".join(parts if parts[:1] == ["backends"] else parts[:1])

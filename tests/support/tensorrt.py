@@ -1,0 +1,40 @@
+"""TensorRT for tests: the adapter where its package is installed, and networks of tiny models."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline import quantize
+from pipeline.core import layout
+from pipeline.core.contract import GraphContract
+from pipeline.core.schema import Embedding, EngineKind, Quantize, Weights
+from pipeline.graph import onnx_file
+from pipeline.runtime import tensorrt_api
+from pipeline.runtime.tensorrt_api import TensorRT
+
+
+def rtx() -> TensorRT:
+    """TensorRT-RTX; without its package the test is skipped."""
+    pytest.importorskip(
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed: pip install -e '.[tensorrt-rtx]'"
+    )
+    return tensorrt_api.load(EngineKind.tensorrt_rtx)
+
+
+def contract_of(model: Path) -> GraphContract:
+    """The contract of a portable model's folder in a point."""
+    return GraphContract.load(model.parent / layout.WRAPPED / layout.CONTRACT)
+
+
+def quantized(point: Path, out: Path, weights: Weights, *, symmetric: bool = True) -> Path:
+    """A point's simplified model with all its weights quantized, small ones too, as a point's folder in `out`."""
+    folder = out / layout.QUANTIZED
+    folder.mkdir(parents=True)
+    (out / layout.WRAPPED).symlink_to(point / layout.WRAPPED)
+    block = {Weights.int8: 0, Weights.int4: 32, Weights.fp8: 0, Weights.nvfp4: 16}[weights]
+    embedding = Embedding.int8 if weights in (Weights.int8, Weights.int4) else Embedding.none
+    options = Quantize(weights, block, symmetric, embedding, gguf_blocks=False)
+    model = onnx_file.load(point / layout.SIMPLIFIED)
+    quantize.quantize(model, quantize.Quantizer(options, lambda _: None), least=0)
+    onnx_file.save(model, folder)
+    return folder
