@@ -30,7 +30,7 @@ def test_logs_are_flushed(tmp_path: Path) -> None:
     """A handler that keeps its lines back has written them when the process ends without Python's own clean-up."""
     script = """
 import logging, logging.handlers, sys
-from pipeline import stage
+from pipeline.core import stage
 file = logging.FileHandler(sys.argv.pop())
 logging.getLogger().addHandler(logging.handlers.MemoryHandler(100, logging.CRITICAL, file))
 stage.run("name", lambda: logging.warning("kept back"))
@@ -43,8 +43,8 @@ def test_pytorch_gets_no_more_threads_than_cores() -> None:
     """It counts the processors of the machine, not those that this process may use."""
     script = """
 import torch
-from pipeline import stage
-from pipeline.cores import cores
+from pipeline.core import stage
+from pipeline.core.machine import cores
 torch.set_num_threads(64)
 stage.run("name", lambda: print(torch.get_num_threads() - cores()))
 """
