@@ -406,6 +406,9 @@ def test_a_sweep_expands_to_its_jobs() -> None:
 def test_composing_imports_nothing_heavy() -> None:
     """Composing starts at once: torch, transformers, onnx and onnxruntime stay unimported."""
     heavy = {"torch", "transformers", "onnx", "onnxruntime", "numpy", "dvc"}
-    code = f"import sys; from pipeline.config import compose as config; config.compose([]); print({heavy} & sys.modules.keys() or 'none')"
+    code = (
+        "import sys; from pipeline.config.compose import compose; compose([]); "
+        f"print({heavy} & sys.modules.keys() or 'none')"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "none\n"

@@ -18,7 +18,8 @@ MISTAKE = "raise UserError(Problem('wrong', 'key', 'fix it'))"
 )
 def test_what_was_said_is_seen_and_the_exit_code_tells(body: str, code: int, out: str, err: str) -> None:
     """Also through pipes, which Python flushes late; time and memory are reported of a stage that came to its end."""
-    script = f"from pipeline.core import stage\nfrom pipeline.core.errors import *\ndef main(): {body}\nstage.run('name', main)"
+    imports = "from pipeline.core import stage\nfrom pipeline.core.errors import *"
+    script = f"{imports}\ndef main(): {body}\nstage.run('name', main)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == code
     assert done.stdout.startswith(out)
