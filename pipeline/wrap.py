@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.checkpoint import loading
 from pipeline.checkpoint.gguf_reader import read_once
+from pipeline.checkpoint.tokenizer import collect_stop_tokens, load_tokenizer
 from pipeline.core import layout, stage
 from pipeline.core.contract import DTYPES, contract_for
 from pipeline.core.errors import Problem, UserError
@@ -52,12 +53,12 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     """Write the wrapped model to the folder `out`."""
     with read_once():
         config = loading.configuration(model, link)
-        outline = loading.outline(model, link, config)
-        if outline is not None:  # before weights are loaded
-            _check_supported(outline)
+        empty = loading.empty_model(model, link, config)
+        if empty is not None:  # before weights are loaded
+            _check_supported(empty)
         original = loading.load(model, link, config)
         _check_supported(original)
-        tokenizer = loading.load_tokenizer(model, link)
+        tokenizer = load_tokenizer(model, link)
     notes = positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
@@ -71,7 +72,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         {"batch": axes.batch, "sequence": axes.sequence},
         positions.limits(original.config),
     )
-    original.generation_config.eos_token_id = loading.stop_tokens(model, link, original, tokenizer) or None
+    original.generation_config.eos_token_id = collect_stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
     cast(original, getattr(torch, DTYPES[compute]))
     if wrong := positions.wrong_frequencies(original, cache.size):
