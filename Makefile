@@ -53,8 +53,8 @@ format: $(STAMP)
 	ruff check --fix .
 	ruff format .
 
-docs: $(STAMP)  ## the documentation as a site, in site/
-	mkdocs build --strict --quiet
+docs: $(STAMP)  ## the documentation as a site, in site/; without --quiet, which hides warnings from --strict too
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
 docs-serve: $(STAMP)  ## the same while you write, at http://127.0.0.1:8000
 	mkdocs serve

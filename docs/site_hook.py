@@ -1,4 +1,4 @@
-"""Hook of mkdocs: make pages of files outside docs/, and turn links that work on GitHub into links that work on the site.
+"""Hook of mkdocs: add pages that lie outside docs/, and turn links that work on GitHub into links of the site.
 
 A link in a file is relative to where the file lies in the repository. README.md is the site's front page, and
 CONTRIBUTING.md and SECURITY.md, which GitHub wants in the root, are short forms of pages in docs/.
