@@ -32,9 +32,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn a page's links into links of the site."""
+    """Turn a page's links into links of the site; give the front page, the only one in its tab, the whole width."""
     places = outside() | SHORT_FORMS
     own = page.file.src_uri
+    if page.is_homepage:
+        page.meta["hide"] = ["navigation"]
     origin = {uri: path for path, uri in outside().items()}.get(own, f"docs/{own}")
 
     def moved(match: re.Match[str]) -> str:
