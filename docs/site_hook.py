@@ -1,7 +1,8 @@
 """Hook of mkdocs: add pages that lie outside docs/, and turn links that work on GitHub into links of the site.
 
-A link in a file is relative to where the file lies in the repository. README.md is the site's front page, and
-CONTRIBUTING.md and SECURITY.md, which GitHub wants in the root, are short forms of pages in docs/.
+A link in a file is relative to where the file lies in the repository. README.md is the site's front page. The names of
+CONTRIBUTING.md and SECURITY.md, which GitHub wants in the root, differ from pages of docs/ only in case, so the site
+renames them.
 """
 
 import posixpath
@@ -13,8 +14,13 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"README.md": "index.md", "CHANGELOG.md": "CHANGELOG.md", "LICENSE": "LICENSE"}
-SHORT_FORMS = {"CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
+PAGES = {
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "rules.md",
+    "SECURITY.md": "reporting.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "LICENSE": "LICENSE",
+}
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")  # the path of a relative link
 
 
@@ -33,11 +39,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Turn a page's links into links of the site; give the front page, the only one in its tab, the whole width."""
-    places = outside() | SHORT_FORMS
-    own = page.file.src_uri
+    places, own = outside(), page.file.src_uri
     if page.is_homepage:
         page.meta["hide"] = ["navigation"]
-    origin = {uri: path for path, uri in outside().items()}.get(own, f"docs/{own}")
+    origin = {uri: path for path, uri in places.items()}.get(own, f"docs/{own}")
 
     def moved(match: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(origin), match[1]))
