@@ -20,7 +20,7 @@ STAMP := $(VENV)/.installed
 GEMMA := models/gemma-3-270m-q4_k_m.gguf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast gpu-check gemma3 bench bench-build lint format lock bench-lock clean
+.PHONY: run test test-fast gpu-check gemma3 bench bench-build lint format docs docs-serve lock bench-lock clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
@@ -52,6 +52,12 @@ lint: $(STAMP)
 format: $(STAMP)
 	ruff check --fix .
 	ruff format .
+
+docs: $(STAMP)  ## the documentation as a site, in site/; without --quiet, which hides warnings from --strict too
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+docs-serve: $(STAMP)  ## the same while you write, at http://127.0.0.1:8000
+	mkdocs serve
 
 # torch comes first and with its dependencies: elsewhere its CUDA build needs NVIDIA packages that the lock does not
 # list. The lock is complete, so nothing else may bring in dependencies of its own.
@@ -97,4 +103,4 @@ bench-lock: $(BENCH)/.installed  ## the same for .venv-bench
 	touch $<
 
 clean:  ## everything that can be built again, but not the DVC cache
-	rm -rf $(VENV) $(BENCH) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) .bench site .mypy_cache .ruff_cache .pytest_cache .hypothesis
