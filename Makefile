@@ -23,7 +23,8 @@ STAMP := $(VENV)/.installed
 GEMMA := models/gemma-3-270m-q4_k_m.gguf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast test-floor test-newest gpu-check gemma3 bench bench-build lint format lock bench-lock clean
+.PHONY: run test test-fast test-floor test-newest gpu-check gemma3 bench bench-build lint format lock bench-lock
+.PHONY: tensorrt-releases clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
@@ -110,6 +111,9 @@ bench-lock: $(BENCH)/.installed  ## after installing other versions into .venv-b
 	{ head -n 1 benchmarks/requirements.lock; $(BENCH)/bin/pip freeze --exclude torch; } > lock.new
 	mv lock.new benchmarks/requirements.lock
 	touch $<
+
+tensorrt-releases: $(STAMP)  ## docs/engines/tensorrt-releases.md: which release has which of the names that are used
+	python -m tests.support.tensorrt_releases docs/engines/tensorrt-releases.md
 
 clean:  ## everything that can be built again, but not the DVC cache
 	rm -rf .venv* .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
