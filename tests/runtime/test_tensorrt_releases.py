@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from pipeline.core.contract import Tensor
+from pipeline.runtime.tensorrt_api import NEEDED
 from tests.support import tensorrt_releases
 from tests.support.repository import ROOT
-from tests.support.tensorrt_releases import RELEASES, RTX, Release, has, signatures, takes
+from tests.support.tensorrt_releases import RELEASES, RTX, TOO_OLD, Release, has, signatures, takes
 from tests.support.tensorrt_uses import COMPUTED, GUARDS, MODULES, OBJECTS, uses
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,12 @@ def test_names_exist(version: str) -> None:
         if not has(api(version), name) and not tensorrt_releases.guarded(USES, name, module, api(version))
     ]
     assert not lacking
+
+
+def test_the_release_before_the_oldest_is_refused() -> None:
+    """tensorrt_api.NEEDED says why: 10.14 has attention, and no cache that is written in place."""
+    assert [name for name in NEEDED if not has(api(TOO_OLD), name)] == ["IKVCacheUpdateLayer"]
+    assert all(has(api(RELEASES[0]), name) for name in NEEDED)
 
 
 @EVERY

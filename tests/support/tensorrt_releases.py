@@ -23,6 +23,7 @@ from tests.support.tensorrt_uses import GUARDS, Uses, uses
 # The oldest that pyproject.toml allows, the last of each minor release, the newest; and the one that is installed.
 RELEASES = ("10.15.1.29", "10.16.1.11", "11.0.0.114", "11.1.0.106", "11.2.1.2", "11.3.0.99", "11.4.0.106")
 RTX = "RTX"
+TOO_OLD = "10.14.1.48.post1"  # the last before them
 WHEELS = Path.home() / ".cache" / "kvforge" / "tensorrt-bindings"
 PROBE = """
 import json, sys, {module} as trt
@@ -38,7 +39,7 @@ def release(version: str) -> Release:
     """The API of a release. Raises CalledProcessError where its wheel cannot be fetched."""
     if version == RTX:
         return _probe("tensorrt_rtx_bindings", {})
-    folder = WHEELS / version
+    folder = WHEELS / f"{version}-{sys.implementation.cache_tag}"
     if not (folder / "tensorrt_bindings").is_dir():
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         subprocess.run([*pip, "--dest", folder, f"tensorrt-cu13-bindings=={version}"], check=True, capture_output=True)
