@@ -12,15 +12,15 @@ from pipeline.runtime import memory
 from tests.support.points import ROOT
 
 LARGE_PAGES = """
-from pipeline import pages
+from pipeline.runtime import memory
 theirs = b"12" * 2**26  # 128 MiB; numpy asks for large pages itself
 def large():
-    return pages.MAPS.with_name("smaps_rollup").read_text().partition("AnonHugePages:")[2].split()[0]
+    return memory.MAPS.with_name("smaps_rollup").read_text().partition("AnonHugePages:")[2].split()[0]
 before = large()
-with pages.enlarged():
+with memory.enlarged():
     pass
 host = large()
-with pages.enlarged():
+with memory.enlarged():
     ours = b"34" * 2**26
 assert (theirs, ours) == (b"12" * 2**26, b"34" * 2**26)
 print(before, host, large())
