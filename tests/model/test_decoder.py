@@ -1,15 +1,18 @@
 """The wrapper on many architectures: equal to the original, or refused by name."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pipeline import wrap
 from pipeline.checkpoint import loading
+from pipeline.core import layout
 from pipeline.core.contract import contract_for
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import axes_bounds
-from pipeline.core.schema import Gates, Model, Source
+from pipeline.core.schema import Gates, Model, Source, section
 from pipeline.model import decoder
 from pipeline.proof.cases import catalog
 from pipeline.proof.compare import Truth, run_case
@@ -17,7 +20,8 @@ from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
 from pipeline.wrap import trace
-from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL
+from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, random_model
+from tests.support.points import build_once
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2}, "cache"),
@@ -32,15 +36,11 @@ CACHE = 64
 @pytest.mark.parametrize(
     ("architecture", "logits"), [*((a, "last") for a in ARCHITECTURES), ("llama", "all"), ("gemma2", "all")]
 )
-def test_traced_wrapper_equals_the_original(architecture: str, logits: str) -> None:
+def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_path: Path) -> None:
     """Every case of verify on the exported program, sliding windows and soft-capping included."""
-    model = Model(source=Source.random, architecture=architecture, config=ARCHITECTURES[architecture])
-    original, other = (loading.load(model, None) for _ in range(2))
-    layers = decoder.cache_shapes(original, CACHE)
-    contract = contract_for(layers, 128, "fp32", logits, AXES)
-    program = trace(decoder.Decoder(other, logits).eval(), contract)
-    runtime = Torch(program, contract, axes_bounds(contract))
-    truth = Truth(Reference(original), contract, seed=0)
+    contract = build_once(tmp_path, [f"wrap.logits={logits}"], wrap, model=random_model(architecture))
+    runtime = Torch.load(tmp_path / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
+    truth = Truth(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
     cases = catalog(runtime.bounds, CACHE)
     assert len(cases) == 13
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
