@@ -29,7 +29,7 @@ HELP = """\
   -m             sweep: values separated by commas make one point each
 
 Every key is explained in conf/config.yaml and the files beside it. Hydra shows the rest:"""
-SHOWS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+INFO_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
 
 def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
@@ -61,10 +61,10 @@ def build(name: str) -> None:
     # One build at a time, whatever the launcher: a benchmark beside another build measures noise, and of two
     # repros that want the same stage DVC lets one fail, --wait-for-lock or not.
     with points.locked("kvforge.lock"):
-        _unfinished(name).touch()
+        _failure_marker(name).touch()
         done = subprocess.run(command, env=environment)
         if done.returncode == 0:
-            _unfinished(name).unlink()
+            _failure_marker(name).unlink()
             return
     fix = f"fix what DVC names above, then: dvc repro verify@{name} bench@{name}"
     raise UserError(Problem(f"the point {name} was not built", str(points.ARTIFACTS / name), fix))
@@ -104,7 +104,7 @@ def summary(names: Iterable[str]) -> Iterator[str]:
 
 
 def _row(name: str) -> list[str]:
-    if _unfinished(name).exists():
+    if _failure_marker(name).exists():
         return [name, "FAILED", *["-"] * len(FIGURES)]  # what reports there are may be of an earlier build
     found = _report(name, layout.BENCH) | _report(name, layout.ACCURACY).get(layout.ENGINE, {})
     state = "not run" if layout.ENGINE in _skipped(name) else "verified"
@@ -112,7 +112,7 @@ def _row(name: str) -> list[str]:
 
 
 def _skipped(name: str) -> dict[str, str]:
-    skipped: dict[str, str] = {} if _unfinished(name).exists() else _report(name, layout.VERIFY).get("skipped", {})
+    skipped: dict[str, str] = {} if _failure_marker(name).exists() else _report(name, layout.VERIFY).get("skipped", {})
     return skipped
 
 
@@ -122,7 +122,7 @@ def _report(name: str, file: str) -> dict[str, Any]:
     return report
 
 
-def _unfinished(name: str) -> Path:
+def _failure_marker(name: str) -> Path:
     """A file that is there from a build's start until its success: jobs may run in processes of their own."""
     return points.SCRATCH / f"{name}.unfinished"
 
@@ -133,7 +133,7 @@ def main() -> None:
     launch = hydra.main(version_base="1.3", config_path=str(config.CONF.resolve()), config_name=config.MAIN)(job)
     if usage.asked():
         print(usage.text(main, "python -m pipeline [group=option | key=value ...] [point=NAME] [-m]", HELP, ""))
-    if flags & SHOWS:
+    if flags & INFO_FLAGS:
         launch()
         return
     if flags - SWEEP:
@@ -142,7 +142,7 @@ def main() -> None:
     planned = plan([argument for argument in sys.argv[1:] if not argument.startswith("-")], bool(flags))
     launch()
     print(*summary(planned), sep="\n")
-    if any(_unfinished(name).exists() for name in planned):
+    if any(_failure_marker(name).exists() for name in planned):
         sys.exit(1)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.core.errors import Problem, UserError
 
-ASIDE = ".partial"
+PARTIAL = ".partial"
 IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR}  # what rename says of an existing folder
 
 
@@ -41,7 +41,7 @@ def readable(path: Path, where: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a path beside `target` to write a file or a folder to; it takes target's place only on success.
 
     A file is replaced in one atomic step. A folder cannot be: the old one is moved away, then the new one is
@@ -59,16 +59,16 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """As `replacing`, with an empty folder made to write into."""
-    with replacing(target) as aside:
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """As `atomic_path`, with an empty folder made to write into."""
+    with atomic_path(target) as aside:
         aside.mkdir()
         yield aside
 
 
 def write_text(target: Path, text: str) -> None:
     """Write a whole text file atomically, as UTF-8."""
-    with replacing(target) as aside:
+    with atomic_path(target) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
@@ -111,7 +111,7 @@ def _own_folder(target: Path) -> tuple[Path, int]:
     """A new folder beside `target`, and the descriptor that holds its lock. The lock ends with its process, so it
     tells a folder in use from a leftover, in other containers as well, where process ids would not."""
     while True:
-        aside = Path(tempfile.mkdtemp(ASIDE, _prefix(target), target.parent))
+        aside = Path(tempfile.mkdtemp(PARTIAL, _prefix(target), target.parent))
         try:
             lock = _locked(aside)
         except OSError:  # a file system without locks: what a killed process leaves there stays
@@ -123,7 +123,7 @@ def _own_folder(target: Path) -> tuple[Path, int]:
 def _remove_leftovers(target: Path) -> None:
     """Remove what killed processes left beside `target`."""
     for path in target.parent.iterdir():
-        if not path.name.startswith(_prefix(target)) or not path.name.endswith(ASIDE):
+        if not path.name.startswith(_prefix(target)) or not path.name.endswith(PARTIAL):
             continue
         with suppress(OSError):  # no locks here, or another user's
             lock = _locked(path)

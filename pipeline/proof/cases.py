@@ -12,13 +12,13 @@ class Case:
     rows: the least batch at which the case shows what it is for."""
 
     name: str
-    past: tuple[int, ...]
+    cached: tuple[int, ...]
     steps: tuple[tuple[int, ...], ...]
     rows: int = 1
 
     @property
     def batch(self) -> int:
-        return len(self.past)
+        return len(self.cached)
 
     def sizes(self) -> set[tuple[int, int]]:
         """The (batch, sequence) of each step."""
@@ -26,7 +26,7 @@ class Case:
 
     def written(self, row: int) -> int:
         """One past the last slot that the row's steps write, their padding included."""
-        end, used = 0, self.past[row]
+        end, used = 0, self.cached[row]
         for step in self.steps:
             end, used = max(end, used + max(step)), used + step[row]
         return end
@@ -34,8 +34,8 @@ class Case:
     def left_out(self, bounds: Bounds, cache_size: int) -> str:
         """Why it cannot be run with these profiles and this cache; empty when it can."""
         end = max(map(self.written, range(self.batch)))
-        if min(self.past) < 0 or end > cache_size:
-            return f"needs a cache of {end - min(0, *self.past)} slots, cache.size is {cache_size}"
+        if min(self.cached) < 0 or end > cache_size:
+            return f"needs a cache of {end - min(0, *self.cached)} slots, cache.size is {cache_size}"
         for batch, sequence in sorted(self.sizes()):
             if not any(
                 axes["batch"][0] <= batch <= axes["batch"][1] and axes["sequence"][0] <= sequence <= axes["sequence"][1]

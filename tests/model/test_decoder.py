@@ -12,7 +12,7 @@ from pipeline.core.profiles import axes_bounds
 from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
@@ -40,10 +40,10 @@ def test_traced_wrapper_equals_the_original(architecture: str, logits: str) -> N
     contract = contract_for(layers, 128, "fp32", logits, AXES)
     program = trace(decoder.Decoder(other, logits).eval(), contract)
     runtime = Torch(program, contract, axes_bounds(contract))
-    truth = Truth(Reference(original), contract, seed=0)
+    answers = ReferenceAnswers(Reference(original), contract, seed=0)
     cases = catalog(runtime.bounds, CACHE)
     assert len(cases) == 13
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures
 
 
