@@ -12,7 +12,7 @@ from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, section
-from pipeline.generate import Generator, Request, parse
+from pipeline.generate import Generator, parse
 from pipeline.proof.reference import Reference
 from pipeline.text.sampling import Sampling
 from tests.support.points import ROOT
@@ -107,21 +107,34 @@ def test_all_problems_of_a_request_come_at_once(generator: Generator) -> None:
 
 
 def test_arguments_are_taken_as_they_stand() -> None:
-    """Quotes, colons, commas and braces in a prompt mean nothing to the parser."""
-    request = parse(["point=p", "prompt=What: {is, this}='x'?", "max_new_tokens=3", "chat=false", "top_p=0.5"])
-    assert request == Request("p", "What: {is, this}='x'?", 3, chat=False, top_p=0.5)
+    """Quotes, colons, commas and braces in a prompt mean nothing to the parser; options may stand anywhere."""
+    prompt = "What: {is, this}='x'?"
+    request = parse(["--max-new-tokens", "3", "p", "--no-chat", prompt, "--top-p", "0.5", "--system", "be brief"])
+    assert vars(request) == {
+        "point": "p",
+        "prompt": prompt,
+        "max_new_tokens": 3,
+        "chat": False,
+        "system": "be brief",
+        "temperature": 0.0,
+        "top_k": 0,
+        "top_p": 0.5,
+        "seed": 0,
+    }
+    assert parse(["p", "x"]).chat is None
+    assert parse(["p", "x", "--chat"]).chat is True
 
 
 def test_all_wrong_arguments_are_named_at_once() -> None:
     """Unknown, ill-typed and missing ones."""
     with pytest.raises(UserError) as caught:
-        parse(["colour=red", "top_k=many", "prompt"])
-    assert [p.where for p in caught.value.problems] == ["colour", "top_k", "prompt", "point", "prompt"]
+        parse(["--colour=red", "--top-k", "many", "p"])
+    assert [p.where for p in caught.value.problems] == ["--top-k", "--colour=red", "PROMPT"]
 
 
 def test_a_missing_engine_says_how_to_get_one(tmp_path: Path) -> None:
     """As a command: exit code 1, the problem on stderr, no traceback, nothing on stdout."""
-    command = [sys.executable, "-m", "pipeline.generate", "point=nothing", "prompt=hello"]
+    command = [sys.executable, "-m", "pipeline.generate", "nothing", "hello"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert "dvc checkout" in done.stderr

@@ -146,7 +146,7 @@ def test_the_files_own_blocks_are_carried_over(
 
 def test_command_prints_the_answer_alone(point: Path) -> None:
     """`python -m pipeline.generate`: the answer on stdout as it is made, and nothing on stderr."""
-    arguments = ("point=smollm2", f"prompt={QUESTION}", "max_new_tokens=24")
+    arguments = ("smollm2", QUESTION, "--max-new-tokens", "24")
     done = repository.run(point.parent.parent, "python", "-m", "pipeline.generate", *arguments)
     assert done.returncode == 0
     assert done.stdout.startswith("The capital of France is Paris.")

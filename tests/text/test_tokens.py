@@ -90,7 +90,7 @@ def test_a_template_that_raises(bytewise: PreTrainedTokenizerBase, template: str
     problem = refusal(with_template(bytewise, template), system="be brief")
     assert says in problem.what
     assert problem.where == "system"
-    assert "leave out system" in problem.fix
+    assert "remove the system message" in problem.fix
 
 
 @given(ids=st.lists(st.integers(0, len(gguf_files.TOKENS) - 1), max_size=60))
