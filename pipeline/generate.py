@@ -22,7 +22,8 @@ from pipeline.runtime.open import open_engine
 from pipeline.runtime.session import Runtime, Session, not_integers, unknown_ids
 from pipeline.text.sampling import GREEDY, Sampling, choose
 from pipeline.text.stop_tokens import stop_tokens
-from pipeline.text.tokens import decode_stream, encode, load_tokenizer
+from pipeline.text.streaming import decode_stream
+from pipeline.text.tokens import encode, load_tokenizer
 
 ARTIFACTS = Path("artifacts")
 

@@ -1,11 +1,15 @@
-"""Generation on the tiny engine, which has no tokenizer; text is tested on the real model in test_smollm2.py."""
+"""Generation on the tiny engine, which has no tokenizer, and text of one whose tokenizer is ByT5's; text of the real
+model is tested in test_smollm2.py."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline.checkpoint import loading
 from pipeline.core import layout
@@ -14,8 +18,9 @@ from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, section
 from pipeline.generate import Generator, parse
 from pipeline.proof.reference import Reference
+from pipeline.text import tokens
 from pipeline.text.sampling import Sampling
-from tests.support.points import ROOT
+from tests.support.points import ROOT, build
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 
@@ -152,3 +157,49 @@ def test_tokens_are_within_the_vocabulary(generator: Generator) -> None:
     generator.stop = frozenset()
     new = rows(generator, PROMPTS, 20, Sampling(50.0))
     assert (np.array(new) < 512).all()
+
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def local(folder: Path, tokenizer: Any, **config: Any) -> dict[str, str]:
+    """A local checkpoint, as a section of params; its generation config has settings that transformers calls odd."""
+    LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=384, **config)).save_pretrained(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7, "do_sample": false, "temperature": 0.5}')
+    tokenizer.save_pretrained(folder)
+    return {"source": "local", "path": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def of_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine of a local checkpoint with ByT5's tokenizer and two chat templates."""
+    folder = tmp_path_factory.mktemp("bytes")
+    tokenizer = ByT5Tokenizer(chat_template={"default": "{{ messages[0].content }}!", "tool_use": "x"})
+    build(folder / "point", [], model=local(folder / "model", tokenizer, eos_token_id=[9, 11]))
+    return folder / "point" / layout.ENGINE
+
+
+def test_a_tokenizer_without_a_rust_backend(of_bytes: Path) -> None:
+    """Text comes out, stopped by every end token of the checkpoint."""
+    assert json.loads((of_bytes / "generation_config.json").read_text())["eos_token_id"] == [1, 7, 9, 11]
+    generator = Generator.load(of_bytes)
+    assert generator.tokenizer is not None
+    assert generator.stop == {1, 7, 9, 11}
+    generator.stop = frozenset()
+    ids = [token for (token,) in generator.tokens([encoded(generator, "naïve")], 20) if token is not None]
+    text = "".join(generator.stream("naïve", 20, chat=False))
+    assert text == generator.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def encoded(generator: Generator, text: str) -> list[int]:
+    """Tokens of a prompt."""
+    assert generator.tokenizer is not None
+    return tokens.encode(generator.tokenizer, text, chat=False, system=None)
+
+
+def test_several_templates_reach_the_engine(of_bytes: Path) -> None:
+    """As one file each they would be a folder, which the engine stage does not copy."""
+    again = tokens.load_tokenizer(of_bytes)
+    assert again is not None
+    assert set(again.chat_template) == {"default", "tool_use"}
+    assert again.decode(tokens.encode(again, "ab", chat=True, system=None), skip_special_tokens=True) == "ab!"

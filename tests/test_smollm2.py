@@ -22,7 +22,8 @@ from pipeline.graph import onnx_file
 from pipeline.proof.interface import onnx_findings
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.text.sampling import Sampling
-from pipeline.text.tokens import decode_stream, encode
+from pipeline.text.streaming import decode_stream
+from pipeline.text.tokens import encode
 from tests.support import repository
 
 pytestmark = pytest.mark.slow
