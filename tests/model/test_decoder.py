@@ -3,6 +3,7 @@
 import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 from typing import Any
 
@@ -10,19 +11,22 @@ import pytest
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 
+from pipeline import wrap
 from pipeline.checkpoint import loading
+from pipeline.core import layout
 from pipeline.core.contract import contract_for
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import axes_bounds
-from pipeline.core.schema import Gates, Model, Source
+from pipeline.core.schema import Gates, Model, Source, section
 from pipeline.model import decoder
 from pipeline.model.tracing import trace
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL
+from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, random_model
+from tests.support.points import build_once
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2}, "cache"),
@@ -37,18 +41,14 @@ CACHE = 64
 @pytest.mark.parametrize(
     ("architecture", "logits"), [*((a, "last") for a in ARCHITECTURES), ("llama", "all"), ("gemma2", "all")]
 )
-def test_traced_wrapper_equals_the_original(architecture: str, logits: str) -> None:
+def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_path: Path) -> None:
     """Every case of verify on the exported program, sliding windows and soft-capping included."""
-    model = Model(source=Source.random, architecture=architecture, config=ARCHITECTURES[architecture])
-    original, other = (loading.load(model, None) for _ in range(2))
-    layers = decoder.cache_shapes(original, CACHE)
-    contract = contract_for(layers, 128, "fp32", logits, AXES)
-    program = trace(decoder.Decoder(other, logits).eval(), contract)
-    runtime = Torch(program, contract, axes_bounds(contract))
-    truth = Truth(Reference(original), contract, seed=0)
+    contract = build_once(tmp_path, [f"wrap.logits={logits}"], wrap, model=random_model(architecture))
+    runtime = Torch.load(tmp_path / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
+    answers = ReferenceAnswers(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
     cases = catalog(runtime.bounds, CACHE)
     assert len(cases) == 13
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures
 
 
