@@ -32,7 +32,6 @@ WITHOUT_TEST_FILE = {  # module -> why it has none
         "backends.onnxruntime.linear",
         "backends.tensorrt.network",
         "backends.tensorrt.split",
-        "checkpoint.pre_tokenizers",
         "config.diagnose",
         "config.rules",
         "config.rules_engine",
