@@ -12,14 +12,13 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.checkpoint import loading
-from pipeline.checkpoint.gguf_reader import read_once
 from pipeline.checkpoint.tokenizer import collect_stop_tokens, load_tokenizer
 from pipeline.core import layout, stage
 from pipeline.core.contract import DTYPES, contract_for
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Axes, Cache, Compute, Logits, Model, Precision, Wrap, section
-from pipeline.model import decoder, overflow, positions, pt2
+from pipeline.model import decoder, overflow, positions
 from pipeline.model.cast import cast
 from pipeline.model.refusals import unsupported_reason
 from pipeline.model.tracing import trace
@@ -51,14 +50,13 @@ def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
 
 def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: Logits, link: Path, out: Path) -> None:
     """Write the wrapped model to the folder `out`."""
-    with read_once():
-        config = loading.configuration(model, link)
-        empty = loading.empty_model(model, link, config)
-        if empty is not None:  # before weights are loaded
-            _check_supported(empty)
-        original = loading.load(model, link, config)
-        _check_supported(original)
-        tokenizer = load_tokenizer(model, link)
+    config = loading.configuration(model, link)
+    empty = loading.empty_model(model, link, config)
+    if empty is not None:  # before weights are loaded
+        _check_supported(empty)
+    original = loading.load(model, link, config)
+    _check_supported(original)
+    tokenizer = load_tokenizer(model, link)
     notes = positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
@@ -80,7 +78,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     if precision.compute is Compute.fp16:
         check_range(original, tokenizer)
     wrapped = decoder.Decoder(original, logits.value).eval()
-    pt2.save(trace(wrapped, contract), out / layout.PROGRAM)
+    torch.export.save(trace(wrapped, contract), out / layout.PROGRAM)
     contract.save(out / layout.CONTRACT)
     write_json(out / layout.NOTES, notes)
     if tokenizer is not None:

@@ -19,7 +19,7 @@ from transformers.integrations.gguf import is_gguf_arch_supported
 
 from pipeline.checkpoint import gguf_metadata, weights_check
 from pipeline.checkpoint.gguf_metadata import FREQUENCIES, SAFETENSORS, Header
-from pipeline.checkpoint.gguf_reader import alone, read_once
+from pipeline.checkpoint.gguf_reader import fast_gguf_loading, in_own_folder
 from pipeline.checkpoint.weights_check import Wording
 from pipeline.core.errors import Problem, UserError, one_line
 
@@ -67,7 +67,7 @@ def configuration(path: Path) -> PreTrainedConfig:
     found = gguf_metadata.problems(path)
     if found:
         raise UserError(found)
-    with read_once(), alone(path) as where, _loading(path):
+    with fast_gguf_loading(), in_own_folder(path) as where, _loading(path):
         config = AutoConfig.from_pretrained(**where)
         apply(gguf_metadata.read(path), config, path)
     return config
@@ -91,7 +91,7 @@ def load(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """
     config = config or configuration(path)
     header = gguf_metadata.read(path)
-    with read_once(), alone(path) as where, _loading(path):
+    with fast_gguf_loading(), in_own_folder(path) as where, _loading(path):
         model, info = AutoModelForCausalLM.from_pretrained(
             **where,
             config=config,

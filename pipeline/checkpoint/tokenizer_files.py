@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.checkpoint import gguf_metadata
 from pipeline.checkpoint.gguf_metadata import SENTENCEPIECE, Header
-from pipeline.checkpoint.gguf_reader import alone, fields, read_once
+from pipeline.checkpoint.gguf_reader import fast_gguf_loading, fields, in_own_folder
 from pipeline.checkpoint.pre_tokenizers import IGNORE_MERGES, pre_tokenizer
 from pipeline.core.errors import Problem, UserError, first_line
 
@@ -95,7 +95,7 @@ def from_gguf(path: Path) -> Tokenizer | None:
     header = gguf_metadata.read(path)
     if header.metadata.get("tokenizer.ggml.model", "none") in NO_TOKENIZER:
         return None
-    with read_once(), alone(path) as where:
+    with fast_gguf_loading(), in_own_folder(path) as where:
         tokenizer = _auto(**where)
         backend = tokenizer.backend_tokenizer
         correct(header, backend)

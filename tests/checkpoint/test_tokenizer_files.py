@@ -18,7 +18,7 @@ from tokenizers import pre_tokenizers as splitting
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline.checkpoint import gguf_metadata, pre_tokenizers, tokenizer_files
-from pipeline.checkpoint.gguf_reader import read_once
+from pipeline.checkpoint.gguf_reader import fast_gguf_loading
 from pipeline.checkpoint.tokenizer import load_tokenizer
 from pipeline.config.sources import write_link
 from pipeline.core import layout
@@ -195,7 +195,7 @@ def test_the_whole_quality_text_as_llama_cpp() -> None:
 def test_smollm_s_pre_tokenizer_matters() -> None:
     """transformers does not know the name; the check that the proof makes sees what it does instead."""
     path = smollm2()
-    with read_once():
+    with fast_gguf_loading():
         other = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     text = texts.read(None, texts.QUALITY, Path())
     assert token_ids.findings(other, Model(Source.gguf, path=str(path)), path, text)
