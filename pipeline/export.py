@@ -30,7 +30,7 @@ CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten
 
 
 def _casts_operands(node: torch.fx.Node) -> bool:
-    """Whether PyTorch converts an operand to the type of another one, or of the result, which ONNX never does."""
+    """Tell whether PyTorch converts an operand to the type of another one, or of the result; ONNX never does."""
     result = node.meta.get("val")
     values = (source.meta.get("val") for source in node.all_input_nodes)
     operands = {value.dtype for value in values if isinstance(value, torch.Tensor)}
@@ -59,7 +59,7 @@ def _errors_only(name: str) -> Iterator[None]:
 
 
 def translate(program: torch.export.ExportedProgram, contract: GraphContract, opset: int) -> ir.Model:
-    """The program as an ONNX graph with the contract's names for inputs, outputs and axes."""
+    """Return the program as an ONNX graph with the contract's names for inputs, outputs and axes."""
     export = partial(
         torch.onnx.export,
         program,
