@@ -29,7 +29,7 @@ def run(name: str, main: Callable[[], None]) -> None:
         main()
 
     start = time.perf_counter()
-    gc.disable()  # most objects stay until the end; to search them for cycles takes 2 of wrap's 16 s, 1 of export's 7
+    gc.disable()  # most objects stay until the end; searching them for cycles takes 2 of wrap's 16 s, 1 of export's 7
     _limit_threads()
     errors.run(checked)
     peak = machine.peak_memory(children=True)

@@ -191,7 +191,7 @@ def _position_tables(model: PreTrainedModel) -> dict[str, int]:
 
 
 def wrong_frequencies(model: PreTrainedModel, cache_size: int) -> list[Problem]:
-    """Return the problems of rotary frequencies that are not fp32, or differ by more than 1 ulp from the configuration."""
+    """Return a problem for rotary frequencies that are not fp32, or differ by over 1 ulp from the configuration."""
     problems = []
     for rotary in rotaries(model):
         found, off = rotary.frequencies, 0.0
