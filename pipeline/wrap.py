@@ -41,7 +41,7 @@ def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
     if name is not None:
         raise UserError(
             Problem(
-                f"the model overflows in fp16, which ends at 65504: the output of {name} is not finite",
+                f"the model overflows in fp16, which ends at 65504: the first non-finite output is that of {name}",
                 "precision.compute",
                 "choose precision=bf16 or precision=fp32",
             )

@@ -32,7 +32,7 @@ def mapped_weights(path: Path) -> AbstractContextManager[None]:
 
 
 def parsed_sizes() -> AbstractContextManager[None]:
-    """Let torch.export.load parse each symbolic size once, not for each tensor: 3 different ones among 9,000.
+    """Let torch.export.load parse each size of a tensor once: 24 different ones among 12,400.
 
     Saves 3.1 s of 5.1 for each loading; a build loads the program twice, to export and to verify it.
     """
