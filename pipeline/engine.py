@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
 from pipeline.core.files import replacing_folder
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine, EngineKind, Profile, section
 
 NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.CONTRACT, layout.NOTES}
@@ -25,14 +26,15 @@ def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Pat
         if file.name not in NOT_OF_THE_ENGINE:
             shutil.copy2(file, out / file.name)
     contract = GraphContract.load(wrapped / layout.CONTRACT)
+    profiles = Profiles.from_config(profile)
     if engine.kind is EngineKind.onnxruntime:
         from pipeline.backends.onnxruntime import build as onnxruntime_build
 
-        onnxruntime_build.build(model, engine, profile, contract, out)
+        onnxruntime_build.build(model, engine, profiles, contract, out)
     else:
         from pipeline.backends.tensorrt import build as tensorrt_build
 
-        tensorrt_build.build(model, engine, profile, contract, out)
+        tensorrt_build.build(model, engine, profiles, contract, out)
 
 
 def main() -> None:

@@ -27,7 +27,7 @@ class System(Peer):
         self.session = self.runtime.session(batch)
 
     def step(self, tokens: Rows) -> list[int]:
-        most = max(high for axes in self.runtime.bounds.values() for axis, (_, high) in axes.items() if axis != "batch")
+        most = self.runtime.profiles.max("sequence")
         for start in range(0, len(tokens[0]), most):
             logits = self.session.step([row[start : start + most] for row in tokens])
         return logits[:, -1].argmax(-1).tolist()

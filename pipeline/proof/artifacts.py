@@ -14,7 +14,7 @@ import torch
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.machine import cores
-from pipeline.core.profiles import axes_bounds, largest
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Weights
 from pipeline.model import pt2
 from pipeline.proof.interface import interface_findings, onnx_findings, program_findings
@@ -70,7 +70,7 @@ class Program(Artifact):
     def open(self, reference: Reference | None = None) -> Runtime:
         if reference is not None:
             reference.lend(self.program.state_dict)
-        return Torch(self.program, self.contract, axes_bounds(self.contract))
+        return Torch(self.program, self.contract, Profiles.of_axes(self.contract))
 
 
 class Graph(Artifact):
@@ -89,7 +89,7 @@ class Graph(Artifact):
         return onnx_findings(onnx.load(self.path, load_external_data=False), self.contract)
 
     def open(self, reference: Reference | None = None) -> Runtime:
-        return OnnxRuntime(self.path, self.contract, axes_bounds(self.contract))
+        return OnnxRuntime(self.path, self.contract, Profiles.of_axes(self.contract))
 
 
 class Quantized(Graph):
@@ -131,7 +131,7 @@ class Engine(Artifact):
         return "engine.int8_activations=false, which does not round activations to 8 bits" if rounds else ""
 
     def most_rows(self) -> int:
-        return largest(engine_info.read(self.point / self.name).bounds)["batch"]
+        return engine_info.read(self.point / self.name).profiles.max("batch")
 
     def open_beside(self) -> Runtime:
         """Load it with half of the cores, to run beside the original."""

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from pipeline.core import layout
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.profiles import Bounds
 from pipeline.core.schema import Quality
 from pipeline.proof.distance import Worst
 from pipeline.proof.reference import Reference
@@ -63,7 +62,7 @@ def measure(
     carried_over: what the function of this name says; perplexity may have a gate of its own then.
     """
     engine = engine.widened(min(ROWS, len(windows)))
-    sums, rows = Sums(), rows_of_a_step(engine.bounds)
+    sums, rows = Sums(), engine.profiles.admitting(sequence=1).max("batch")
     with tqdm(total=sum(len(window) - 1 for window in windows), desc="quality", unit="token", leave=False) as bar:
         for first in range(0, len(windows), rows):
             for _ in _side_by_side(engine, reference, windows[first : first + rows], sums):
@@ -130,11 +129,6 @@ def carried_over(point: Path) -> bool:
     entries = json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text(encoding="utf-8"))["tensors"]
     rows = [(entry["carried_over"], entry["rows"]) for entry in entries if entry["bits"] == 4]
     return bool(rows) and all(carried == all_ for carried, all_ in rows)
-
-
-def rows_of_a_step(bounds: Bounds) -> int:
-    """The most rows that take one token each in a step."""
-    return max(axes["batch"][1] for axes in bounds.values() if axes["sequence"][0] == 1)
 
 
 def windows(point: Path, quality: Quality, vocab: int, seed: int) -> list[list[int]]:

@@ -12,8 +12,8 @@ from pipeline.core.contract import LOGITS, GraphContract
 from pipeline.core.errors import Problem, UserError, one_line
 from pipeline.core.files import readable, write_json
 from pipeline.core.layout import ENGINE_INFO
-from pipeline.core.profiles import Bounds
-from pipeline.core.schema import EngineKind, Optimization, Shapes
+from pipeline.core.profiles import AXES, Profiles
+from pipeline.core.schema import EngineKind, Optimization
 
 FORMAT = 1  # raise it when older code could misread a new file
 TENSORRT: dict[str, type] = {"version": str, "targets": list}
@@ -30,7 +30,6 @@ KEYS: dict[EngineKind, dict[str, type]] = {  # what each kind of engine is opene
     EngineKind.tensorrt_rtx: TENSORRT,
 }
 LEVELS = [level.value for level in Optimization]
-AXES = ("batch", "sequence")
 
 
 @dataclass(frozen=True)
@@ -39,16 +38,15 @@ class EngineInfo:
 
     kind: EngineKind
     contract: GraphContract
-    bounds: Bounds
+    profiles: Profiles
     raw: dict[str, Any]
 
 
-def write(out: Path, kind: EngineKind, profiles: dict[str, Shapes], contract: GraphContract, **more: Any) -> None:
+def write(out: Path, kind: EngineKind, profiles: Profiles, contract: GraphContract, **more: Any) -> None:
     """Write `out`/engine.json: what all engines have, and `more` that belongs to this kind."""
     assert KEYS[kind].keys() <= more.keys()
-    sizes = {name: asdict(ranges) for name, ranges in profiles.items()}
-    info = {"format": FORMAT, "kind": kind.value, **more, "profiles": sizes, "signature": asdict(contract)}
-    write_json(out / ENGINE_INFO, info)
+    common = {"profiles": profiles.to_json(), "signature": asdict(contract)}
+    write_json(out / ENGINE_INFO, {"format": FORMAT, "kind": kind.value, **more, **common})
 
 
 def read(folder: Path) -> EngineInfo:
@@ -81,7 +79,7 @@ def read(folder: Path) -> EngineInfo:
         raise UserError([Problem(f"the key {key} is missing", f"{path}: {key}", again) for key in missing])
     problems = [Problem(what, f"{path}: {key}", again) for key, what in _wrong(raw, KEYS[kind])]
     read: dict[str, Any] = {}
-    for key, parse in (("signature", _contract), ("profiles", _bounds)):
+    for key, parse in (("signature", _contract), ("profiles", Profiles.from_json)):
         try:
             read[key] = parse(raw[key])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -127,18 +125,6 @@ def too_old(folder: Path, info: EngineInfo, here: str) -> Problem | None:
 def rebuild(folder: Path) -> str:
     """The command that builds the engine in `folder` again."""
     return f"dvc repro engine@{folder.absolute().parent.name}"
-
-
-def _bounds(profiles: dict[str, Any]) -> Bounds:
-    """The sizes that an engine takes. Raises whatever Python raises for another form, or ValueError."""
-    bounds = {name: {axis: (axes[axis]["min"], axes[axis]["max"]) for axis in AXES} for name, axes in profiles.items()}
-    if not bounds:
-        raise ValueError("there is no profile")
-    for name, axes in bounds.items():
-        for axis, (low, high) in axes.items():
-            if type(low) is not int or type(high) is not int or not 1 <= low <= high:
-                raise ValueError(f"{name}.{axis} goes from {low!r} to {high!r}")
-    return bounds
 
 
 def _contract(raw: dict[str, Any]) -> GraphContract:

@@ -24,7 +24,7 @@ from pipeline.core.dtypes import Array
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.layout import DATA
 from pipeline.core.machine import cores
-from pipeline.core.profiles import Bounds
+from pipeline.core.profiles import Profiles
 from pipeline.runtime import memory
 from pipeline.runtime.session import Runtime, Session
 
@@ -55,7 +55,7 @@ class OnnxRuntime(Runtime):
         self,
         model: Path,
         contract: GraphContract,
-        bounds: Bounds,
+        profiles: Profiles,
         *,
         optimization: str = "all",
         threads: int = 0,
@@ -71,7 +71,7 @@ class OnnxRuntime(Runtime):
         # It fuses DequantizeLinear and MatMul, and would round activations to 8 bits there (0.6 % off); 1: it does not.
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self.contract = contract
-        self.bounds = bounds
+        self.profiles = profiles
         self.on_cpu = provider == CPU
         self.graphs = itertools.count(1)  # numbers for the CUDA graphs of its sessions
         self.captures = provider == CUDA
@@ -107,10 +107,7 @@ class OnnxRuntime(Runtime):
         if not self.on_cpu:
             return self
         wide = copy.copy(self)  # of one and the same inference session; its profiles say what was asked for
-        wide.bounds = {
-            name: {**axes, "batch": (axes["batch"][0], max(rows, axes["batch"][1]))}
-            for name, axes in self.bounds.items()
-        }
+        wide.profiles = self.profiles.widened(rows)
         return wide
 
     def session(self, batch: int) -> Session:
@@ -160,7 +157,7 @@ class OnnxRuntimeSession(Session):
     _grown = False
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
-        super().__init__(runtime.contract, runtime.bounds, batch)
+        super().__init__(runtime.contract, runtime.profiles, batch)
         # its products run no faster on more rows, its attention slower: a prompt of 512 tokens takes 4 % less in two.
         # And memory for activations grows neither with the prompt nor with the batch: 80 MB less for 8 rows of 512,
         # in the same time; with half as many tokens at once that would take 8 % more

@@ -27,7 +27,7 @@ def open_engine(folder: Path, threads: int | None = None) -> Runtime:
     return run_onnxruntime.OnnxRuntime(
         folder / MODEL,
         info.contract,
-        info.bounds,
+        info.profiles,
         optimization=info.raw["optimization"],
         threads=info.raw["threads"] if threads is None else threads,
         provider=info.raw["provider"],

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import Array, Floats
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.profiles import Bounds
+from pipeline.core.profiles import Profiles
 
 PLAIN = {int}  # what the ids of nearly every row are
 
@@ -32,18 +32,17 @@ class Session(ABC):
 
     chunk: int | None = None
 
-    def __init__(self, contract: GraphContract, bounds: Bounds, batch: int) -> None:
-        refused = _refusal(bounds, batch=batch)
+    def __init__(self, contract: GraphContract, profiles: Profiles, batch: int) -> None:
+        refused = _refusal(profiles, batch=batch)
         if refused is not None:
             raise UserError(refused)
         self.contract = contract
-        self.bounds = bounds
+        self.profiles = profiles
         self.batch = batch
         self.lengths = np.zeros(batch, np.int64)
         self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in contract.caches]
         self._vocab = int(contract.logits.shape[-1])
-        # the lengths of sequence that profiles for this batch take
-        self._takes = [axes["sequence"] for axes in bounds.values() if _inside(batch, axes["batch"])]
+        self._sequences = [step.sequence for step in profiles.admitting(batch=batch).by_name.values()]
 
     @property
     def caches(self) -> list[Array]:
@@ -126,7 +125,7 @@ class Session(ABC):
         problems = [*unknown_ids(tokens, self._vocab), *self._overflow(counts)]
         if problems:
             raise UserError(problems)
-        if longest == 1 and any(low == 1 for low, _ in self._takes):
+        if longest == 1 and any(1 in sequence for sequence in self._sequences):
             return [1]
         chunks = self._chunks(counts, self.lengths)
         if chunks is None:
@@ -145,7 +144,7 @@ class Session(ABC):
     def _no_chunks(self, counts: Sequence[int]) -> Problem:
         """Why the profiles allow no chunks for rows with so many new tokens."""
         size, longest = self.contract.cache_size, max(counts)
-        takes = " or ".join(f"{low} to {high}" for low, high in sorted(self._takes))
+        takes = " or ".join(f"{low} to {high}" for low, high in sorted((s.min, s.max) for s in self._sequences))
         if self._chunks(counts, np.zeros_like(self.lengths)) is not None:  # with empty rows it can be done
             tight = [row for row, used in enumerate(self.lengths.tolist()) if used + longest > size]
             held = ", ".join(f"row {row} ({size - self.lengths[row]})" for row in tight)
@@ -153,7 +152,7 @@ class Session(ABC):
             least = max(self.lengths.tolist()) + longest
             fix = f"build the point with cache.size={least} or more, or with profile.decode.sequence.min=1"
             return Problem(f"{what} {held}", "cache.size", fix)
-        refused = _refusal(self.bounds, batch=self.batch, sequence=longest)
+        refused = _refusal(self.profiles, batch=self.batch, sequence=longest)
         if refused is not None:
             return refused
         what = f"the engine runs {takes} tokens of every row at once, and this session at most {self.chunk}"
@@ -172,7 +171,7 @@ class Session(ABC):
         while left.any():
             room = np.where(left > 0, size - used, np.maximum(size - used, 1))  # one idle token fits a full row, above
             most = int(min(left.max(), room.min(), self.chunk or size))
-            possible = [min(high, most) for low, high in self._takes if low <= most]
+            possible = [min(sequence.max, most) for sequence in self._sequences if sequence.min <= most]
             if not possible:
                 return None
             chunks.append(max(possible))
@@ -189,7 +188,7 @@ class Runtime(ABC):
     """A loaded model."""
 
     contract: GraphContract
-    bounds: Bounds
+    profiles: Profiles
 
     @abstractmethod
     def session(self, batch: int) -> Session:
@@ -238,27 +237,17 @@ def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem
             yield Problem(what, f"tokens[{row}][{index}]", "take ids from the tokenizer in the engine's folder")
 
 
-def _refusal(bounds: Bounds, **sizes: int) -> Problem | None:
-    """Why none of the profiles takes all of these sizes; None when one does. The last size is the one to change: the
-    others were taken before."""
-    if any(all(_inside(size, axes[axis]) for axis, size in sizes.items()) for axes in bounds.values()):
+def _refusal(profiles: Profiles, **sizes: int) -> Problem | None:
+    """Why no profile takes all of these sizes; None when one does. The last size is the one to change: some profile
+    takes the others."""
+    if profiles.admits(**sizes):
         return None
     given = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-    allowed = "; ".join(
-        f"{name}: " + " x ".join(f"{axis} {axes[axis][0]}-{axes[axis][1]}" for axis in sizes)
-        for name, axes in bounds.items()
-    )
-    *others, axis = sizes
-    size = sizes[axis]
-    highest = max(
-        axes[axis][1] for axes in bounds.values() if all(_inside(sizes[other], axes[other]) for other in others)
-    )
+    allowed = "; ".join(f"{name}: {step.text(*sizes)}" for name, step in profiles.by_name.items())
+    axis, size = sizes.popitem()
+    highest = profiles.admitting(**sizes).max(axis)
     what = f"the engine was not built for {given} (it takes {allowed})"
     if size > highest:
         fix = f"give less at once, or build the point with a profile.*.{axis}.max of {size} or more"
         return Problem(what, f"profile.*.{axis}.max", fix)
     return Problem(what, f"profile.*.{axis}.min", f"build the point with a profile.*.{axis}.min of {size} or less")
-
-
-def _inside(size: int, ends: tuple[int, int]) -> bool:
-    return ends[0] <= size <= ends[1]

@@ -28,7 +28,7 @@ class TensorRT(Runtime):
         if problem is not None:
             raise UserError(problem)
         self.contract = info.contract
-        self.bounds = info.bounds  # in the order of the plan's profiles
+        self.profiles = info.profiles  # in the order of the plan's profiles
         self.api = tensorrt_api.load(info.kind)
         self.device = open_device()
         self._loader = self.api.trt.Runtime(self.api.logger)
@@ -45,15 +45,6 @@ class TensorRT(Runtime):
 
     def session(self, batch: int) -> "TensorRTSession":
         return TensorRTSession(self, batch)
-
-    def profile(self, **sizes: int) -> int:
-        """The index of the tightest profile for a batch and a sequence; the session has checked that there is one."""
-        fitting = [
-            (axes["sequence"][1], axes["batch"][1], index)
-            for index, axes in enumerate(self.bounds.values())
-            if all(axes[name][0] <= size <= axes[name][1] for name, size in sizes.items())
-        ]
-        return min(fitting)[2]
 
     def context(self, profile: int) -> Any:
         """A new execution context. TensorRT-RTX compiles its kernels when it is made: what was compiled in an earlier
@@ -92,10 +83,10 @@ class TensorRTSession(Session):
     """See Session."""
 
     def __init__(self, runtime: TensorRT, batch: int) -> None:
-        super().__init__(runtime.contract, runtime.bounds, batch)
+        super().__init__(runtime.contract, runtime.profiles, batch)
         self._runtime = runtime
         self._device = runtime.device
-        longest = max(axes["sequence"][1] for axes in runtime.bounds.values())
+        longest = runtime.profiles.max("sequence")
         self._memory = {
             tensor.name: self._device.array(tensor.sized(batch=batch, sequence=longest), tensor.dtype)
             for tensor in (*self.contract.inputs, self.contract.logits)
@@ -128,7 +119,7 @@ class TensorRTSession(Session):
     def _execute(self, sequence: int) -> None:
         """By a context that is set to these shapes; a step of one token has its own, and is captured at its second run,
         when nothing is left to be compiled or allocated."""
-        key = self._runtime.profile(batch=self.batch, sequence=sequence), sequence == 1
+        key = self.profiles.tightest(self.batch, sequence), sequence == 1
         known = key in self._contexts
         if not known:
             self._contexts[key] = self._ready(key[0])

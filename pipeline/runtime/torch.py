@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import Array
-from pipeline.core.profiles import Bounds
+from pipeline.core.profiles import Profiles
 from pipeline.model import pt2
 from pipeline.runtime.session import Runtime, Session
 
@@ -16,15 +16,15 @@ from pipeline.runtime.session import Runtime, Session
 class Torch(Runtime):
     """An exported program on the CPU."""
 
-    def __init__(self, program: torch.export.ExportedProgram, contract: GraphContract, bounds: Bounds) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, contract: GraphContract, profiles: Profiles) -> None:
         self.contract = contract
-        self.bounds = bounds
+        self.profiles = profiles
         self.module = program.module()
 
     @classmethod
-    def load(cls, path: Path, contract: GraphContract, bounds: Bounds) -> "Torch":
+    def load(cls, path: Path, contract: GraphContract, profiles: Profiles) -> "Torch":
         """From a .pt2 file."""
-        return cls(pt2.load(path), contract, bounds)
+        return cls(pt2.load(path), contract, profiles)
 
     def session(self, batch: int) -> "TorchSession":
         return TorchSession(self, batch)
@@ -34,7 +34,7 @@ class TorchSession(Session):
     """See Session."""
 
     def __init__(self, runtime: Torch, batch: int) -> None:
-        super().__init__(runtime.contract, runtime.bounds, batch)
+        super().__init__(runtime.contract, runtime.profiles, batch)
         self._module = runtime.module
 
     def _run(self, feeds: dict[str, Array]) -> Array:

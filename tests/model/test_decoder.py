@@ -8,7 +8,7 @@ import torch
 from pipeline.checkpoint import loading
 from pipeline.core.contract import contract_for
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder
 from pipeline.proof.cases import catalog
@@ -39,9 +39,9 @@ def test_traced_wrapper_equals_the_original(architecture: str, logits: str) -> N
     layers = decoder.cache_shapes(original, CACHE)
     contract = contract_for(layers, 128, "fp32", logits, AXES)
     program = trace(decoder.Decoder(other, logits).eval(), contract)
-    runtime = Torch(program, contract, axes_bounds(contract))
+    runtime = Torch(program, contract, Profiles.of_axes(contract))
     truth = Truth(Reference(original), contract, seed=0)
-    cases = catalog(runtime.bounds, CACHE)
+    cases = catalog(runtime.profiles, CACHE)
     assert len(cases) == 13
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
     assert not failures

@@ -9,7 +9,7 @@ import pytest
 from pipeline.checkpoint import loading
 from pipeline.core.contract import contract_for
 from pipeline.core.dtypes import Array, Floats
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder
 from pipeline.proof.cases import Case
@@ -34,7 +34,7 @@ def sound(request: pytest.FixtureRequest) -> tuple[Torch, Truth]:
     layers = decoder.cache_shapes(original, 64)
     contract = contract_for(layers, 128, "fp32", request.param, {"batch": 4, "sequence": 32})
     program = trace(decoder.Decoder(other, request.param).eval(), contract)
-    return Torch(program, contract, axes_bounds(contract)), Truth(Reference(original), contract, seed=0)
+    return Torch(program, contract, Profiles.of_axes(contract)), Truth(Reference(original), contract, seed=0)
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Damaged(Runtime):
     caches: Callable[[list[Array]], None] = lambda _: None
 
     def __post_init__(self) -> None:
-        self.contract, self.bounds = self.sound.contract, self.sound.bounds
+        self.contract, self.profiles = self.sound.contract, self.sound.profiles
 
     def session(self, batch: int) -> Session:
         session = self.sound.session(batch)

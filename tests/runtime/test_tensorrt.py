@@ -12,7 +12,7 @@ from pipeline import engine, verify
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import EngineKind
 from pipeline.runtime import tensorrt as run_tensorrt
 from pipeline.runtime.device import PycudaDevice
@@ -76,7 +76,7 @@ def test_decode_is_captured_and_right(point: tuple[Path, GraphContract]) -> None
     folder, contract = point
     session = open_engine(folder / layout.ENGINE).session(2)
     model = folder / layout.SIMPLIFIED / layout.MODEL
-    truth = OnnxRuntime(model, contract, axes_bounds(contract)).session(2)
+    truth = OnnxRuntime(model, contract, Profiles.of_axes(contract)).session(2)
     steps = [[[1, 2, 3], [4]], *([[5 + i], [6 + i]] for i in range(4))]
     for step in steps:
         np.testing.assert_allclose(session.step(step), truth.step(step), atol=0.25)

@@ -18,11 +18,12 @@ from tqdm import tqdm
 from pipeline.backends.tensorrt import network
 from pipeline.backends.tensorrt.lint import lint
 from pipeline.backends.tensorrt.network import Parsed
-from pipeline.core import hardware, layout, machine, profiles
+from pipeline.core import hardware, layout, machine
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import replacing
-from pipeline.core.schema import Engine, Profile
+from pipeline.core.profiles import InputShapes, Profiles
+from pipeline.core.schema import Engine
 from pipeline.runtime import engine_info, tensorrt_api
 from pipeline.runtime.tensorrt_api import TensorRT
 
@@ -52,7 +53,7 @@ MEANINGS = (
 )
 
 
-def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract, out: Path) -> None:
+def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContract, out: Path) -> None:
     """Write `out`/model.plan and `out`/engine.json.
 
     model: folder of the portable graph. Raises UserError: TensorRT is missing or too old, takes a node not, does not
@@ -66,7 +67,7 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
     if findings:
         fix = "this is a fault of TensorRT's parser or of kvforge: report it; engine=onnxruntime_cpu is not concerned"
         raise UserError([Problem(finding, "TensorRT's network, after parsing", fix) for finding in findings])
-    shapes = profiles.shapes(profile, contract)
+    shapes = profiles.shapes(contract)
     plan = _serialize(parsed, _config(parsed, engine, targets, shapes))
     size = int(plan.nbytes)
     with (out / layout.PLAN).open("wb") as file:
@@ -75,7 +76,7 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
     engine_info.write(
         out,
         engine.kind,
-        profiles.named(profile),
+        profiles,
         contract,
         version=api.version,
         targets=list(targets) or sorted({capability for _, capability in hardware.gpus()}),
@@ -123,9 +124,7 @@ def _targets(api: TensorRT, engine: Engine) -> dict[str, Any]:
     return {target: known[target] for target in wanted}
 
 
-def _config(
-    parsed: Parsed, engine: Engine, targets: dict[str, Any], shapes: dict[str, dict[str, profiles.ShapeRange]]
-) -> Any:
+def _config(parsed: Parsed, engine: Engine, targets: dict[str, Any], shapes: dict[str, dict[str, InputShapes]]) -> Any:
     trt, builder = parsed.api.trt, parsed.builder
     config = builder.create_builder_config()
     if engine.workspace_gb is not None:

@@ -12,7 +12,7 @@ from pipeline import engine
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine, Profile, section
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.open import cannot_run, open_engine
@@ -45,7 +45,7 @@ def test_forms_for_gpus_compute_the_same(tiny: Point, tmp_path: Path, provider: 
     steps = ([[1, 2, 3, 4], [5]], [[6], [7, 8, 9]], [[10], [11]])
     results = []
     for model in (point / layout.SIMPLIFIED, folder):
-        session = OnnxRuntime(model / layout.MODEL, contract, axes_bounds(contract)).session(2)
+        session = OnnxRuntime(model / layout.MODEL, contract, Profiles.of_axes(contract)).session(2)
         results.append([session.step(tokens) for tokens in steps])
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
@@ -101,7 +101,7 @@ def test_a_gpu_agrees_with_the_cpu(tmp_path: Path, kind: str, precision: str) ->
         pytest.skip(error.problems[0].what)  # TensorRT is a package of its own
     assert isinstance(runtime, OnnxRuntime)
     assert runtime.captures == (kind == "onnxruntime_cuda")
-    portable = OnnxRuntime(tmp_path / layout.SIMPLIFIED / layout.MODEL, contract, axes_bounds(contract))
+    portable = OnnxRuntime(tmp_path / layout.SIMPLIFIED / layout.MODEL, contract, Profiles.of_axes(contract))
     sessions = [runtime.session(2), portable.session(2)]
     tolerance = {"fp16": 0.03, "fp32": 1e-3}[precision]
     chunks = [
