@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+from pipeline.core.dtypes import COMPUTE
+
 LOGITS = "logits"
 
 
@@ -80,7 +81,7 @@ def contract_for(
     layers: per layer the key's and the value's (kv_heads, cache_size, head_dim); compute: fp32, fp16 or bf16;
     logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits.
     """
-    dtype = DTYPES[compute]
+    dtype = COMPUTE[compute].name
     tokens = ("batch", "sequence")
     past = [
         Tensor(f"past_key_values.{i}.{part}", dtype, ("batch", *shape))

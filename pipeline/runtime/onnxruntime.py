@@ -77,7 +77,7 @@ class OnnxRuntime(Runtime):
         self.captures = provider == CUDA
         if not self.on_cpu:
             ort.preload_dlls()  # CUDA's libraries, where packages of NVIDIA's brought them
-        with memory.enlarged() if self.on_cpu else nullcontext():
+        with memory.use_huge_pages() if self.on_cpu else nullcontext():
             try:
                 self.inference = self._load(model, options, provider, provider_options or {})
             except Exception as error:  # onnxruntime raises classes of its own for every failure
@@ -91,7 +91,7 @@ class OnnxRuntime(Runtime):
             what = f"ONNX Runtime did not start {provider}; its log, above, says why"
             raise UserError(Problem(what, "engine.provider", "python -m pipeline.doctor, or engine=onnxruntime_cpu"))
         if self.on_cpu:
-            memory.forget(model.parent / DATA)
+            memory.release_mapped(model.parent / DATA)
 
     def _load(
         self, model: Path, options: ort.SessionOptions, provider: str, settings: dict[str, str]

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pipeline.core.dtypes import BY_TENSORRT
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.schema import EngineKind
 
@@ -99,9 +100,9 @@ class TensorRT:
         return builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
     def numpy_type(self, dtype: Any) -> str:
-        """A DataType in numpy's words: "float16"."""
-        names = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
-        return names.get(dtype.name, str(dtype.name).lower())
+        """NumPy's name of a DataType, "float16"; TensorRT's own where NumPy and ml_dtypes have no such type."""
+        name = str(dtype.name)
+        return BY_TENSORRT[name].name if name in BY_TENSORRT else name.lower()
 
 
 def load(kind: EngineKind) -> TensorRT:

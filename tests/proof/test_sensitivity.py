@@ -8,7 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from pipeline.checkpoint import loading
-from pipeline.core.contract import DTYPES, contract_for
+from pipeline.core.contract import contract_for
+from pipeline.core.dtypes import COMPUTE
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, Source
@@ -69,7 +70,7 @@ def run(config: dict[str, Any], change: Change, compute: str, damage: Change) ->
     damage(wrapped)
     layers = decoder.cache_shapes(wrapped, CACHE)
     contract = contract_for(layers, config["vocab_size"], compute, "last", {"batch": 4, "sequence": 32})
-    program = trace(decoder.Decoder(cast(wrapped, getattr(torch, DTYPES[compute])), "last").eval(), contract)
+    program = trace(decoder.Decoder(cast(wrapped, getattr(torch, COMPUTE[compute].name)), "last").eval(), contract)
     verify = composed([f"precision={compute}", "engine=tensorrt_rtx"])["verify"]
     truth = Truth(reference, contract, seed=0, headroom=verify["headroom"])
     runtime, held = Torch(program, contract, Profiles.of_axes(contract)), limits(Gates(**verify["gates"]))

@@ -5,13 +5,13 @@ plan takes and gives (types, shapes, which output is which input's memory), the 
 the targets, and what the build cost: seconds, peak memory, bytes of plan, weights and activations.
 """
 
+import math
 import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from tqdm import tqdm
 
@@ -20,6 +20,7 @@ from pipeline.backends.tensorrt.lint import lint
 from pipeline.backends.tensorrt.network import Parsed
 from pipeline.core import hardware, layout, machine
 from pipeline.core.contract import GraphContract
+from pipeline.core.dtypes import BY_ONNX
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import replacing
 from pipeline.core.profiles import InputShapes, Profiles
@@ -107,10 +108,8 @@ def weights_bytes(proto: onnx.ModelProto) -> int:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    count = int(np.prod(tensor.dims))
-    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1):
-        return (count + 1) // 2
-    return count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    count: int = math.prod(tensor.dims)
+    return (count * BY_ONNX[tensor.data_type].bits + 7) // 8
 
 
 def _targets(api: TensorRT, engine: Engine) -> dict[str, Any]:

@@ -13,24 +13,13 @@ import onnx
 
 from pipeline.backends.tensorrt.network import Parsed, has_kernel, inputs, layers, outputs
 from pipeline.core.contract import GraphContract, Tensor
+from pipeline.core.dtypes import BY_ONNX
 from pipeline.core.errors import first_line
 from pipeline.graph.attention import LENGTHS, MASK
 
 SCALE_TOLERANCE = 2e-3  # the parser multiplies queries and keys by its square root each, rounded to fp16
 CHANGES_NOTHING = ("CAST", "SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
-TYPES = {  # of an ONNX tensor, in numpy's words
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
-    onnx.TensorProto.INT8: "int8",
-    onnx.TensorProto.INT4: "int4",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.BOOL: "bool",
-    onnx.TensorProto.FLOAT8E4M3FN: "fp8",
-    onnx.TensorProto.FLOAT4E2M1: "fp4",
-}
-NUMBERS = TYPES.keys() - {onnx.TensorProto.INT64}  # types of weights; int64 are shapes and axes
+WEIGHTS = BY_ONNX.keys() - {onnx.TensorProto.INT64}  # types of weights; shapes and axes are int64
 COMPUTE = ("MATRIX_MULTIPLY", "ATTENTION_INPUT", "KV_CACHE_UPDATE")
 
 
@@ -232,8 +221,9 @@ def _values(view: _View) -> Iterator[str]:
         layer = view.producers[name]
         raw = next(tensor for tensor in outputs(layer) if tensor.name == name)
         has = view.tensor(raw)
-        if has.dtype != TYPES.get(kind.elem_type, has.dtype):
-            yield f"{layer.name}: {name} is {has.dtype}, in the graph {TYPES[kind.elem_type]}"
+        known_type = BY_ONNX.get(kind.elem_type)
+        if known_type is not None and has.dtype != known_type.name:
+            yield f"{layer.name}: {name} is {has.dtype}, in the graph {known_type.name}"
         if not kind.HasField("shape"):
             continue
         want = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim)
@@ -254,7 +244,7 @@ def _weights(view: _View) -> Iterator[str]:
     read = {name for node in view.graph.node for name in node.input}
     missing = total = 0
     for weight in view.graph.initializer:
-        if weight.name not in read or weight.data_type not in NUMBERS or not weight.dims:
+        if weight.name not in read or weight.data_type not in WEIGHTS or not weight.dims:
             continue
         count = int(np.prod(weight.dims))
         total += count
@@ -268,8 +258,9 @@ def _weights(view: _View) -> Iterator[str]:
             missing += count - has
             yield f"{layer.name} holds {has} numbers, in the graph {count}"
         kind = view.api.numpy_type(layer.get_output(0).dtype)
-        if kind != TYPES[weight.data_type]:
-            yield f"{layer.name} is {kind}, in the graph {TYPES[weight.data_type]}"
+        wanted = BY_ONNX[weight.data_type].name
+        if kind != wanted:
+            yield f"{layer.name} is {kind}, in the graph {wanted}"
     if missing:
         yield f"the network holds {total - missing} weights, the graph {total}"
 
