@@ -145,10 +145,11 @@ def test_a_damaged_tokenizer_config(tmp_path: Path, trained: Tokenizer) -> None:
 
 HUB = """
 from pathlib import Path
-from pipeline import checkpoint, token_ids
-from pipeline.spec import Model, Source
+from pipeline.checkpoint import loading
+from pipeline.proof import token_ids
+from pipeline.core.schema import Model, Source
 model = Model(Source.hub, id="someone/tiny", revision="a" * 40)
-tokenizer = checkpoint.load_tokenizer(model, Path("checkpoint"))
+tokenizer = loading.load_tokenizer(model, Path("checkpoint"))
 print(tokenizer("a  1234 b")["input_ids"], token_ids.findings(tokenizer, model, Path("checkpoint"), "a  1234 b"))
 """
 
