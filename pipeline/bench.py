@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core import layout, machine, stage
 from pipeline.core.files import write_json
 from pipeline.core.schema import Bench, section
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 from pipeline.runtime.session import Runtime
 
 
@@ -53,11 +53,11 @@ def main() -> None:
     """Run the stage in a point's folder."""
     options = section(Bench)
     folder = Path(layout.ENGINE)
-    reason = cannot_run(folder)
-    if reason is not None:
-        write_json(Path(layout.BENCH), {"skipped": reason})
+    problem = why_unavailable(folder)
+    if problem is not None:
+        write_json(Path(layout.BENCH), {"skipped": problem.what})
         write_json(Path(layout.LATENCY), [])
-        print(f"not measured: {reason}")
+        print(f"not measured: {problem.what}")
         return
     start = time.perf_counter()
     runtime = open_engine(folder)

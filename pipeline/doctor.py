@@ -11,11 +11,13 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import errors, hardware, usage
+from pipeline.core.engines import CUDA, KINDS, EngineKind, install
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("note", f"PyTorch is built for CUDA {built}, the driver takes {cuda}", "update the driver")
 
 
-def _onnxruntime() -> Iterator[Finding]:
+def _onnxruntime(_kind: EngineKind) -> Iterator[Finding]:
     import onnxruntime
 
     providers = onnxruntime.get_available_providers()
@@ -119,35 +121,36 @@ def _onnxruntime() -> Iterator[Finding]:
     else:
         fix = "pip uninstall onnxruntime-gpu; pip install onnxruntime"
         yield Finding("note", f"engine=onnxruntime_cpu: needs ONNX Runtime {needs}, this is {here}", fix)
-    if "CUDAExecutionProvider" in providers and hardware.gpus():
+    if CUDA in providers and hardware.gpus():
         yield Finding("ok", "engine=onnxruntime_cuda: builds and runs")
     elif hardware.gpus():
         fix = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]"
         yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", fix)
 
 
-def _tensorrt() -> Iterator[Finding]:
-    from pipeline.core.schema import EngineKind
+def _tensorrt(kind: EngineKind) -> Iterator[Finding]:
     from pipeline.runtime import tensorrt_api
 
-    gpus = hardware.gpus()
-    for kind in (EngineKind.tensorrt_rtx, EngineKind.tensorrt):
-        option = f"engine={kind.value}"
-        try:
-            api = tensorrt_api.load(kind)
-        except UserError as error:
-            (problem,) = error.problems
-            yield Finding("note", f"{option}: {problem.what}", problem.fix)
-            continue
-        targets = ", ".join(api.targets) or "the GPU of this machine"
-        runs = [name for name, capability in gpus if not api.targets or capability in api.targets]
-        where = f"runs on {', '.join(runs)}" if runs else "its plans do not run here"
-        try:
-            api.builder()
-        except UserError as error:
-            yield Finding("note", f"{option}: {error.problems[0].what}", error.problems[0].fix)
-            continue
-        yield Finding("ok", f"{option}: builds for {targets} ({api.product}); {where}")
+    option = f"engine={kind.value}"
+    try:
+        api = tensorrt_api.load(kind)
+        api.builder()
+    except UserError as error:
+        yield Finding("note", f"{option}: {error.problems[0].what}", error.problems[0].fix)
+        return
+    targets = ", ".join(api.targets) or "the GPU of this machine"
+    runs = [name for name, capability in hardware.gpus() if not api.targets or capability in api.targets]
+    where = f"runs on {', '.join(runs)}" if runs else "its plans do not run here"
+    yield Finding("ok", f"{option}: builds for {targets} ({api.product}); {where}")
+
+
+def _installed(kind: EngineKind) -> Iterator[Finding]:
+    """A kind without a check of its own: whether its package is there."""
+    found = [f"{name} {_version(name)}" for name in KINDS[kind].distributions if _version(name)]
+    if found:
+        yield Finding("ok", f"engine={kind.value}: {found[0]} is installed")
+    else:
+        yield Finding("note", f"engine={kind.value}: {KINDS[kind].product} is not installed", install(kind))
 
 
 def _room() -> Iterator[Finding]:
@@ -181,8 +184,13 @@ def _checkout() -> Iterator[Finding]:
             yield Finding("ok", "".join(first))
 
 
+OF_KIND = {
+    EngineKind.onnxruntime: _onnxruntime,
+    EngineKind.tensorrt: _tensorrt,
+    EngineKind.tensorrt_rtx: _tensorrt,
+}
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _packages, _checkout, _room, _gpu, _onnxruntime, _tensorrt,
+    _python, _packages, _checkout, _room, _gpu, *(partial(OF_KIND.get(kind, _installed), kind) for kind in KINDS),
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.core import errors, hardware, usage
+from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.files import write_json
 
 TARGET = Path("artifacts/toolchain.json")
@@ -20,10 +21,8 @@ PACKAGES = {  # key -> the distributions that may provide it, the first one inst
     "gguf": ("gguf",),
     "onnx": ("onnx",),
     "onnxscript": ("onnxscript",),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "onnxsim": ("onnxsim",),
-    "tensorrt": ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
-    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
+    **{kind.value: KINDS[kind].distributions for kind in EngineKind},
 }
 
 

@@ -5,9 +5,10 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 
+from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem
 from pipeline.core.profiles import Sizes, StepSizes
-from pipeline.core.schema import Config, EngineKind, Range, Shapes
+from pipeline.core.schema import Config, Range, Shapes
 
 SIDES = [(step, axis) for step in ("prefill", "decode") for axis in ("batch", "sequence")]
 
@@ -96,7 +97,7 @@ def _static(config: Config) -> Iterator[Problem]:
     """A profile of one shape beside another: TensorRT stores all weights once more for it. The plan of SmolLM2-135M in
     fp16 has 500 MB then; 288 with a batch of 1 to 2, 290 with a sequence of 1 to 2."""
     named = _by_key(config)
-    if config.engine.kind is EngineKind.onnxruntime or len(named) < 2:
+    if not KINDS[config.engine.kind].static_costs or len(named) < 2:
         return
     for key, ranges in named.items():
         if all(ends.min == ends.max for ends in (ranges.batch, ranges.sequence)):

@@ -19,9 +19,9 @@ from pipeline.core.schema import Weights
 from pipeline.model import pt2
 from pipeline.proof.interface import interface_findings, onnx_findings, program_findings
 from pipeline.proof.reference import Reference
-from pipeline.runtime import engine_info
+from pipeline.runtime import engine_info, tensorrt
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from pipeline.runtime.open import cannot_run, open_engine, what
+from pipeline.runtime.open import open_engine, why_unavailable
 from pipeline.runtime.session import Runtime
 from pipeline.runtime.torch import Torch
 
@@ -106,10 +106,9 @@ class Network(Artifact):
     """What TensorRT made of the final model, run by interpretation."""
 
     def obstacle(self) -> str | None:
-        from pipeline.runtime.tensorrt_plan import other_version  # TensorRT is not everybody's
-
         folder = self.point / layout.ENGINE
-        return what(other_version(folder, engine_info.read(folder).raw))
+        problem = tensorrt.why_other_version(folder, engine_info.read(folder))
+        return None if problem is None else problem.what
 
     def findings(self) -> list[str]:
         return []  # the lint's, and those fail stage engine
@@ -124,7 +123,8 @@ class Engine(Artifact):
     """engine/, in the runtime that it was built for."""
 
     def obstacle(self) -> str | None:
-        return cannot_run(self.point / self.name)
+        problem = why_unavailable(self.point / self.name)
+        return None if problem is None else problem.what
 
     def fix(self) -> str:
         rounds = self.quantized and engine_info.read(self.point / self.name).raw.get("int8_activations", False)

@@ -127,13 +127,13 @@ def run_case(case: Case, runtime: Runtime, truth: Truth, limits: Limits) -> Resu
     """Run the steps of a case; compare logits at every step, and the whole cache at the end."""
     session = runtime.session(case.batch)
     rows = [truth.row(case, r) for r in range(case.batch)]
-    caches = session.fetch()
+    caches = session.read_caches()
     for i, cache in enumerate(caches):
         cache[...] = SENTINEL
         for r, row in enumerate(rows):
             if row.used:
                 cache[r, :, : row.used] = row.past(i)
-    session.store(caches)
+    session.write_caches(caches)
     session.lengths[:] = case.past
     result = Result()
     judge = Judge(case, truth, limits, result)
@@ -202,7 +202,7 @@ def _compare_logits(case: Case, session: Session, rows: list[Row], every_positio
 
 def _compare_caches(case: Case, session: Session, rows: list[Row], judge: Judge) -> None:
     touched = []
-    caches = session.fetch()
+    caches = session.read_caches()
     for r, row in enumerate(rows):
         start, end = case.past[r], case.past[r] + len(row.tokens)
         for i, (tensor, cache) in enumerate(zip(session.contract.caches, caches, strict=True)):

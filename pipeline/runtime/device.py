@@ -1,6 +1,6 @@
 """Memory and a stream of one NVIDIA GPU behind one small interface, with PyTorch or pycuda behind it.
 
-    device = open_device()                  # UserError where neither can be had
+    device = open_device()                  # UserError where neither is available
     memory = device.allocate(nbytes)        # memory.address goes to TensorRT
     device.upload(memory, array)            # in the order of the stream, as all work is
     device.download(memory, shape, dtype)   # waits for it
@@ -134,14 +134,14 @@ class PycudaDevice(Device):
 
 def open_device() -> Device:
     """The first GPU. Raises UserError where no package reaches it."""
-    problem = unreachable()
+    problem = why_unavailable()
     if problem is not None:
         raise UserError(problem)
     return TorchDevice() if _torch_sees_it() else PycudaDevice()
 
 
-def unreachable() -> Problem | None:
-    """Why the GPU's memory cannot be had; None when it can."""
+def why_unavailable() -> Problem | None:
+    """Why the GPU's memory is out of reach; None when it is not."""
     if _torch_sees_it() or importlib.util.find_spec("pycuda") is not None:
         return None
     what = "neither PyTorch nor pycuda reaches the GPU: this PyTorch is built for the CPU, pycuda is not installed"

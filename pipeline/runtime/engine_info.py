@@ -1,7 +1,7 @@
 """engine.json: what an engine folder says of itself, and whether this kvforge and this runtime can read it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,26 +9,14 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from pipeline.core.contract import LOGITS, GraphContract
+from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.errors import Problem, UserError, one_line
 from pipeline.core.files import readable, write_json
 from pipeline.core.layout import ENGINE_INFO
 from pipeline.core.profiles import AXES, Profiles
-from pipeline.core.schema import EngineKind, Optimization
+from pipeline.core.schema import Optimization
 
 FORMAT = 1  # raise it when older code could misread a new file
-TENSORRT: dict[str, type] = {"version": str, "targets": list}
-KEYS: dict[EngineKind, dict[str, type]] = {  # what each kind of engine is opened with, besides what all have
-    EngineKind.onnxruntime: {
-        "provider": str,
-        "provider_options": dict,
-        "optimization": str,
-        "threads": int,
-        "onnxruntime": str,
-        "needs": str,
-    },
-    EngineKind.tensorrt: TENSORRT,
-    EngineKind.tensorrt_rtx: TENSORRT,
-}
 LEVELS = [level.value for level in Optimization]
 
 
@@ -44,7 +32,7 @@ class EngineInfo:
 
 def write(out: Path, kind: EngineKind, profiles: Profiles, contract: GraphContract, **more: Any) -> None:
     """Write `out`/engine.json: what all engines have, and `more` that belongs to this kind."""
-    assert KEYS[kind].keys() <= more.keys()
+    assert KINDS[kind].info_keys.keys() <= more.keys()
     common = {"profiles": profiles.to_json(), "signature": asdict(contract)}
     write_json(out / ENGINE_INFO, {"format": FORMAT, "kind": kind.value, **more, **common})
 
@@ -74,10 +62,10 @@ def read(folder: Path) -> EngineInfo:
         what = f"unknown kind of engine {raw.get('kind')!r}; it must be one of {', '.join(kinds)}"
         raise UserError(Problem(what, f"{path}: kind", again))
     kind = kinds[raw["kind"]]
-    missing = [key for key in ("profiles", "signature", *KEYS[kind]) if key not in raw]
+    missing = [key for key in ("profiles", "signature", *KINDS[kind].info_keys) if key not in raw]
     if missing:
         raise UserError([Problem(f"the key {key} is missing", f"{path}: {key}", again) for key in missing])
-    problems = [Problem(what, f"{path}: {key}", again) for key, what in _wrong(raw, KEYS[kind])]
+    problems = [Problem(what, f"{path}: {key}", again) for key, what in _wrong(raw, KINDS[kind].info_keys)]
     read: dict[str, Any] = {}
     for key, parse in (("signature", _contract), ("profiles", Profiles.from_json)):
         try:
@@ -90,7 +78,7 @@ def read(folder: Path) -> EngineInfo:
     return EngineInfo(kind, read["signature"], read["profiles"], raw)
 
 
-def _wrong(raw: dict[str, Any], keys: dict[str, type]) -> Iterator[tuple[str, str]]:
+def _wrong(raw: dict[str, Any], keys: Mapping[str, type]) -> Iterator[tuple[str, str]]:
     """The keys whose values cannot be used, and why."""
     for key, wanted in keys.items():
         value: Any = raw[key]

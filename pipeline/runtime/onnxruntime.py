@@ -21,11 +21,13 @@ import onnxruntime as ort
 from pipeline.core import hardware
 from pipeline.core.contract import LOGITS, GraphContract
 from pipeline.core.dtypes import Array
+from pipeline.core.engines import CPU, CUDA
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.layout import DATA
+from pipeline.core.layout import DATA, MODEL
 from pipeline.core.machine import cores
 from pipeline.core.profiles import Profiles
 from pipeline.runtime import memory
+from pipeline.runtime.engine_info import EngineInfo, too_old
 from pipeline.runtime.session import Runtime, Session
 
 LEVELS = {
@@ -36,7 +38,6 @@ LEVELS = {
 }
 
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 # Blockwise attention loses on the CPU: 512 tokens of SmolLM2-135M take 191 ms in it, 106 without; a decode step the
 # same. The variable is read when a session makes its kernels.
 FLASH_ATTENTION_OFF = "ORT_GQA_DISABLE_FLASH_ATTENTION"
@@ -62,7 +63,7 @@ class OnnxRuntime(Runtime):
         provider: str = CPU,
         provider_options: dict[str, str] | None = None,
     ) -> None:
-        problem = obstacle(provider)
+        problem = why_provider_unavailable(provider)
         if problem is not None:
             raise UserError(problem)
         options = ort.SessionOptions()
@@ -114,12 +115,28 @@ class OnnxRuntime(Runtime):
         return OnnxRuntimeSession(self, batch) if self.on_cpu else GpuSession(self, batch)
 
 
-def version() -> str:
-    """The version of ONNX Runtime that is installed."""
-    return str(ort.__version__)
+def open_engine(folder: Path, info: EngineInfo, threads: int | None) -> OnnxRuntime:
+    """Load the engine in `folder`. Raises UserError when it needs a later version or a provider that is not here."""
+    problem = too_old(folder, info, ort.__version__)
+    if problem is not None:
+        raise UserError(problem)
+    return OnnxRuntime(
+        folder / MODEL,
+        info.contract,
+        info.profiles,
+        optimization=info.raw["optimization"],
+        threads=info.raw["threads"] if threads is None else threads,
+        provider=info.raw["provider"],
+        provider_options=info.raw["provider_options"],
+    )
 
 
-def obstacle(provider: str) -> Problem | None:
+def why_unavailable(_folder: Path, info: EngineInfo) -> Problem | None:
+    """Why the provider that an engine was built for cannot compute here; None when it should."""
+    return why_provider_unavailable(info.raw["provider"])
+
+
+def why_provider_unavailable(provider: str) -> Problem | None:
     """Why a provider cannot compute here; None when it should."""
     fix = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]; or engine=onnxruntime_cpu"
     if provider not in ort.get_available_providers():
@@ -236,11 +253,11 @@ class GpuSession(OnnxRuntimeSession):
         logits: Array = self._fixed[LOGITS].numpy()
         return logits
 
-    def fetch(self) -> list[Array]:
+    def read_caches(self) -> list[Array]:
         self._caches = [value.numpy() for value in self._held]
         return self.caches
 
-    def store(self, caches: Sequence[Array]) -> None:
+    def write_caches(self, caches: Sequence[Array]) -> None:
         for value, cache in zip(self._held, caches, strict=True):
             value.update_inplace(np.ascontiguousarray(cache))
 

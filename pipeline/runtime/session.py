@@ -17,17 +17,17 @@ from pipeline.core.dtypes import Array, Floats
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.profiles import Profiles
 
-PLAIN = {int}  # what the ids of nearly every row are
+PYTHON_INTEGERS = {int}  # the types of the ids in nearly every row
 
 
 class Session(ABC):
     """A static cache of `batch` rows and the model over it.
 
     `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r].
-    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the contract's order; where the
-    caches lie on a GPU, copies of them, which `fetch` brings up to date. Write into them, or `store` others.
-    `chunk`: most tokens of a row that are run at once, a longer step is run in several; None: as many as the engine
-    was built for.
+    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the contract's order. Where the
+    caches are on a GPU these are copies, which `read_caches` updates; `write_caches` puts others in their place.
+    `chunk`: the largest number of tokens of a row that are run at once, a longer step is run in several chunks; None:
+    as many as the engine was built for.
     """
 
     chunk: int | None = None
@@ -99,12 +99,12 @@ class Session(ABC):
             answer = np.where(counts[:, None, None] > 0, answer, np.float32(0))
         return answer
 
-    def fetch(self) -> list[Array]:
-        """All caches on the host, to be read, or changed and stored; where they lie there anyway, the very arrays."""
+    def read_caches(self) -> list[Array]:
+        """All caches on the host, to be read, or changed and written; where they lie there anyway, the very arrays."""
         return self.caches
 
-    def store(self, caches: Sequence[Array]) -> None:
-        """Copy other arrays of the same shapes into the caches, or put back what `fetch` gave."""
+    def write_caches(self, caches: Sequence[Array]) -> None:
+        """Copy other arrays of the same shapes into the caches, or those that `read_caches` gave."""
         for own, new in zip(self._caches, caches, strict=True):
             if new.shape != own.shape:
                 raise ValueError(f"a cache has the shape {own.shape}, not {new.shape}")
@@ -209,7 +209,7 @@ def not_integers(tokens: Sequence[Sequence[int]]) -> Iterator[Problem]:
         yield Problem(f"tokens is {_shown(tokens)}, not a list of rows", "tokens", "give a list with one list a row")
         return
     for row, new in enumerate(tokens):
-        if type(new) is list and set(map(type, new)) <= PLAIN:
+        if type(new) is list and set(map(type, new)) <= PYTHON_INTEGERS:
             continue
         if isinstance(new, str | bytes) or not (isinstance(new, Sequence) or getattr(new, "ndim", 0) == 1):
             yield Problem(f"row {row} is {_shown(new)}, not a list of token ids", f"tokens[{row}]", fix)

@@ -7,24 +7,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import hardware
 from pipeline.core.contract import LOGITS
 from pipeline.core.dtypes import Array
+from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import replacing
 from pipeline.core.layout import PLAN
-from pipeline.runtime import tensorrt_api
+from pipeline.runtime import device, tensorrt_api
 from pipeline.runtime.device import open_device
-from pipeline.runtime.engine_info import EngineInfo
+from pipeline.runtime.engine_info import EngineInfo, rebuild
 from pipeline.runtime.session import Runtime, Session
-from pipeline.runtime.tensorrt_plan import obstacle
 
 
 class TensorRT(Runtime):
-    """A plan, loaded. Raises UserError when it does not run here (`tensorrt_plan.obstacle`) or is not what its
+    """A plan, loaded. Raises UserError when it does not run here (`why_unavailable`) or is not what its
     engine.json says."""
 
     def __init__(self, folder: Path, info: EngineInfo) -> None:
-        problem = obstacle(folder, info.raw)
+        problem = why_unavailable(folder, info)
         if problem is not None:
             raise UserError(problem)
         self.contract = info.contract
@@ -54,8 +55,8 @@ class TensorRT(Runtime):
             config = self.engine.create_runtime_config()
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             kernels = config.create_runtime_cache()
-            if self._kept.exists():
-                kernels.deserialize(self._kept.read_bytes())
+            if self._kernel_cache.exists():
+                kernels.deserialize(self._kernel_cache.read_bytes())
             config.set_runtime_cache(kernels)
         context = self.engine.create_execution_context(config) if config else self.engine.create_execution_context()
         if context is None or not context.set_optimization_profile_async(profile, self.device.stream):
@@ -64,19 +65,54 @@ class TensorRT(Runtime):
             raise UserError(Problem(f"{self.api.product} makes no context. It says: {said}", "profile", fix))
         return context
 
-    def keep_kernels(self, context: Any) -> None:
+    def save_kernel_cache(self, context: Any) -> None:
         """Write the kernels that a context was given or compiled where the next process finds them."""
         if hasattr(self.api.trt, "IRuntimeCache"):
             config = context.get_runtime_config()
             kernels = config.get_runtime_cache()
             compiled = bytes(memoryview(kernels.serialize()))
-            if not self._kept.exists() or self._kept.stat().st_size != len(compiled):
-                with replacing(self._kept) as path:
+            if not self._kernel_cache.exists() or self._kernel_cache.stat().st_size != len(compiled):
+                with replacing(self._kernel_cache) as path:
                     path.write_bytes(compiled)
 
     @property
-    def _kept(self) -> Path:
-        return tensorrt_api.scratch(self.api, "kernels")
+    def _kernel_cache(self) -> Path:
+        return tensorrt_api.user_cache_file(self.api, "kernels")
+
+
+def open_engine(folder: Path, info: EngineInfo, _threads: int | None) -> TensorRT:
+    """Load the plan in `folder`. Raises UserError when it does not run here."""
+    return TensorRT(folder, info)
+
+
+def why_unavailable(folder: Path, info: EngineInfo) -> Problem | None:
+    """Why the plan in `folder` does not run here; None when it should: it takes a GPU that it was built for, and the
+    very version of TensorRT that built it."""
+    product = KINDS[info.kind].product
+    targets = ", ".join(info.raw["targets"])
+    gpus = hardware.gpus()
+    if not gpus:
+        what = f"there is no NVIDIA GPU here; the plan is for compute capability {targets}"
+        return Problem(what, "engine.kind", "run it on a machine with one, or take engine=onnxruntime_cpu")
+    if not any(capability in info.raw["targets"] for _, capability in gpus):
+        here = "; ".join(f"{name}, {capability}" for name, capability in gpus)
+        what = f"the plan is for compute capability {targets}, the GPU here is {here}"
+        fix = f"add it to engine.targets where {product} builds for it, and build it again here: {rebuild(folder)}"
+        return Problem(what, "engine.targets", fix)
+    return why_other_version(folder, info) or device.why_unavailable()
+
+
+def why_other_version(folder: Path, info: EngineInfo) -> Problem | None:
+    """What is wrong with the TensorRT that is installed here; None when it is the version that built the plan."""
+    try:
+        version = tensorrt_api.load(info.kind).version
+    except UserError as error:
+        return error.problems[0]
+    built_by = info.raw["version"]
+    if version == built_by:
+        return None
+    what = f"the plan was built by {KINDS[info.kind].product} {built_by}, here is {version}"
+    return Problem(what, "engine", f"build it again here: {rebuild(folder)}; or install {built_by}")
 
 
 class TensorRTSession(Session):
@@ -95,12 +131,12 @@ class TensorRTSession(Session):
         self._contexts: dict[tuple[int, bool], Any] = {}
         self._decode: Callable[[], None] | None = None
 
-    def fetch(self) -> list[Array]:
+    def read_caches(self) -> list[Array]:
         for i, tensor in enumerate(self.contract.caches):
             self._caches[i] = self._device.download(self._memory[tensor.name], self._caches[i].shape, tensor.dtype)
         return self.caches
 
-    def store(self, caches: Sequence[Array]) -> None:
+    def write_caches(self, caches: Sequence[Array]) -> None:
         for tensor, cache in zip(self.contract.caches, caches, strict=True):
             self._device.upload(self._memory[tensor.name], cache.astype(tensor.dtype, copy=False))
 
@@ -139,7 +175,7 @@ class TensorRTSession(Session):
             return
         work()
         if not known:
-            self._runtime.keep_kernels(context)
+            self._runtime.save_kernel_cache(context)
 
     def _ready(self, profile: int) -> Any:
         """A context of a profile that knows where everything lies: past and present of a cache in one place."""

@@ -9,23 +9,17 @@ What a version can do is asked of the module by name, never looked up in a table
 11, and TensorRT-RTX counts its versions on its own. `tensorrt` is imported here alone, and only when it is asked for.
 """
 
-import importlib
 import re
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pipeline.core.dtypes import BY_TENSORRT
+from pipeline.core.engines import KINDS, EngineKind, install
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.schema import EngineKind
 
-MODULES = {
-    EngineKind.tensorrt: ("tensorrt",),
-    EngineKind.tensorrt_rtx: ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-}
-PRODUCTS = {EngineKind.tensorrt: "TensorRT", EngineKind.tensorrt_rtx: "TensorRT-RTX"}
-EXTRAS = {EngineKind.tensorrt: "tensorrt", EngineKind.tensorrt_rtx: "tensorrt-rtx"}
 NEEDED = {  # what the static cache and its attention are made of -> why there is no way around it
     "IAttention": "it has no attention operator (10.14 is the first with one)",
     "IKVCacheUpdateLayer": "it cannot write a cache in place (10.15 is the first that can)",
@@ -40,9 +34,9 @@ class Log:
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def largest(self, label: str) -> int | None:
-        """The largest number behind a label in the notes, such as "Total Activation Memory", which is said for each
-        profile; None when it was not said."""
+    def max_logged(self, label: str) -> int | None:
+        """The largest number that the notes give for a label, such as "Total Activation Memory", which is logged once
+        per profile; None when it was not logged."""
         found = [re.search(rf"{label}: (\d+)", note) for note in self.notes]
         return max((int(match[1]) for match in found if match), default=None)
 
@@ -55,11 +49,11 @@ class TensorRT:
         self.trt = trt
         self.log = Log()
         self.version = str(trt.__version__)
-        self.product = f"{PRODUCTS[kind]} {self.version}"
+        self.product = f"{KINDS[kind].product} {self.version}"
         missing = [why for name, why in NEEDED.items() if not hasattr(trt, name)]
         if missing:
             where = "engine.kind"
-            fix = f"install {PRODUCTS[kind]} 10.15 or later: {install(kind)}"
+            fix = f"install {KINDS[kind].product} 10.15 or later: {install(kind)}"
             raise UserError(Problem(f"{self.product} is too old: {'; '.join(missing)}", where, fix))
         # Kept here, as TensorRT holds no reference to it. It hears every error that an IErrorRecorder is told; one of
         # those in Python crashes TensorRT-RTX 1.7.1 when the network is freed.
@@ -110,28 +104,23 @@ def load(kind: EngineKind) -> TensorRT:
     return TensorRT(kind, _import(kind))
 
 
-def install(kind: EngineKind) -> str:
-    """The command that installs what an engine kind needs, in a checkout; kvforge is on no package index."""
-    return f"pip install -e '.[{EXTRAS[kind]}]'"
-
-
-def scratch(api: TensorRT, what: str) -> Path:
-    """A file that outlives processes: timings, or compiled kernels. Beside the artifacts, which must not hang on it."""
+def user_cache_file(api: TensorRT, what: str) -> Path:
+    """A file in the user's cache that later processes read: timings, or compiled kernels. No artifact depends on it."""
     return Path.home() / ".cache" / "kvforge" / f"{api.trt.__name__}-{api.version}.{what}"
 
 
 def _import(kind: EngineKind) -> ModuleType:
     reasons = []
-    for name in MODULES[kind]:
+    for name in KINDS[kind].modules:
         try:
-            module = importlib.import_module(name)
+            module = import_module(name)
         except Exception as error:  # its __init__ loads libraries, and raises whatever that raises
             reasons.append(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}")
             continue
         if hasattr(module, "Builder"):  # the package index has an empty stub of the name
             return module
         reasons.append(f"{name} has no Builder")
-    what = f"{PRODUCTS[kind]} is not installed ({'; '.join(reasons)})"
+    what = f"{KINDS[kind].product} is not installed ({'; '.join(reasons)})"
     raise UserError(Problem(what, "engine.kind", f"{install(kind)}, or another option of engine/"))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import verify
 from pipeline.core import layout
-from pipeline.runtime.onnxruntime import obstacle
+from pipeline.runtime.onnxruntime import why_provider_unavailable
 from tests.support.points import build
 
 
@@ -18,7 +18,7 @@ from tests.support.points import build
 )
 def test_engines_for_a_gpu_are_inspected_where_there_is_none(engine: str, provider: str, tmp_path: Path) -> None:
     """Lowered operators and masks are right in an engine: all before it is proven, and the reason is in the report."""
-    why = obstacle(provider)
+    why = why_provider_unavailable(provider)
     if why is None:
         pytest.skip("this machine runs it")
     build(tmp_path, [f"engine={engine}"])

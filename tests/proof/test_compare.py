@@ -50,20 +50,20 @@ class Damaged(Runtime):
 
     def session(self, batch: int) -> Session:
         session = self.sound.session(batch)
-        step, fetch, count = session.step, session.fetch, iter(range(1000))
+        step, read_caches, count = session.step, session.read_caches, iter(range(1000))
 
         def damaged_step(tokens: list[list[int]]) -> Floats:
             logits = step(tokens).copy()
             self.logits(next(count), logits)
             return logits
 
-        def damaged_fetch() -> list[Array]:
-            caches = [cache.copy() for cache in fetch()]
+        def damaged_read_caches() -> list[Array]:
+            caches = [cache.copy() for cache in read_caches()]
             if session.lengths.max() > max(CASE.past):  # not before the case has begun
                 self.caches(caches)
             return caches
 
-        session.step, session.fetch = damaged_step, damaged_fetch  # type: ignore[method-assign, assignment]
+        session.step, session.read_caches = damaged_step, damaged_read_caches  # type: ignore[method-assign, assignment]
         return session
 
 

@@ -13,7 +13,7 @@ from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import Problem, UserError
 from pipeline.runtime import engine_info
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 
 Info = dict[str, Any]
 ONE = {"min": 1, "opt": 1, "max": 1}
@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_read(engine: Path, changed: Callable[[Info], str]
         assert "dvc repro engine@mine" in problem.fix
     if "engine needs" not in says[0]:
         with pytest.raises(UserError):
-            cannot_run(engine)
+            why_unavailable(engine)
 
 
 def test_bytes_that_are_no_text(engine: Path) -> None:

@@ -224,15 +224,15 @@ def test_chunks_keep_to_the_profiles(
 
 
 def test_stored_caches_are_copied(engine: Runtime) -> None:
-    """Other arrays than `fetch` gave may go away at once: the session holds no memory but its own."""
+    """Other arrays than `read_caches` gave may go away at once: the session holds no memory but its own."""
     session, other = engine.session(2), engine.session(2)
     prompt = [[1, 2, 3, 4], [5, 6]]
     want = [session.step(prompt), session.step([[7], [8]])][1]
     other.step(prompt)
-    copies = [cache.copy() for cache in other.fetch()]
+    copies = [cache.copy() for cache in other.read_caches()]
     other.reset()
     other.step([[9] * 30, [10] * 30])
-    other.store(copies)
+    other.write_caches(copies)
     other.lengths[:] = [4, 2]
     for cache in copies:
         cache[...] = np.nan
@@ -251,9 +251,9 @@ def test_caches_cannot_be_exchanged(engine: Runtime) -> None:
     session.caches[0] = own.copy()
     assert session.caches[0] is own
     with pytest.raises(ValueError, match="shape"):
-        session.store([cache[:, :1] for cache in session.caches])
+        session.write_caches([cache[:, :1] for cache in session.caches])
     with pytest.raises(ValueError, match="shorter"):
-        session.store(session.caches[:-1])
+        session.write_caches(session.caches[:-1])
 
 
 def test_reset_starts_over(engine: Runtime) -> None:

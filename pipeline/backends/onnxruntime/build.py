@@ -15,14 +15,14 @@ from pipeline.backends.onnxruntime.lower import lower
 from pipeline.backends.tensorrt import prepare
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.core.engines import CPU, TENSORRT
 from pipeline.core.errors import Problem, UserError, first_line
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine
 from pipeline.graph import onnx_file
 from pipeline.runtime import engine_info
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 
-CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions take 16 inputs
 
 
@@ -53,7 +53,7 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
         onnxruntime=onnxruntime.__version__,
         needs=needed(lowered),
     )
-    if cannot_run(out) is not None:
+    if why_unavailable(out) is not None:
         return
     try:
         open_engine(out)

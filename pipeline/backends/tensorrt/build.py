@@ -30,7 +30,7 @@ from pipeline.runtime.tensorrt_api import TensorRT
 
 INT64 = onnx.TensorProto.INT64
 # what TensorRT says -> what it means, and how to fix it
-MEANINGS = (
+ERROR_HINTS = (
     (
         r"out of memory|OutOfMemory|could not find any implementation|insufficient memory|bad_alloc|alloc.* failed",
         "it ran out of memory, or no kernel fits into engine.workspace_gb",
@@ -94,7 +94,7 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
             "peak_mb": round(machine.peak_memory() / 2**20),
             "plan_bytes": size,
             "weights_bytes": weights_bytes(parsed.proto),
-            "activation_bytes": api.log.largest("Total Activation Memory"),
+            "activation_bytes": api.log.max_logged("Total Activation Memory"),
         },
     )
 
@@ -146,7 +146,7 @@ def _serialize(parsed: Parsed, config: Any) -> Any:
     monitor = _progress(api.trt)
     if monitor is not None:
         config.progress_monitor = monitor
-    cache = tensorrt_api.scratch(api, "timings") if api.timing_cache else None
+    cache = tensorrt_api.user_cache_file(api, "timings") if api.timing_cache else None
     if cache is not None:
         known = cache.read_bytes() if cache.exists() else b""
         config.set_timing_cache(config.create_timing_cache(known), False)
@@ -163,13 +163,13 @@ def _serialize(parsed: Parsed, config: Any) -> Any:
 def _failed(parsed: Parsed, where: str) -> UserError:
     """What the builder's errors mean."""
     said = parsed.api.log.errors
-    return UserError(meaning(said, parsed.api.product, where))
+    return UserError(explain(said, parsed.api.product, where))
 
 
-def meaning(said: list[str], product: str, where: str) -> Problem:
+def explain(said: list[str], product: str, where: str) -> Problem:
     """A problem out of the errors that TensorRT gave, the last first; its own words are kept."""
     for text in reversed(said):
-        for pattern, what, fix in MEANINGS:
+        for pattern, what, fix in ERROR_HINTS:
             if re.search(pattern, text, re.I):
                 return Problem(f"{product} did not build: {what}. It says: {_short(text)}", where, fix)
     last = _short(said[-1]) if said else "nothing"

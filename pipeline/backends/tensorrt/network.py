@@ -51,8 +51,8 @@ class Parsed:
         return "lengths" if self.api.lengths else "mask"
 
 
-def parse(api: TensorRT, folder: Path, *, cured: bool = True) -> Parsed:
-    """Parse `folder`/model.onnx; `cured=False` leaves the network as the parser made it, for tests.
+def parse(api: TensorRT, folder: Path, *, restore: bool = True) -> Parsed:
+    """Parse `folder`/model.onnx; `restore=False` leaves the network as the parser made it, for tests.
 
     Raises UserError with a line for each node that TensorRT does not take, or whose meaning it would change.
     """
@@ -69,12 +69,12 @@ def parse(api: TensorRT, folder: Path, *, cured: bool = True) -> Parsed:
         raise UserError(_unsupported(api, proto, errors, data, path))
     del parser  # before the network, and before anything else is parsed: the other order crashes
     parsed = Parsed(api, builder, network, proto, folder, attentions(api, network))
-    if cured:
-        cure(parsed)
+    if restore:
+        restore_attention_lengths(parsed)
     return parsed
 
 
-def cure(parsed: Parsed) -> None:
+def restore_attention_lengths(parsed: Parsed) -> None:
     """Give each attention what the parser dropped, its operands without the parser's factors of 1 (which would copy the
     whole cache of keys in every step), and leave to be decomposed where no kernel computes it."""
     api, network = parsed.api, parsed.network

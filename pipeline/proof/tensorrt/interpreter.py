@@ -3,9 +3,9 @@
     runtime = Interpreter(parse(api, folder), contract, profiles)   # a Runtime like any other
     runtime.session(batch=2).step([[1, 2, 3], [4]])
 
-It computes the network as parsed and then fixed by tensorrt_network.cure, so a wrong token shows on a machine without a
-GPU. Floats are computed with in fp32, and each layer's result is rounded to the type that the network declares for it,
-as kernels do that accumulate in fp32. What the builder then makes of the network only a GPU can show.
+It computes the network that the engine is built from, so a wrong token shows on a machine without a GPU. Floats are
+computed in fp32, and each layer's result is rounded to the type that the network declares for it, as by kernels that
+accumulate in fp32. What the builder then makes of the network only a GPU can show.
 """
 
 from graphlib import TopologicalSorter

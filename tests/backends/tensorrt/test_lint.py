@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from pipeline.backends.tensorrt.lint import lint
-from pipeline.backends.tensorrt.network import Parsed, cure, parse
+from pipeline.backends.tensorrt.network import Parsed, parse, restore_attention_lengths
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
@@ -36,9 +36,9 @@ def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
     return next(node for node in model.graph.node if node.name == name)
 
 
-def findings(folder: Path, *, cured: bool = True) -> list[str]:
+def findings(folder: Path, *, restore: bool = True) -> list[str]:
     """What the lint finds in a parsed folder."""
-    return lint(parse(rtx(), folder, cured=cured), contract_of(folder))
+    return lint(parse(rtx(), folder, restore=restore), contract_of(folder))
 
 
 def without_softcap(model: onnx.ModelProto) -> None:
@@ -66,15 +66,15 @@ def test_sound_networks_have_no_findings(tiny: Point, half: Point, window: Point
     assert {str(folder): findings(folder) for folder in folders} == {str(folder): [] for folder in folders}
 
 
-def test_the_cure_is_what_makes_attention_right(half: Point) -> None:
-    """As parsed, every attention is upper-left and without lengths; each is named. The cure fixes that and no more."""
-    parsed = parse(rtx(), half[0] / layout.SIMPLIFIED, cured=False)
+def test_restored_lengths_make_attention_right(half: Point) -> None:
+    """As parsed, every attention is upper-left and without lengths; each is named. That alone is repaired."""
+    parsed = parse(rtx(), half[0] / layout.SIMPLIFIED, restore=False)
     assert lint(parsed, half[1]) == [
         f"{name}.Attention {what}"
         for name in (FIRST, SECOND)
         for what in ("is causal to UPPER_LEFT, not to LOWER_RIGHT", "has no lengths of keys and values")
     ]
-    cure(parsed)
+    restore_attention_lengths(parsed)
     assert lint(parsed, half[1]) == []
 
 
@@ -126,7 +126,7 @@ PLANTED = [
 
 @pytest.mark.parametrize(("plant", "says"), PLANTED, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_fault_in_the_network_is_found(half: Point, plant: Callable[[Parsed], None], says: list[str]) -> None:
-    """Faults that a parser or a cure could make: each is found, and the layer is named."""
+    """Faults that a parser or the repair could make: each is found, and the layer is named."""
     parsed = parse(rtx(), half[0] / layout.SIMPLIFIED)
     plant(parsed)
     found = lint(parsed, half[1])

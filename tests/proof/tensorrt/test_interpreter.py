@@ -88,7 +88,7 @@ def test_networks_agree_with_onnx_runtime(usual: tuple[Path, str]) -> None:
 def test_without_the_cure_they_disagree(usual: tuple[Path, str]) -> None:
     """As parsed, tokens that have a past see the wrong slots; a prompt in an empty cache is right by chance."""
     folder, _ = usual
-    network = interpreted(folder, cured=False)
+    network = interpreted(folder, restore=False)
     truth = OnnxRuntime(folder / layout.MODEL, network.contract, network.profiles)
     wrong = {
         case.name
