@@ -10,11 +10,11 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline.core import errors, hardware, usage
+from pipeline.core import errors, hardware, layout, usage
 from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.files import write_json
 
-TARGET = Path("artifacts/toolchain.json")
+TARGET = Path(layout.TOOLCHAIN)
 PACKAGES = {  # key -> the distributions that may provide it, the first one installed counts
     "torch": ("torch",),
     "transformers": ("transformers",),
