@@ -1,8 +1,8 @@
-"""python -m pipeline.doctor: what this machine can build and run, what is wrong, and how to fix it.
+"""Report what this machine can build and run, what is wrong, and how to fix it: python -m pipeline.doctor.
 
-For a server as for a notebook (`!python -m pipeline.doctor`, or `doctor.findings()`). Nothing is changed, no model or
-point is needed, and of the packages that may be missing none is imported before its turn. Exit code 1 when something
-that every build needs is wrong.
+In a notebook: `!python -m pipeline.doctor`, or `doctor.findings()`. It changes nothing and needs no model or point.
+Packages that may be missing are imported by the check that needs them. The exit code is 1 when something that every
+build needs is wrong.
 """
 
 import shutil
@@ -34,7 +34,7 @@ INSTALL = "pip install --no-deps -r requirements.lock, which lists what was test
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `state` is "ok", "note" (fine, but some engines are out of reach) or "wrong"."""
+    """One line: `state` is "ok", "note" (some engines are not available) or "wrong"."""
 
     state: str
     what: str
@@ -45,7 +45,7 @@ class Finding:
 
 
 def findings() -> Iterator[Finding]:
-    """All of them, in the order in which they matter."""
+    """All findings, the most important checks first."""
     for check in CHECKS:
         try:
             yield from check()
@@ -71,12 +71,12 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Each requirement of pyproject.toml against what is installed, and pairs that do not go together."""
+    """Compare the requirements of pyproject.toml with what is installed; report packages that exclude each other."""
     wrong = False
     for requirement in _requirements().values():
         has = _version(requirement.name)
         if has is None and requirement.name == "onnxruntime" and _version("onnxruntime-gpu"):
-            continue  # it has the same modules; which engines its version runs is said below
+            continue  # it has the same modules; a later check reports which engines its version runs
         if has is None or not requirement.specifier.contains(has, prereleases=True):
             wrong = True
             what = f"{requirement.name} {has or 'is missing'}; kvforge needs {requirement.specifier}"
@@ -93,7 +93,7 @@ def _gpu() -> Iterator[Finding]:
     for name, capability in gpus:
         yield Finding("ok", f"GPU {name}, compute capability {capability}")
     if not gpus:
-        yield Finding("note", "no NVIDIA GPU, or no driver: engines for GPUs can be built, some of them, and not run")
+        yield Finding("note", "no NVIDIA GPU, or no driver: some engines for GPUs can be built, none can run")
         return
     cuda = hardware.cuda() or "0"
     yield Finding("ok", f"driver {hardware.driver()}, for CUDA up to {cuda}")
@@ -154,7 +154,7 @@ def _installed(kind: EngineKind) -> Iterator[Finding]:
 
 
 def _room() -> Iterator[Finding]:
-    """Threads; memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
+    """Threads; memory and disk, as the size of a model that fits, with 4 bytes per parameter in fp32."""
     from pipeline.core import machine
     from pipeline.core.machine import cores
 
@@ -200,7 +200,7 @@ def _project() -> dict[str, Any]:
 
 
 def _requirements() -> "dict[str, Requirement]":
-    """What every build needs, by name."""
+    """The requirements of every build, by name."""
     from packaging.requirements import Requirement
 
     return {requirement.name: requirement for requirement in map(Requirement, _project()["dependencies"])}

@@ -1,7 +1,7 @@
-"""Stage toolchain: artifacts/toolchain.json, the versions and the hardware that results depend on.
+"""Stage toolchain: write artifacts/toolchain.json, the versions and the hardware that results depend on.
 
-It runs on every `dvc repro`; a stage declares the keys that concern it and runs again when one of them changes.
-Only metadata is read and nothing imported, which keeps it at a tenth of a second.
+It runs at every `dvc repro`. Each stage declares the keys that it depends on and runs again when one of them changes.
+Only the metadata of packages is read, nothing is imported: that takes a tenth of a second.
 """
 
 import os
@@ -27,7 +27,7 @@ PACKAGES = {  # key -> the distributions that may provide it, the first one inst
 
 
 def installed(distributions: tuple[str, ...]) -> str | None:
-    """The version of the first of these distributions that is there; PYTHONPATH comes before site-packages."""
+    """The version of the first of these distributions that is installed; PYTHONPATH comes before site-packages."""
     for name in distributions:
         try:
             return version(name)

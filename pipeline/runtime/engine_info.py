@@ -1,4 +1,4 @@
-"""engine.json: what an engine folder says of itself, and whether this kvforge and this runtime can read it."""
+"""engine.json: the description of an engine; written, and checked when it is read."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ LEVELS = [level.value for level in Optimization]
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """engine.json, read: the values in the form in which they are used, and `raw`, all that the file holds."""
+    """The contents of engine.json. raw: the whole file as parsed JSON."""
 
     kind: EngineKind
     contract: GraphContract
@@ -31,7 +31,7 @@ class EngineInfo:
 
 
 def write(out: Path, kind: EngineKind, profiles: Profiles, contract: GraphContract, **more: Any) -> None:
-    """Write `out`/engine.json: what all engines have, and `more` that belongs to this kind."""
+    """Write `out`/engine.json: the keys of all engines, and `more`, those of this kind."""
     assert KINDS[kind].info_keys.keys() <= more.keys()
     common = {"profiles": profiles.to_json(), "signature": asdict(contract)}
     write_json(out / ENGINE_INFO, {"format": FORMAT, "kind": kind.value, **more, **common})
@@ -79,7 +79,7 @@ def read(folder: Path) -> EngineInfo:
 
 
 def _wrong(raw: dict[str, Any], keys: Mapping[str, type]) -> Iterator[tuple[str, str]]:
-    """The keys whose values cannot be used, and why."""
+    """Yield each key with a wrong value, and what is wrong with it."""
     for key, wanted in keys.items():
         value: Any = raw[key]
         fits = isinstance(value, wanted) and not isinstance(value, bool)
@@ -101,22 +101,22 @@ def _wrong(raw: dict[str, Any], keys: Mapping[str, type]) -> Iterator[tuple[str,
 
 
 def too_old(folder: Path, info: EngineInfo, here: str) -> Problem | None:
-    """Why ONNX Runtime of the version `here` does not run what was built for `needs` or later; None when it does."""
+    """Why ONNX Runtime of the version `here` cannot run an engine; None when it can."""
     needs = str(info.raw["needs"])
     if Version(here).release >= Version(needs).release:
         return None
     what = f"the engine needs ONNX Runtime {needs} or later, this is {here} (built with {info.raw['onnxruntime']})"
-    fix = f"pip install 'onnxruntime>={needs}', or build it again with this version: {rebuild(folder)}"
+    fix = f"pip install 'onnxruntime>={needs}', or rebuild it with this version: {rebuild(folder)}"
     return Problem(what, str(folder / ENGINE_INFO), fix)
 
 
 def rebuild(folder: Path) -> str:
-    """The command that builds the engine in `folder` again."""
+    """The command that rebuilds the engine in `folder`."""
     return f"dvc repro engine@{folder.absolute().parent.name}"
 
 
 def _contract(raw: dict[str, Any]) -> GraphContract:
-    """The contract. Raises whatever Python raises for another form, or ValueError."""
+    """Parse the contract. Raises KeyError, TypeError, AttributeError or ValueError for a damaged one."""
     contract = GraphContract.from_dict(raw)
     inputs, outputs = ({tensor.name for tensor in tensors} for tensors in (contract.inputs, contract.outputs))
     if LOGITS not in outputs:

@@ -1,8 +1,8 @@
 """Run an ONNX model of the contract in ONNX Runtime, with past and present of each cache in one buffer.
 
-Both sides of every alias are bound to the same memory, so the cache is written in place and a step copies none of it.
-On the CPU the memory is the session's numpy arrays, on a GPU ONNX Runtime's own, and a step of one token is replayed as
-a CUDA graph.
+Both sides of every alias are bound to the same memory, so the cache is written in place and never copied. On the CPU
+that memory is the session's NumPy arrays. On a GPU it is ONNX Runtime's own, and a step of one token is replayed as a
+CUDA graph.
 """
 
 import copy
@@ -38,18 +38,18 @@ LEVELS = {
 }
 
 
-# Blockwise attention loses on the CPU: 512 tokens of SmolLM2-135M take 191 ms in it, 106 without; a decode step the
-# same. The variable is read when a session makes its kernels.
+# Flash attention is slower on the CPU: 512 tokens of SmolLM2-135M take 191 ms with it, 106 without; a decode step takes
+# the same. The variable is read when a session creates its kernels.
 FLASH_ATTENTION_OFF = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 _LOCK = threading.Lock()
-NOT_CAPTURED = "-1"  # the number of a CUDA graph that a run is not recorded in
+NOT_CAPTURED = "-1"  # the graph id of a run that is not recorded as a CUDA graph
 
 
 class OnnxRuntime(Runtime):
-    """An ONNX file, loaded. `threads`: 0 for one per core that this process may use; `provider`: who computes, with its
-    options; what has no kernel there falls to the CPU.
+    """An ONNX file, loaded.
 
-    Raises UserError when the provider is not available: by itself ONNX Runtime would take the CPU without a word.
+    threads: 0 for one per core that this process may use. provider: computes the model; operators without a kernel
+    there run on the CPU. Raises UserError when the provider is not available: ONNX Runtime would silently use the CPU.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class OnnxRuntime(Runtime):
         options = ort.SessionOptions()
         options.graph_optimization_level = LEVELS[optimization]
         options.intra_op_num_threads = threads or cores()
-        # It fuses DequantizeLinear and MatMul, and would round activations to 8 bits there (0.6 % off); 1: it does not.
+        # Without it, fused DequantizeLinear and MatMul round activations to 8 bits (an error of 0.6 %).
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self.contract = contract
         self.profiles = profiles
@@ -89,7 +89,7 @@ class OnnxRuntime(Runtime):
                 self.captures = False  # some operator runs on the CPU
                 self.inference = self._load(model, options, provider, provider_options or {})
         if provider not in self.inference.get_providers():
-            what = f"ONNX Runtime did not start {provider}; its log, above, says why"
+            what = f"ONNX Runtime did not start {provider}; its log above has the reason"
             raise UserError(Problem(what, "engine.provider", "python -m pipeline.doctor, or engine=onnxruntime_cpu"))
         if self.on_cpu:
             memory.release_mapped(model.parent / DATA)
@@ -97,9 +97,9 @@ class OnnxRuntime(Runtime):
     def _load(
         self, model: Path, options: ort.SessionOptions, provider: str, settings: dict[str, str]
     ) -> ort.InferenceSession:
-        """The model with the provider that computes; a provider for a GPU has the CPU behind it."""
+        """Load the model for a provider, with the CPU as fallback of a provider for GPUs."""
         if provider == CUDA:
-            settings = settings | {"use_tf32": "0", "enable_cuda_graph": str(int(self.captures))}  # fp32 is fp32
+            settings = settings | {"use_tf32": "0", "enable_cuda_graph": str(int(self.captures))}  # fp32 stays fp32
         providers: list[Any] = [CPU] if self.on_cpu else [(provider, settings), CPU]
         with _environment(FLASH_ATTENTION_OFF, "1"):
             return ort.InferenceSession(model, options, providers=providers)
@@ -107,7 +107,7 @@ class OnnxRuntime(Runtime):
     def widened(self, rows: int) -> Runtime:
         if not self.on_cpu:
             return self
-        wide = copy.copy(self)  # of one and the same inference session; its profiles say what was asked for
+        wide = copy.copy(self)  # of the same inference session, which takes any batch
         wide.profiles = self.profiles.widened(rows)
         return wide
 
@@ -148,7 +148,7 @@ def why_provider_unavailable(provider: str) -> Problem | None:
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable for the time of this context, unless the user has set it. One thread at a time."""
+    """Set an environment variable inside this context, unless the user has set it. One thread at a time."""
     with _LOCK:
         if name in os.environ:
             yield
@@ -167,7 +167,7 @@ def _run_options(key: str, value: str) -> ort.RunOptions:
 
 
 class OnnxRuntimeSession(Session):
-    """See Session. The first step after a prompt gives back the memory that the prompt's activations took."""
+    """See Session. The first step after a prompt releases the memory of the prompt's activations."""
 
     _plain: ort.RunOptions | None = None
     _shrinking: ort.RunOptions | None = _run_options("memory.enable_memory_arena_shrinkage", "cpu:0")
@@ -175,16 +175,16 @@ class OnnxRuntimeSession(Session):
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
         super().__init__(runtime.contract, runtime.profiles, batch)
-        # its products run no faster on more rows, its attention slower: a prompt of 512 tokens takes 4 % less in two.
-        # And memory for activations grows neither with the prompt nor with the batch: 80 MB less for 8 rows of 512,
-        # in the same time; with half as many tokens at once that would take 8 % more
+        # More tokens at once make products no faster and attention slower: a prompt of 512 tokens takes 4 % less time
+        # in two chunks. Memory for activations then depends on neither prompt nor batch: 80 MB less for 8 rows of 512
+        # in the same time. Chunks of half this size would take 8 % more time.
         self.chunk = max(1, min(256, 1024 // batch))
         self._inference = runtime.inference
         self._binding = self._inference.io_binding()
         self._bind_caches()
 
     def _bind_caches(self) -> None:
-        """Each cache, once as input and once as output."""
+        """Bind each cache as input and as output."""
         present = {past: new for new, past in self.contract.aliases.items()}
         for tensor, cache in zip(self.contract.caches, self.caches, strict=True):
             where = ("cpu", 0, cache.dtype.type, cache.shape, cache.ctypes.data)
@@ -205,10 +205,10 @@ class OnnxRuntimeSession(Session):
 
 
 class GpuSession(OnnxRuntimeSession):
-    """The same with caches in the memory of the first GPU; tokens and logits are copied, the cache is not.
+    """A session with its caches in the memory of the first GPU; tokens and logits are copied, caches are not.
 
-    Where the runtime captures, a step of one token has inputs and logits that stay where they are: its first run is
-    recorded as a CUDA graph, and every further one starts that.
+    Where the runtime captures CUDA graphs, a step of one token has inputs and logits at fixed addresses: its first run
+    is recorded as a graph, and later ones replay it.
     """
 
     _shrinking = None
@@ -238,7 +238,7 @@ class GpuSession(OnnxRuntimeSession):
         self._bind(self._binding)
 
     def _bind(self, binding: ort.IOBinding) -> None:
-        """Each cache, once as input and once as output."""
+        """Bind each cache as input and as output."""
         present = {past: new for new, past in self.contract.aliases.items()}
         for tensor, value in zip(self.contract.caches, self._held, strict=True):
             binding.bind_ortvalue_input(tensor.name, value)

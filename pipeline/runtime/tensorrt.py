@@ -1,6 +1,7 @@
-"""Run a TensorRT plan on the GPU: one buffer on both sides of each cache, a profile by shape, decode as a CUDA graph.
+"""Run a TensorRT plan on the GPU: past and present of each cache in one buffer, decode steps as a CUDA graph.
 
-Everything goes through names and `execute_async_v3`, which TensorRT 10, 11 and TensorRT-RTX share.
+Each step runs with the tightest profile for its shape. Tensors are bound by name and run by `execute_async_v3`, which
+TensorRT 10, 11 and TensorRT-RTX have in common.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +22,7 @@ from pipeline.runtime.session import Runtime, Session
 
 
 class TensorRT(Runtime):
-    """A plan, loaded. Raises UserError when it does not run here (`why_unavailable`) or is not what its
-    engine.json says."""
+    """A plan, loaded. Raises UserError when it does not run here (`why_unavailable`) or does not match engine.json."""
 
     def __init__(self, folder: Path, info: EngineInfo) -> None:
         problem = why_unavailable(folder, info)
@@ -37,19 +37,21 @@ class TensorRT(Runtime):
         if self.engine is None:
             said = " ".join(self.api.log.errors[-1:]) or "nothing"
             fix = "dvc repro builds the engine again where its inputs changed; dvc checkout restores a damaged file"
-            raise UserError(Problem(f"{self.api.product} does not load it. It says: {said}", str(folder / PLAN), fix))
+            raise UserError(
+                Problem(f"{self.api.product} does not load the plan. It says: {said}", str(folder / PLAN), fix)
+            )
         found = {present: self.engine.get_aliased_input_tensor(present) for present in self.contract.aliases}
         if found != self.contract.aliases:
             wrong = sorted(name for name, past in self.contract.aliases.items() if found[name] != past)
             what = f"the plan does not write {', '.join(wrong)} in place"
-            raise UserError(Problem(what, str(folder / PLAN), "build it again; should that not help, report it"))
+            raise UserError(Problem(what, str(folder / PLAN), "rebuild it; if that does not help, report it"))
 
     def session(self, batch: int) -> "TensorRTSession":
         return TensorRTSession(self, batch)
 
     def context(self, profile: int) -> Any:
-        """A new execution context. TensorRT-RTX compiles its kernels when it is made: what was compiled in an earlier
-        process is taken from a cache beside the artifacts."""
+        """Make an execution context of a profile. TensorRT-RTX compiles its kernels at this point, except those that an
+        earlier process left in the user's cache."""
         config, trt = None, self.api.trt
         if hasattr(trt, "IRuntimeCache"):
             config = self.engine.create_runtime_config()
@@ -62,11 +64,13 @@ class TensorRT(Runtime):
         if context is None or not context.set_optimization_profile_async(profile, self.device.stream):
             said = " ".join(self.api.log.errors[-1:]) or "nothing"
             fix = "free memory of the GPU, or build with smaller profile.*.max"
-            raise UserError(Problem(f"{self.api.product} makes no context. It says: {said}", "profile", fix))
+            raise UserError(
+                Problem(f"{self.api.product} creates no execution context. It says: {said}", "profile", fix)
+            )
         return context
 
     def save_kernel_cache(self, context: Any) -> None:
-        """Write the kernels that a context was given or compiled where the next process finds them."""
+        """Write all kernels of a context, loaded or compiled, to the user's cache for later processes."""
         if hasattr(self.api.trt, "IRuntimeCache"):
             config = context.get_runtime_config()
             kernels = config.get_runtime_cache()
@@ -153,8 +157,8 @@ class TensorRTSession(Session):
         return self._device.download(self._memory[LOGITS], shape, logits.dtype)
 
     def _execute(self, sequence: int) -> None:
-        """By a context that is set to these shapes; a step of one token has its own, and is captured at its second run,
-        when nothing is left to be compiled or allocated."""
+        """Run one step. A step of one token has a context of its own and is captured at its second run, when nothing is
+        left to compile or allocate."""
         key = self.profiles.tightest(self.batch, sequence), sequence == 1
         known = key in self._contexts
         if not known:
@@ -168,7 +172,7 @@ class TensorRTSession(Session):
                 said = " ".join(self._runtime.api.log.errors[-1:]) or "nothing"
                 raise RuntimeError(f"{self._runtime.api.product} did not run the step. It says: {said}")
 
-        capturable = getattr(context, "is_stream_capturable", None)  # of TensorRT-RTX alone
+        capturable = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX only
         if known and sequence == 1 and (capturable is None or capturable(self._device.stream)):
             self._decode = self._device.captured(work)
             self._decode()
@@ -178,7 +182,7 @@ class TensorRTSession(Session):
             self._runtime.save_kernel_cache(context)
 
     def _ready(self, profile: int) -> Any:
-        """A context of a profile that knows where everything lies: past and present of a cache in one place."""
+        """Make a context of a profile with the addresses of all tensors; past and present of a cache share one."""
         context = self._runtime.context(profile)
         for name, memory in self._memory.items():
             context.set_tensor_address(name, memory.address)

@@ -1,12 +1,12 @@
-"""TensorRT and TensorRT-RTX behind one adapter: which module, what it can do, what it says.
+"""One adapter for TensorRT and TensorRT-RTX: the module, its capabilities, its log.
 
-    api = tensorrt_api.load(EngineKind.tensorrt_rtx)   # UserError: not installed, or a version that cannot do it
+    api = tensorrt_api.load(EngineKind.tensorrt_rtx)   # UserError: not installed, or too old
     api.trt                                            # the module itself
     api.lengths                                        # whether attention takes the lengths of keys and values
-    builder = api.builder()                            # what it logs lies in api.log
+    builder = api.builder()                            # its messages are in api.log
 
-What a version can do is asked of the module by name, never looked up in a table: enums and flags moved between 10 and
-11, and TensorRT-RTX counts its versions on its own. `tensorrt` is imported here alone, and only when it is asked for.
+Capabilities are detected by the module's names, not by its version: enums and flags moved between 10 and 11, and
+TensorRT-RTX has version numbers of its own. Only this module imports TensorRT, and only when it is needed.
 """
 
 import re
@@ -20,7 +20,7 @@ from pipeline.core.dtypes import BY_TENSORRT
 from pipeline.core.engines import KINDS, EngineKind, install
 from pipeline.core.errors import Problem, UserError
 
-NEEDED = {  # what the static cache and its attention are made of -> why there is no way around it
+NEEDED = {  # class that the static cache and its attention need -> what its absence means
     "IAttention": "it has no attention operator (10.14 is the first with one)",
     "IKVCacheUpdateLayer": "it cannot write a cache in place (10.15 is the first that can)",
 }
@@ -28,7 +28,7 @@ NEEDED = {  # what the static cache and its attention are made of -> why there i
 
 @dataclass
 class Log:
-    """What TensorRT has said, by severity; nothing goes to the terminal by itself."""
+    """TensorRT's messages by severity; none is printed."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Log:
 
 
 class TensorRT:
-    """One imported module, its logger and its capabilities."""
+    """One imported module, its log and its capabilities."""
 
     def __init__(self, kind: EngineKind, trt: Any) -> None:
         self.kind = kind
@@ -55,20 +55,20 @@ class TensorRT:
             where = "engine.kind"
             fix = f"install {KINDS[kind].product} 10.15 or later: {install(kind)}"
             raise UserError(Problem(f"{self.product} is too old: {'; '.join(missing)}", where, fix))
-        # Kept here, as TensorRT holds no reference to it. It hears every error that an IErrorRecorder is told; one of
-        # those in Python crashes TensorRT-RTX 1.7.1 when the network is freed.
+        # Kept here, as TensorRT holds no reference to it. It receives every error that an IErrorRecorder would; an
+        # IErrorRecorder in Python crashes TensorRT-RTX 1.7.1 when the network is freed.
         self.logger = _logger(trt, self.log)
 
     @property
     def lengths(self) -> bool:
-        """Whether attention can be causal to the lower right with each row's own length; without, masks do it."""
+        """Whether attention can be causal to the lower right of each row's length; if not, masks are used."""
         kinds = getattr(self.trt, "CausalMaskKind", None)
         return hasattr(kinds, "LOWER_RIGHT") and hasattr(self.trt.IAttention, "key_value_lengths")
 
     @property
     def targets(self) -> dict[str, Any]:
-        """The compute capabilities that it can build for without a GPU: "8.6" -> its enum; none where it has no such
-        choice and builds for the GPU at hand."""
+        """The compute capabilities that can be built for without a GPU, "8.6" -> its enum; none where plans are built for
+        the GPU of this machine."""
         if not hasattr(self.trt.IBuilderConfig, "num_compute_capabilities"):
             return {}
         found = {name: re.fullmatch(r"SM(\d+)(\d)", name) for name in dir(self.trt.ComputeCapability)}
@@ -77,11 +77,11 @@ class TensorRT:
 
     @property
     def timing_cache(self) -> bool:
-        """Whether builds measure tactics on a GPU and can keep the timings; those of TensorRT-RTX do neither."""
+        """Whether builds time kernels on a GPU and can keep the timings; those of TensorRT-RTX do neither."""
         return self.kind is EngineKind.tensorrt and hasattr(self.trt.IBuilderConfig, "create_timing_cache")
 
     def builder(self) -> Any:
-        """A new Builder. Raises UserError where it makes none: full TensorRT needs a GPU to build."""
+        """Make a Builder. Raises UserError where that fails: full TensorRT needs a GPU to build."""
         try:
             return self.trt.Builder(self.logger)
         except (TypeError, RuntimeError) as error:  # pybind's, for a null pointer
@@ -90,7 +90,7 @@ class TensorRT:
             raise UserError(Problem(f"{self.product} cannot build here: {said}", "engine.kind", fix)) from error
 
     def network(self, builder: Any) -> Any:
-        """An empty strongly typed network: the types are the graph's, none is chosen by the builder."""
+        """Make an empty strongly typed network: its types are those of the graph, the builder chooses none."""
         return builder.create_network(1 << int(self.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
 
     def numpy_type(self, dtype: Any) -> str:
@@ -100,7 +100,7 @@ class TensorRT:
 
 
 def load(kind: EngineKind) -> TensorRT:
-    """Import the module of an engine kind. Raises UserError when there is none, or one that cannot do the work."""
+    """Import the module of an engine kind. Raises UserError when it is not installed or too old."""
     return TensorRT(kind, _import(kind))
 
 
@@ -114,10 +114,10 @@ def _import(kind: EngineKind) -> ModuleType:
     for name in KINDS[kind].modules:
         try:
             module = import_module(name)
-        except Exception as error:  # its __init__ loads libraries, and raises whatever that raises
+        except Exception as error:  # its __init__ loads libraries, which may raise anything
             reasons.append(f"{name}: {(str(error).splitlines() or [type(error).__name__])[0]}")
             continue
-        if hasattr(module, "Builder"):  # the package index has an empty stub of the name
+        if hasattr(module, "Builder"):  # the package index has an empty stub with this name
             return module
         reasons.append(f"{name} has no Builder")
     what = f"{KINDS[kind].product} is not installed ({'; '.join(reasons)})"

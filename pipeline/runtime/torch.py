@@ -1,4 +1,4 @@
-"""Run the wrapped program (.pt2) in PyTorch. For proof, not for speed: each step clones the caches."""
+"""Run the wrapped program (.pt2) in PyTorch. For verification, not for speed: each step copies the caches."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ class Torch(Runtime):
 
     @classmethod
     def load(cls, path: Path, contract: GraphContract, profiles: Profiles) -> "Torch":
-        """From a .pt2 file."""
+        """Load a .pt2 file."""
         return cls(pt2.load(path), contract, profiles)
 
     def session(self, batch: int) -> "TorchSession":
@@ -46,14 +46,14 @@ class TorchSession(Session):
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    """An array's memory as a tensor; PyTorch does not know numpy's bfloat16."""
+    """A tensor that shares an array's memory; PyTorch does not know NumPy's bfloat16."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    """A tensor's memory as an array."""
+    """An array that shares a tensor's memory."""
     bf16 = tensor.dtype == torch.bfloat16
     found: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if bf16 else tensor.numpy()
     return found

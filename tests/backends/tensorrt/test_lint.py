@@ -119,7 +119,7 @@ PLANTED = [
     (upper_left, [f"{SECOND}.Attention is causal to UPPER_LEFT, not to LOWER_RIGHT"]),
     (other_lengths, [f"{SECOND}.Attention has the lengths cache_position, in the graph they are add"]),
     (extra_input, ["input extra is not in the contract", "input extra is not used"]),
-    (lost_output, ["output present.0.key is missing", f"{FIRST}.TensorScatter: present.0.key is no output"]),
+    (lost_output, ["output present.0.key is missing", f"{FIRST}.TensorScatter: present.0.key is not an output"]),
     (frozen_input, ["input past_key_values.0.key is [2, 2, 64, 16], declared is [batch, 2, 64, 16]"]),
 ]
 
@@ -230,7 +230,7 @@ def changed(proto: onnx.ModelProto, what: str) -> None:
         ("values", f"{SECOND}.Attention attends over add_419, present.1.key, present.1.value, in the graph over"),
         ("weight", "lm_head.weight holds 32768 numbers, in the graph 33280"),
         ("type", "lm_head.weight is float16, in the graph float32"),
-        ("name", "another is no attention of the network"),
+        ("name", "another is not an attention of the network"),
     ],
 )
 def test_the_network_is_held_against_the_graph(half: Point, what: str, says: str) -> None:
