@@ -158,7 +158,7 @@ class Session(ABC):
         return Problem(what, "profile.*.sequence.min", "build the point with profile.decode.sequence.min=1")
 
     def _chunks(self, counts: Sequence[int], lengths: npt.NDArray[np.int64]) -> list[int] | None:
-        """The lengths of the longest chunks that the profiles take and every row has room for; None without such chunks.
+        """The lengths of the longest chunks that the profiles take and every row has room for; None if there are none.
 
         lengths: [batch], used slots of each row. A chunk is padded to one length for all rows, and padding needs slots
         as well: near the end of a row that gets few tokens, the chunks of the others are shorter.

@@ -67,8 +67,8 @@ class TensorRT:
 
     @property
     def targets(self) -> dict[str, Any]:
-        """The compute capabilities that can be built for without a GPU, "8.6" -> its enum; none where plans are built for
-        the GPU of this machine."""
+        """The compute capabilities that can be built for without a GPU, "8.6" -> its enum; none where plans are built
+        for the GPU of this machine."""
         if not hasattr(self.trt.IBuilderConfig, "num_compute_capabilities"):
             return {}
         found = {name: re.fullmatch(r"SM(\d+)(\d)", name) for name in dir(self.trt.ComputeCapability)}

@@ -1,6 +1,5 @@
-"""network and lint: sound networks pass, and every planted fault is named."""
+"""lint: sound networks pass, and every planted fault is named."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,27 +12,11 @@ from pipeline.backends.tensorrt.lint import lint
 from pipeline.backends.tensorrt.network import Parsed, parse, restore_attention_lengths
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.errors import UserError
 from pipeline.core.schema import Weights
-from tests.support.tensorrt import contract_of, quantized, rtx
+from tests.support.tensorrt import contract_of, edited, node, quantized, rtx
 
 Point = tuple[Path, GraphContract]
 FIRST, SECOND = (f"model.layers.{i}.self_attn" for i in (0, 1))
-
-
-def edited(folder: Path, out: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
-    """A copy of a model's folder with an edited graph, beside its contract."""
-    copy = Path(shutil.copytree(folder, out / folder.name))
-    (out / layout.WRAPPED).symlink_to(folder.parent / layout.WRAPPED)
-    model = onnx.load(copy / layout.MODEL, load_external_data=False)
-    edit(model)
-    onnx.save(model, copy / layout.MODEL)
-    return copy
-
-
-def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
-    """A node by its name."""
-    return next(node for node in model.graph.node if node.name == name)
 
 
 def findings(folder: Path, *, restore: bool = True) -> list[str]:
@@ -239,20 +222,3 @@ def test_the_network_is_held_against_the_graph(half: Point, what: str, says: str
     changed(parsed.proto, what)
     found = lint(parsed, half[1])
     assert any(finding.startswith(says.partition(" add_")[0]) for finding in found), found
-
-
-def test_operators_that_tensorrt_has_not(half: Point, tmp_path: Path) -> None:
-    """One problem for each node, with its module and what to do."""
-
-    def edit(model: onnx.ModelProto) -> None:
-        for i in (0, 1):
-            node(model, f"model.layers.{i}.mlp.act_fn.Sigmoid").op_type = "Bernoulli"
-
-    folder = edited(half[0] / layout.SIMPLIFIED, tmp_path / "point", edit)
-    with pytest.raises(UserError) as error:
-        parse(rtx(), folder)
-    assert [(problem.where, problem.fix) for problem in error.value.problems] == [
-        (f"module model.layers.{i}.mlp.act_fn", "engine=onnxruntime_cpu takes every model that verifies")
-        for i in (0, 1)
-    ]
-    assert "model.layers.0.mlp.act_fn.Sigmoid (Bernoulli): TensorRT has no Bernoulli" in str(error.value)
