@@ -15,7 +15,7 @@ from typing import Protocol, cast
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
 from pipeline.core.engines import KINDS
-from pipeline.core.files import replacing_folder
+from pipeline.core.files import atomic_folder
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine, Profile, section
 
@@ -42,7 +42,7 @@ def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Pat
 
 def main() -> None:
     """Run the stage in a point's folder."""
-    with replacing_folder(Path(layout.ENGINE)) as out:
+    with atomic_folder(Path(layout.ENGINE)) as out:
         build(Path(layout.WRAPPED), layout.final_model(Path()), section(Engine), section(Profile), out)
 
 

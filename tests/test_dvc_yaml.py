@@ -6,19 +6,16 @@ A stage that declares too little serves stale results; one that declares too muc
 import ast
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from pipeline import toolchain
 from pipeline.core import stages
 from pipeline.core.stages import NAMES, OF_A_POINT
+from tests.support.dvc_yaml import STAGES, declared, params
 from tests.support.imports import closure, folder, imports, tree
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parents[1]
-STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 BY_NAME = {stage.name: stage for stage in stages.STAGES}
 HARDWARE = {"engine": {"gpu"}, "verify": {"cpu", "gpu"}, "bench": {"cpu", "gpu"}}
 KEYS = {  # imported package -> its key in toolchain.json
@@ -72,23 +69,6 @@ def packages(module: str) -> set[str]:
     for name in closure(module):
         tops |= {dotted.split(".")[0] for dotted in imports(name)} - LENDS_MEMORY.get(name, set())
     return tops - set(sys.stdlib_module_names) - {"pipeline"}
-
-
-def declared(stage: str) -> dict[str, Any]:
-    """A stage's own description, out of its foreach."""
-    description: dict[str, Any] = STAGES[stage]
-    return description.get("do", description)
-
-
-def params(stage: str, file: str | None) -> set[str]:
-    """Keys that a stage declares of one params file; None for params.yaml."""
-    found: set[str] = set()
-    for entry in declared(stage).get("params", []):
-        if isinstance(entry, str) and file is None:
-            found.add(entry)
-        elif isinstance(entry, dict):
-            found |= set(entry.get(file, []))
-    return found
 
 
 def assert_same(stage: str, what: str, found: set[str], wanted: set[str]) -> None:

@@ -1,10 +1,12 @@
-"""The layout of pipeline/: a file is a command, a folder is a library, and imports go in one direction."""
+"""The layout of pipeline/ and tests/: a file is a command, a folder is a library, imports go in one direction, and
+every module that decides something has its test file."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from tests.support.imports import MODULES, PIPELINE, closure, folder, own_imports
+from tests.support.imports import MODULES, PIPELINE, closure, folder, imported, own_imports, parsed
 
 COMMANDS = {name for name in MODULES if "." not in name}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -21,6 +23,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proof": {"core", "text", "checkpoint", "model", "graph", "runtime", "backends/tensorrt"},
 }
 LARGEST = 14  # modules of a folder: more do not show an architecture
+TESTS = Path(__file__).parent
+WITHOUT_TEST_FILE = {  # module -> why it has none
+    "graph.attention": "two constants",
+} | dict.fromkeys(
+    (
+        "backends.onnxruntime.attention",
+        "backends.onnxruntime.linear",
+        "checkpoint.pre_tokenizers",
+        "config.diagnose",
+        "config.rules",
+        "config.rules_engine",
+        "config.rules_profiles",
+        "core.schema",
+        "graph.editor",
+        "graph.fold_transposes",
+        "graph.naming",
+        "graph.onnx_file",
+        "graph.translations",
+        "quantization.gguf_blocks",
+        "quantization.weights",
+    ),
+    "tested through its users only",
+)
 
 
 def test_every_folder_has_a_rule() -> None:
@@ -64,3 +89,29 @@ def test_folders_stay_small() -> None:
     modules = [path for path in PIPELINE.rglob("*.py") if path.name != "__init__.py"]
     counts = Counter(str(path.parent.relative_to(PIPELINE)) for path in modules)
     assert {name: count for name, count in counts.items() if count > LARGEST} == {}
+
+
+def file_of(module: str) -> Path:
+    """Return where a module's tests belong: core/test_errors.py for `core.errors`, test_main.py for `__main__`."""
+    *folders, name = module.split(".")
+    return TESTS.joinpath(*folders, f"test_{name.strip('_')}.py")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_every_module_has_its_test_file(module: str) -> None:
+    """At the mirrored path, or in WITHOUT_TEST_FILE with the reason; not both."""
+    path = file_of(module)
+    assert path.exists() != (module in WITHOUT_TEST_FILE), f"{module}: {path.relative_to(TESTS.parent)}"
+
+
+def test_exceptions_are_modules() -> None:
+    """A module that is gone leaves WITHOUT_TEST_FILE."""
+    assert WITHOUT_TEST_FILE.keys() <= MODULES
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several of them use is in tests/support/ or a fixture of conftest.py: each file can be read, moved and run
+    by itself."""
+    for path in TESTS.rglob("*.py"):
+        names = {part for name in imported(parsed(path)) if name.startswith("tests.") for part in name.split(".")}
+        assert not {part for part in names if part.startswith("test_")}, path

@@ -13,7 +13,7 @@ from pipeline.core.contract import LOGITS
 from pipeline.core.dtypes import Array
 from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 from pipeline.core.layout import PLAN
 from pipeline.runtime import device, tensorrt_api
 from pipeline.runtime.device import open_device
@@ -76,7 +76,7 @@ class TensorRT(Runtime):
             kernels = config.get_runtime_cache()
             compiled = bytes(memoryview(kernels.serialize()))
             if not self._kernel_cache.exists() or self._kernel_cache.stat().st_size != len(compiled):
-                with replacing(self._kernel_cache) as path:
+                with atomic_path(self._kernel_cache) as path:
                     path.write_bytes(compiled)
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import hardware
-from tests.test_toolchain import fake_nvidia_smi
+from tests.support.fakes import fake_nvidia_smi
 
 SCRIPT = """
 echo asked >> {log}

@@ -7,7 +7,7 @@ from pipeline.config import compose as config
 from pipeline.core.contract import contract_for
 from pipeline.core.profiles import Profiles, Sizes
 from pipeline.core.schema import Profile, Range, Shapes
-from tests.config.test_compose import CONF, problems
+from tests.support.mistakes import CONF, problems
 from tests.support.profiles import profiles
 
 PROFILE = Profile(Shapes(Range(1, 2, 8), Range(1, 128, 512)), Shapes(Range(1, 1, 8), Range(1, 1, 1)))

@@ -16,15 +16,14 @@ MODULES = {  # such as "core.errors": dotted, below pipeline
 IMPORTS_BY_NAME = {"runtime.tensorrt_api"}  # modules that import others than ours by a name made at run time
 
 
-@cache
-def tree(module: str) -> ast.Module:
-    """The parsed source of a module."""
-    return ast.parse((PIPELINE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+def parsed(path: Path) -> ast.Module:
+    """Return the parsed source of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(module: str) -> Iterator[str]:
-    """Dotted names of all that a module imports, wherever the import stands."""
-    for node in ast.walk(tree(module)):
+def imported(source: ast.Module) -> Iterator[str]:
+    """Yield the dotted names of all that it imports, wherever the import stands."""
+    for node in ast.walk(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -40,6 +39,17 @@ def modules_of_engines(module: str) -> Iterator[str]:
                 yield from (getattr(kind, name.attr) for kind in KINDS.values())
             else:
                 assert module in IMPORTS_BY_NAME, f"{module} imports {ast.unparse(name)}, which no test can follow"
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    """Return the parsed source of a module of pipeline/."""
+    return parsed(PIPELINE / f"{module.replace('.', '/')}.py")
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield the dotted names of all that a module of pipeline/ imports."""
+    return imported(tree(module))
 
 
 @cache

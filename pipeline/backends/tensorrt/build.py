@@ -22,7 +22,7 @@ from pipeline.core import hardware, layout, machine
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import BY_ONNX
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 from pipeline.core.profiles import InputShapes, Profiles
 from pipeline.core.schema import Engine
 from pipeline.runtime import engine_info, tensorrt_api
@@ -155,7 +155,7 @@ def _serialize(parsed: Parsed, config: Any) -> Any:
     if plan is None:
         raise _failed(parsed, "engine")
     if cache is not None:
-        with replacing(cache) as path:
+        with atomic_path(cache) as path:
             path.write_bytes(memoryview(config.get_timing_cache().serialize()))
     return plan
 
