@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from pipeline.core import layout
+
 
 class EngineKind(Enum):
     """Who runs the engine."""
@@ -27,6 +29,7 @@ class Kind:
     product: str  # its name in messages
     builder: str  # the module that builds it
     runtime: str  # the module that runs it
+    model: str  # its file in engine/
     config_keys: tuple[str, ...]  # of the section `engine`, besides `kind`
     info_keys: Mapping[str, type]  # of engine.json, besides those of every kind
     distributions: tuple[str, ...]  # that may provide it; the first that is installed counts
@@ -44,6 +47,7 @@ KINDS: dict[EngineKind, Kind] = {
         product="ONNX Runtime",
         builder="pipeline.backends.onnxruntime.build",
         runtime="pipeline.runtime.onnxruntime",
+        model=layout.MODEL,
         config_keys=("provider", "lower", "int8_activations", "optimization", "threads"),
         info_keys={
             "provider": str,
@@ -59,6 +63,7 @@ KINDS: dict[EngineKind, Kind] = {
         product="TensorRT",
         builder="pipeline.backends.tensorrt.build",
         runtime="pipeline.runtime.tensorrt",
+        model=layout.PLAN,
         config_keys=("workspace_gb",),
         info_keys=PLAN_KEYS,
         distributions=("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
@@ -70,6 +75,7 @@ KINDS: dict[EngineKind, Kind] = {
         product="TensorRT-RTX",
         builder="pipeline.backends.tensorrt.build",
         runtime="pipeline.runtime.tensorrt",
+        model=layout.PLAN,
         config_keys=("targets", "workspace_gb"),
         info_keys=PLAN_KEYS,
         distributions=("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),

@@ -21,9 +21,9 @@ import onnxruntime as ort
 from pipeline.core import hardware
 from pipeline.core.contract import LOGITS, GraphContract
 from pipeline.core.dtypes import Array
-from pipeline.core.engines import CPU, CUDA
+from pipeline.core.engines import CPU, CUDA, KINDS
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.layout import DATA, MODEL
+from pipeline.core.layout import DATA
 from pipeline.core.machine import cores
 from pipeline.core.profiles import Profiles
 from pipeline.runtime import memory
@@ -121,7 +121,7 @@ def open_engine(folder: Path, info: EngineInfo, threads: int | None) -> OnnxRunt
     if problem is not None:
         raise UserError(problem)
     return OnnxRuntime(
-        folder / MODEL,
+        folder / KINDS[info.kind].model,
         info.contract,
         info.profiles,
         optimization=info.raw["optimization"],
