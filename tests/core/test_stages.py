@@ -23,18 +23,21 @@ def test_a_stage_is_a_command() -> None:
 
 def test_the_last_stages() -> None:
     """What the front door asks DVC for; everything else is an input of one of them."""
-    assert stages.last() == ("verify", "bench")
+    assert {"verify", "bench"} <= set(stages.last())
+    assert set(stages.last()).isdisjoint(["toolchain", "compose", "wrap", "export", "simplify", "quantize", "engine"])
 
 
 @pytest.mark.parametrize(
-    ("name", "wanted"),
+    ("name", "follow", "others"),
     [
-        ("engine", ["engine", "verify", "bench"]),
-        ("simplify", ["simplify", "quantize", "engine", "verify", "bench"]),
-        ("compose", list(NAMES[1:])),
-        ("bench", ["bench"]),
+        ("engine", ["engine", "verify", "bench"], ["compose", "wrap", "export", "simplify", "quantize"]),
+        ("simplify", ["simplify", "quantize", "engine", "verify", "bench"], ["compose", "wrap", "export"]),
+        ("compose", ["compose", "wrap", "export", "simplify", "quantize", "engine", "verify", "bench"], ["toolchain"]),
+        ("bench", ["bench"], ["engine", "verify"]),
     ],
 )
-def test_what_follows_from_a_stage(name: str, wanted: list[str]) -> None:
+def test_what_follows_from_a_stage(name: str, follow: list[str], others: list[str]) -> None:
     """In the order in which stages run."""
-    assert list(stages.downstream(name)) == wanted
+    found = stages.downstream(name)
+    assert [stage for stage in found if stage in follow] == follow
+    assert not set(others) & set(found)
