@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipeline.core import stages
 from tests.support.repository import built, edit, environment, make_whole, of_tiny, override, repro, run
 
 POINT = Path("artifacts/tiny")
