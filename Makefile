@@ -29,7 +29,7 @@ run: $(STAMP)  ## build and prove the default point, then let it answer
 test: $(STAMP) lint  ## everything, the real model included
 	python -m pytest $(PARALLEL)
 
-test-fast: $(STAMP) lint  ## without the real model
+test-fast: $(STAMP) lint  ## without what is marked slow: the real model, sweeps, rebuilds
 	python -m pytest $(PARALLEL) -m "not slow"
 
 gpu-check: $(STAMP)  ## what needs a GPU, on a machine that has one

@@ -5,9 +5,10 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,39 +19,37 @@ from pipeline.core import layout
 from tests.support.dvc_yaml import params
 from tests.support.fakes import fake_distribution, fake_nvidia_smi
 from tests.support.points import composed
-from tests.support.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro, run
+from tests.support.repository import STAGES, TINY, Build, built, edit, locked, of_point, of_tiny, override, repro, run
 from tests.support.tensorrt import rtx
 
 # A change: an override, or one of EDITS or PACKAGES -> the stages that run, and those that run when it is undone.
 # The others of the first come back from the cache then. toolchain is left out: it always runs.
+# test_sweep.py and test_resilience.py have model.seed, engine.threads and precision=int8, int4.
 ONNXRUNTIME = "another onnxruntime"
 TENSORRT = "another TensorRT-RTX"
 PACKAGES = {ONNXRUNTIME: "onnxruntime", TENSORRT: "tensorrt-rtx-cu13-bindings"}
-ALL = "compose wrap export simplify quantize engine verify bench"
-TABLE = {
-    "nothing": ("", ""),
-    "a comment in conf/": ("compose", "compose"),
-    "model.seed=1": (ALL, "compose"),
+OVERRIDES = {
     # the graph stays the same, as both axes are symbolic; only the contract around it says how far they go
     "axes.batch=5": ("compose wrap export quantize engine verify bench", "compose"),
-    "cache.size=128": (ALL, "compose"),
-    "precision=fp16": (ALL, "compose"),
+    "cache.size=128": ("compose wrap export simplify quantize engine verify bench", "compose"),
     "export.opset=25": ("compose export simplify quantize engine verify bench", "compose"),
     "simplify.enabled=false": ("compose simplify quantize engine verify bench", "compose"),
     # another limit, the same result: nothing follows
     "simplify.timeout_s=500": ("compose simplify", "compose"),
-    "a comment in simplify.py": ("simplify", ""),
     "precision=int8": ("compose quantize engine verify bench", "compose"),
-    "precision=int4": ("compose quantize engine verify bench", "compose"),
     # nothing is quantized, so how is no matter
     "quantize.block_size=64": ("compose quantize", "compose"),
     "profile.prefill.sequence.opt=8": ("compose engine verify bench", "compose"),
-    "engine.threads=1": ("compose engine verify bench", "compose"),
+    "bench.repeats=3": ("compose bench", "compose"),
+}
+CHANGES = {
+    "nothing": ("", ""),
+    "a comment in conf/": ("compose", "compose"),
+    "a comment in simplify.py": ("simplify", ""),
     ONNXRUNTIME: ("quantize engine verify bench", ""),
     # the engine of ONNX Runtime comes out as it was: nothing follows
     TENSORRT: ("engine", ""),
     "another gate in conf/": ("compose verify", "compose"),
-    "bench.repeats=3": ("compose bench", "compose"),
 }
 EDITS = {  # file, old text, new text
     "nothing": ("conf/config.yaml", "", ""),  # written again as it is
@@ -63,83 +62,130 @@ OVERLOOKED = {"size", "nfiles"}  # keys within a section that DVC's run cache ta
 
 @dataclass(frozen=True)
 class Row:
-    """What a change did, and undoing it."""
+    """What a change did, and undoing it: the stages, and what dvc.lock says of the point before and afterwards."""
 
-    changed: Build
-    undone: Build
-    before: dict[str, Any]  # dvc.lock
+    ran: list[str]
+    restored: list[str]
+    undone_ran: list[str]
+    undone_restored: list[str]
+    before: dict[str, Any]
     after: dict[str, Any]
+
+    @classmethod
+    def of(cls, point: str, changed: Build, undone: Build, before: dict[str, Any], after: dict[str, Any]) -> "Row":
+        """One point's part of two builds."""
+        stages = (changed.ran, changed.restored, undone.ran, undone.restored)
+        return cls(*(of_point(names, point) for names in stages), before, after)
+
+
+def locks(folder: Path, point: str) -> dict[str, Any]:
+    """What DVC knows of a point's stages, as if the point were called tiny."""
+    stages = {name: entry for name, entry in locked(folder)["stages"].items() if name.endswith(f"@{point}")}
+    renamed: dict[str, Any] = json.loads(json.dumps(stages).replace(point, "tiny"))
+    return renamed
 
 
 def measure(change: str, folder: Path) -> Row:
     """Make a change in a built repository, build, undo it, build."""
-    before = locked(folder)
+    before = locks(folder, "tiny")
     variables = {}
     if change in PACKAGES:
         packages = folder.parent / "packages"
         fake_distribution(packages, PACKAGES[change], "9.9.9")
         variables["PYTHONPATH"] = str(packages)
-    elif change in EDITS:
-        edit(folder, *EDITS[change])
     else:
-        override(folder, change)
+        edit(folder, *EDITS[change])
     changed = repro(folder, **variables)
     if change in EDITS:
         file, old, new = EDITS[change]
         edit(folder, file, new, old)
-    elif change not in PACKAGES:
-        override(folder)
-    return Row(changed, repro(folder), before, locked(folder))
+    return Row.of("tiny", changed, repro(folder), before, locks(folder, "tiny"))
+
+
+def measure_overrides(changes: list[str], folder: Path) -> dict[str, Row]:
+    """Add a point for each override to a built repository, build, give all points the tiny one's options, build.
+
+    What is equal of a new point and of the tiny one comes from DVC's run cache, so the stages that run are those that
+    the override changes.
+    """
+    points = {change: re.sub(r"\W", "-", change) for change in changes}
+    options = {change: f"experiment=tiny, '{change}'" for change in changes}
+    (folder / "params.yaml").write_text(TINY + "".join(f"  {points[c]}: [{options[c]}]\n" for c in changes))
+    changed = repro(folder)
+    (folder / "params.yaml").write_text(TINY + "".join(f"  {points[c]}: [experiment=tiny]\n" for c in changes))
+    undone, tiny = repro(folder), locks(folder, "tiny")
+    assert of_point(changed.ran, "tiny") == of_point(undone.ran, "tiny") == []
+    return {c: Row.of(points[c], changed, undone, tiny, locks(folder, points[c])) for c in changes}
 
 
 @pytest.fixture(scope="module")
-def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Row]]]:
-    """The rows that are asked for, measured side by side, each in its own copy of a built repository."""
-    start = built(tmp_path_factory.getbasetemp())
+def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Row]]:
+    """The rows that are asked for, measured side by side in copies of a built repository: all overrides in one."""
     tests = [item for item in request.session.items if item.nodeid.startswith(request.node.nodeid)]
-    changes = [item.callspec.params["change"] for item in tests if hasattr(item, "callspec")]
+    asked = [item.callspec.params["change"] for item in tests if hasattr(item, "callspec")]
+    overrides = [change for change in asked if change in OVERRIDES]
+
+    def copy() -> Path:
+        return built().copy(tmp_path_factory.mktemp("row") / "repository")
+
     with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 4)) as pool:
-        futures = {
-            change: pool.submit(measure, change, start.copy(tmp_path_factory.mktemp("row") / "repository"))
-            for change in changes
-        }
-        yield futures
+        of_overrides = pool.submit(measure_overrides, overrides, copy()) if overrides else None
+        futures = {change: pool.submit(measure, change, copy()) for change in asked if change in CHANGES}
+        measured: dict[str, Row] = {}
+
+        def row(change: str) -> Row:
+            if of_overrides is not None and change in OVERRIDES:
+                measured.update(of_overrides.result())
+            else:
+                measured[change] = futures[change].result()
+            return measured[change]
+
+        yield row
         pool.shutdown(cancel_futures=True)
     print(f"\n{'change':32}{'runs':58}{'undone, runs':15}restored")
-    for change, future in futures.items():
-        if not future.cancelled() and not future.exception():
-            row = future.result()
-            kinds = (row.changed.ran, row.undone.ran, row.undone.restored)
-            ran, again, restored = (" ".join(of_tiny(stages)).removeprefix("toolchain") for stages in kinds)
-            print(f"{change:32}{ran.strip():58}{again.strip():15}{restored}")
+    for change, one in measured.items():
+        print(f"{change:32}{' '.join(one.ran):58}{' '.join(one.undone_ran):15}{one.undone_restored}")
 
 
-@pytest.mark.parametrize("change", TABLE)
-def test_a_change_runs_what_depends_on_it(change: str, rows: dict[str, Future[Row]]) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_runs_what_depends_on_it(change: str, rows: Callable[[str], Row]) -> None:
     """A change runs exactly the stages that it can affect; undoing it restores them, and the state is the old one."""
-    row = rows[change].result()
-    ran, again = (["toolchain", *stages.split()] for stages in TABLE[change])
-    assert of_tiny(row.changed.ran) == ran
-    assert row.changed.restored == []
-    assert of_tiny(row.undone.ran) == again
-    assert of_tiny(row.undone.restored) == [stage for stage in ran if stage not in again]
+    row, (ran, again) = rows(change), (stages.split() for stages in CHANGES[change])
+    assert row.ran == ran
+    assert row.restored == []
+    assert row.undone_ran == again
+    assert row.undone_restored == [stage for stage in ran if stage not in again]
     assert row.after == row.before
 
 
-def test_a_stage_can_be_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("change", OVERRIDES)
+def test_an_override_runs_what_depends_on_it(change: str, rows: Callable[[str], Row]) -> None:
+    """The same of a point's options; all else of the point is shared with the one that has other options."""
+    row, (ran, again) = rows(change), (stages.split() for stages in OVERRIDES[change])
+    assert row.ran == ran
+    assert row.restored == [stage for stage in STAGES[1:] if stage not in ran]
+    assert row.undone_ran == again
+    assert row.undone_restored == [stage for stage in ran if stage not in again]
+    assert row.after == row.before
+
+
+def test_a_stage_can_be_asked_for() -> None:
     """`dvc repro engine@tiny` in a new repository builds up to the engine, and a later `dvc repro` only the rest."""
-    start = built(tmp_path_factory.getbasetemp())
+    start = built()
     assert of_tiny(start.engine.ran) == list(STAGES[: STAGES.index("engine") + 1])
     assert of_tiny(start.rest.ran) == ["toolchain", "verify", "bench"]
     assert start.rest.restored == []
 
 
+@pytest.mark.slow
 def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A plan is built without a GPU, the rest of the point is proven, its network by interpretation, and bench and
     verify say what they left out. With another profile, another version of TensorRT or another GPU only the engine and
     what follows it runs; going back restores them."""
     rtx()
-    folder = built(tmp_path_factory.getbasetemp()).copy(tmp_path_factory.mktemp("tensorrt") / "repository")
+    folder = built().copy(tmp_path_factory.mktemp("tensorrt") / "repository")
     override(folder, "engine=tensorrt_rtx")
     assert of_tiny(repro(folder).ran) == ["toolchain", "compose", "engine", "verify", "bench"]
     point = folder / "artifacts/tiny"

@@ -128,7 +128,7 @@ def test_the_end_of_a_long_cache(precision: str, last: ModuleType, tmp_path: Pat
     assert failures(tmp_path, contract, ENDS, END_GATES[precision]) == {}
 
 
-@pytest.mark.parametrize(("precision", "last"), [("fp16", export), ("bf16", wrap)])
+@pytest.mark.parametrize(("precision", "last"), [pytest.param("fp16", export, marks=pytest.mark.slow), ("bf16", wrap)])
 def test_frequencies_of_16_bits_are_caught(
     precision: str, last: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
