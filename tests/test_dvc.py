@@ -74,8 +74,9 @@ class Row:
     @classmethod
     def of(cls, point: str, changed: Build, undone: Build, before: dict[str, Any], after: dict[str, Any]) -> "Row":
         """One point's part of two builds."""
-        stages = (changed.ran, changed.restored, undone.ran, undone.restored)
-        return cls(*(of_point(names, point) for names in stages), before, after)
+        stages = [of_point(names, point) for names in (changed.ran, changed.restored, undone.ran, undone.restored)]
+        ran, restored, undone_ran, undone_restored = stages
+        return cls(ran, restored, undone_ran, undone_restored, before, after)
 
 
 def locks(folder: Path, point: str) -> dict[str, Any]:

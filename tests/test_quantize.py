@@ -275,7 +275,7 @@ def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
     options = Quantize(Weights.int4, 64, True, Embedding.none, True, Rounding.nearest)
     value = ir.Value(name="w", const_value=ir.tensor(packed))
     quantizer = quantize.Quantizer(options, library)
-    (job,) = quantizer.jobs([quantize.Weight(value, (), False, False, True)])
+    (job,) = quantizer.jobs([weights.Weight(value, (), False, False, True)])
     grid, entry = quantizer.quantize(job, {})
     assert (entry.carried_over, entry.exact, entry.block) == (50, 50, 32)
     assert np.abs(grid.values() - packed).max() < 0.05

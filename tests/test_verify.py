@@ -275,7 +275,7 @@ def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], answers: Ref
     tokens = {t.name: torch.ones(t.sized(batch=2, sequence=3), dtype=getattr(torch, t.dtype)) for t in contract.inputs}
     first, past = list(tokens.values())[:4], list(tokens.values())[4:]
     sequence = torch.export.Dim("sequence", min=1, max=32)
-    shapes = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
+    shapes: tuple[object, ...] = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
     wrapped = decoder.Decoder(model, "last")
     # as wrap does: without stack traces, and the subgraph that the rotary embedding's no_grad makes, which are refused
     with (

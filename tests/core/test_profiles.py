@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from pipeline.config import compose as config
 from pipeline.core import profiles
@@ -55,7 +54,7 @@ def test_a_profile_can_be_added_by_name() -> None:
     """It takes part in the same rules, closes gaps, and comes after the two that every engine has."""
     composed = config.compose([CHUNK, "profile.decode.sequence.max=16"], CONF)
     profile = Profile(*(Shapes(Range(1, 1, 2), Range(1, 1, 2)) for _ in range(2)))
-    profile.more = OmegaConf.to_container(composed.profile.more)
+    profile.more = dict(composed.profile.more)
     assert composed.profile.more["chunk"].sequence.max == 64
     assert profiles.named(profile)["chunk"].sequence == Range(17, 64, 64)
     assert list(profiles.named(profile)) == ["prefill", "decode", "chunk"]

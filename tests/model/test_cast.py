@@ -84,7 +84,7 @@ def failures(point: Path, contract: GraphContract, cases: Sequence[Case], gates:
     original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     positions.freeze(original, contract.cache_size)
     answers = ReferenceAnswers(Reference(original), contract, seed=0)
-    found = {}
+    found: dict[str, list[str]] = {}
     for artifact in artifacts(point, contract):
         if (point / artifact.name).exists() and artifact.why_unavailable() is None:
             runtime = artifact.open()
