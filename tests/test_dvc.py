@@ -5,10 +5,9 @@
 
 import json
 import os
-import re
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from pipeline.core import layout
 from tests.support.dvc_yaml import params
 from tests.support.fakes import fake_distribution, fake_nvidia_smi
 from tests.support.points import composed
-from tests.support.repository import STAGES, TINY, Build, built, edit, locked, of_point, of_tiny, override, repro, run
+from tests.support.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro, run
 from tests.support.tensorrt import rtx
 
 # A change: an override, or one of EDITS or PACKAGES -> the stages that run, and those that run when it is undone.
@@ -28,7 +27,9 @@ from tests.support.tensorrt import rtx
 ONNXRUNTIME = "another onnxruntime"
 TENSORRT = "another TensorRT-RTX"
 PACKAGES = {ONNXRUNTIME: "onnxruntime", TENSORRT: "tensorrt-rtx-cu13-bindings"}
-OVERRIDES = {
+TABLE = {
+    "nothing": ("", ""),
+    "a comment in conf/": ("compose", "compose"),
     # the graph stays the same, as both axes are symbolic; only the contract around it says how far they go
     "axes.batch=5": ("compose wrap export quantize engine verify bench", "compose"),
     "cache.size=128": ("compose wrap export simplify quantize engine verify bench", "compose"),
@@ -36,20 +37,16 @@ OVERRIDES = {
     "simplify.enabled=false": ("compose simplify quantize engine verify bench", "compose"),
     # another limit, the same result: nothing follows
     "simplify.timeout_s=500": ("compose simplify", "compose"),
+    "a comment in simplify.py": ("simplify", ""),
     "precision=int8": ("compose quantize engine verify bench", "compose"),
     # nothing is quantized, so how is no matter
     "quantize.block_size=64": ("compose quantize", "compose"),
     "profile.prefill.sequence.opt=8": ("compose engine verify bench", "compose"),
-    "bench.repeats=3": ("compose bench", "compose"),
-}
-CHANGES = {
-    "nothing": ("", ""),
-    "a comment in conf/": ("compose", "compose"),
-    "a comment in simplify.py": ("simplify", ""),
     ONNXRUNTIME: ("quantize engine verify bench", ""),
     # the engine of ONNX Runtime comes out as it was: nothing follows
     TENSORRT: ("engine", ""),
     "another gate in conf/": ("compose verify", "compose"),
+    "bench.repeats=3": ("compose bench", "compose"),
 }
 EDITS = {  # file, old text, new text
     "nothing": ("conf/config.yaml", "", ""),  # written again as it is
@@ -62,113 +59,67 @@ OVERLOOKED = {"size", "nfiles"}  # keys within a section that DVC's run cache ta
 
 @dataclass(frozen=True)
 class Row:
-    """What a change did, and undoing it: the stages, and what dvc.lock says of the point before and afterwards."""
+    """What a change did, and undoing it."""
 
-    ran: list[str]
-    restored: list[str]
-    undone_ran: list[str]
-    undone_restored: list[str]
-    before: dict[str, Any]
+    changed: Build
+    undone: Build
+    before: dict[str, Any]  # dvc.lock
     after: dict[str, Any]
-
-    @classmethod
-    def of(cls, point: str, changed: Build, undone: Build, before: dict[str, Any], after: dict[str, Any]) -> "Row":
-        """One point's part of two builds."""
-        stages = [of_point(names, point) for names in (changed.ran, changed.restored, undone.ran, undone.restored)]
-        ran, restored, undone_ran, undone_restored = stages
-        return cls(ran, restored, undone_ran, undone_restored, before, after)
-
-
-def locks(folder: Path, point: str) -> dict[str, Any]:
-    """What DVC knows of a point's stages, as if the point were called tiny."""
-    stages = {name: entry for name, entry in locked(folder)["stages"].items() if name.endswith(f"@{point}")}
-    renamed: dict[str, Any] = json.loads(json.dumps(stages).replace(point, "tiny"))
-    return renamed
 
 
 def measure(change: str, folder: Path) -> Row:
     """Make a change in a built repository, build, undo it, build."""
-    before = locks(folder, "tiny")
+    before = locked(folder)
     variables = {}
     if change in PACKAGES:
         packages = folder.parent / "packages"
         fake_distribution(packages, PACKAGES[change], "9.9.9")
         variables["PYTHONPATH"] = str(packages)
-    else:
+    elif change in EDITS:
         edit(folder, *EDITS[change])
+    else:
+        override(folder, change)
     changed = repro(folder, **variables)
     if change in EDITS:
         file, old, new = EDITS[change]
         edit(folder, file, new, old)
-    return Row.of("tiny", changed, repro(folder), before, locks(folder, "tiny"))
-
-
-def measure_overrides(changes: list[str], folder: Path) -> dict[str, Row]:
-    """Add a point for each override to a built repository, build, give all points the tiny one's options, build.
-
-    What is equal of a new point and of the tiny one comes from DVC's run cache, so the stages that run are those that
-    the override changes.
-    """
-    points = {change: re.sub(r"\W", "-", change) for change in changes}
-    options = {change: f"experiment=tiny, '{change}'" for change in changes}
-    (folder / "params.yaml").write_text(TINY + "".join(f"  {points[c]}: [{options[c]}]\n" for c in changes))
-    changed = repro(folder)
-    (folder / "params.yaml").write_text(TINY + "".join(f"  {points[c]}: [experiment=tiny]\n" for c in changes))
-    undone, tiny = repro(folder), locks(folder, "tiny")
-    assert of_point(changed.ran, "tiny") == of_point(undone.ran, "tiny") == []
-    return {c: Row.of(points[c], changed, undone, tiny, locks(folder, points[c])) for c in changes}
+    elif change not in PACKAGES:
+        override(folder)
+    return Row(changed, repro(folder), before, locked(folder))
 
 
 @pytest.fixture(scope="module")
-def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Row]]:
-    """The rows that are asked for, measured side by side in copies of a built repository: all overrides in one."""
+def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Row]]]:
+    """The rows that are asked for, measured side by side, each in its own copy of a built repository."""
+    start = built()
     tests = [item for item in request.session.items if item.nodeid.startswith(request.node.nodeid)]
-    asked = [item.callspec.params["change"] for item in tests if hasattr(item, "callspec")]
-    overrides = [change for change in asked if change in OVERRIDES]
-
-    def copy() -> Path:
-        return built().copy(tmp_path_factory.mktemp("row") / "repository")
-
+    changes = [item.callspec.params["change"] for item in tests if hasattr(item, "callspec")]
     with ThreadPoolExecutor(min(len(os.sched_getaffinity(0)), 4)) as pool:
-        of_overrides = pool.submit(measure_overrides, overrides, copy()) if overrides else None
-        futures = {change: pool.submit(measure, change, copy()) for change in asked if change in CHANGES}
-        measured: dict[str, Row] = {}
-
-        def row(change: str) -> Row:
-            if of_overrides is not None and change in OVERRIDES:
-                measured.update(of_overrides.result())
-            else:
-                measured[change] = futures[change].result()
-            return measured[change]
-
-        yield row
+        futures = {
+            change: pool.submit(measure, change, start.copy(tmp_path_factory.mktemp("row") / "repository"))
+            for change in changes
+        }
+        yield futures
         pool.shutdown(cancel_futures=True)
     print(f"\n{'change':32}{'runs':58}{'undone, runs':15}restored")
-    for change, one in measured.items():
-        print(f"{change:32}{' '.join(one.ran):58}{' '.join(one.undone_ran):15}{one.undone_restored}")
+    for change, future in futures.items():
+        if not future.cancelled() and not future.exception():
+            row = future.result()
+            kinds = (row.changed.ran, row.undone.ran, row.undone.restored)
+            ran, again, restored = (" ".join(of_tiny(stages)).removeprefix("toolchain") for stages in kinds)
+            print(f"{change:32}{ran.strip():58}{again.strip():15}{restored}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_runs_what_depends_on_it(change: str, rows: Callable[[str], Row]) -> None:
+@pytest.mark.parametrize("change", TABLE)
+def test_a_change_runs_what_depends_on_it(change: str, rows: dict[str, Future[Row]]) -> None:
     """A change runs exactly the stages that it can affect; undoing it restores them, and the state is the old one."""
-    row, (ran, again) = rows(change), (stages.split() for stages in CHANGES[change])
-    assert row.ran == ran
-    assert row.restored == []
-    assert row.undone_ran == again
-    assert row.undone_restored == [stage for stage in ran if stage not in again]
-    assert row.after == row.before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("change", OVERRIDES)
-def test_an_override_runs_what_depends_on_it(change: str, rows: Callable[[str], Row]) -> None:
-    """The same of a point's options; all else of the point is shared with the one that has other options."""
-    row, (ran, again) = rows(change), (stages.split() for stages in OVERRIDES[change])
-    assert row.ran == ran
-    assert row.restored == [stage for stage in STAGES[1:] if stage not in ran]
-    assert row.undone_ran == again
-    assert row.undone_restored == [stage for stage in ran if stage not in again]
+    row = rows[change].result()
+    ran, again = (["toolchain", *stages.split()] for stages in TABLE[change])
+    assert of_tiny(row.changed.ran) == ran
+    assert row.changed.restored == []
+    assert of_tiny(row.undone.ran) == again
+    assert of_tiny(row.undone.restored) == [stage for stage in ran if stage not in again]
     assert row.after == row.before
 
 

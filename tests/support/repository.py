@@ -102,11 +102,6 @@ def of_tiny(stages: list[str]) -> list[str]:
     return [stage.removesuffix("@tiny") for stage in stages]
 
 
-def of_point(stages: list[str], point: str) -> list[str]:
-    """Names of one point's stages, without the point."""
-    return [stage.removesuffix(f"@{point}") for stage in stages if stage.endswith(f"@{point}")]
-
-
 def edit(folder: Path, file: str, old: str, new: str) -> None:
     """Change a text file as in an editor."""
     path = folder / file
