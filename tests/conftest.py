@@ -34,6 +34,7 @@ FIRST = (
     "test_interpreter",
     "test_verify",
     "test_quantize",
+    "test_quantize",
 )
 
 

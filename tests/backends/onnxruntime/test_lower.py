@@ -20,7 +20,7 @@ from pipeline.graph import onnx_file
 from pipeline.graph.editor import Editor
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.open import open_engine
-from tests.support.architectures import random_model
+from tests.support.architectures import mostly_slow, random_model
 from tests.support.points import build_once
 
 WIDE = {"intermediate_size": 512}  # weights of 64 KiB and more are quantized
@@ -59,7 +59,7 @@ def test_lowering_changes_no_answer(tiny: tuple[Path, GraphContract]) -> None:
     assert_no_answer_changed(tiny[0], layout.SIMPLIFIED, tiny[1])
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+@pytest.mark.parametrize("architecture", mostly_slow(["llama", "qwen3"], "llama"))
 def test_queries_are_scaled_ahead_of_quantized_weights(architecture: str, tmp_path: Path) -> None:
     """By a Mul in the place of the kernel's slower scale; packed projections or not, the numbers stay."""
     options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
@@ -175,7 +175,7 @@ def test_activations_that_are_not_rounded(cuda: bool, digits: int, tmp_path: Pat
     assert len(rounded) == max(0, digits - 1) * len(products) != len(products)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_head_alone_has_two_rows(tied: bool, tmp_path: Path) -> None:
     """Its own rounding is a third of what all rounded activations cost; the other products would double the nodes."""
     options = ["precision=int8", "quantize.rounding=nearest"]

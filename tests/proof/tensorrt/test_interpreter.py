@@ -146,6 +146,7 @@ def plain(folder: Path, out: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_softcap_and_sliding_window(window: Point) -> None:
     """Written out in products."""
     folder = window[0] / layout.SIMPLIFIED
