@@ -23,7 +23,7 @@ from pipeline.runtime.open import open_engine
 from tests.support.architectures import mostly_slow, random_model
 from tests.support.points import build_once
 
-WIDE = {"intermediate_size": 512}  # weights of 64 KiB and more are quantized
+WIDE = {"intermediate_size": 512, "vocab_size": 512}  # weights of 64 KiB and more are quantized
 
 
 def operators(folder: Path) -> Counter[str]:
@@ -165,7 +165,7 @@ def test_activations_that_are_not_rounded(cuda: bool, digits: int, tmp_path: Pat
     """engine.int8_activations=false: on the CPU every product of 8 bits is given digits, attention's output included;
     on CUDA, whose kernels round nothing, none."""
     options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
-    contract = build_once(tmp_path, options, model=random_model("llama", **WIDE, vocab_size=512))
+    contract = build_once(tmp_path, options, model=random_model("llama", **WIDE))
     assert_no_answer_changed(tmp_path, layout.QUANTIZED, contract, atol=5e-5)  # sums in another order
     model = onnx_file.load(tmp_path / layout.QUANTIZED)
     lower(model, int8_activations=False, cuda=cuda)
@@ -175,11 +175,11 @@ def test_activations_that_are_not_rounded(cuda: bool, digits: int, tmp_path: Pat
     assert len(rounded) == max(0, digits - 1) * len(products) != len(products)
 
 
-@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_the_head_alone_has_two_rows(tied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tied", [{"tie_word_embeddings": True}, {}], ids=["tied", "untied"])
+def test_the_head_alone_has_two_rows(tied: dict[str, bool], tmp_path: Path) -> None:
     """Its own rounding is a third of what all rounded activations cost; the other products would double the nodes."""
     options = ["precision=int8", "quantize.rounding=nearest"]
-    build_once(tmp_path, options, model=random_model("llama", **WIDE, vocab_size=512, tie_word_embeddings=tied))
+    build_once(tmp_path, options, model=random_model("llama", **WIDE, **tied))
     nodes = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False).graph.node
     products = {n.name: n for n in nodes if n.op_type == "MatMulNBits"}
     doubled = [n.input[0] for n in nodes if n.op_type == "Split" and n.name.startswith("lm_head")]
