@@ -30,7 +30,7 @@ from pipeline.proof.reference import Reference
 from pipeline.proof.results import Limits, limits
 from pipeline.quantization import grids, weights
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from tests.support.architectures import random_model
+from tests.support.architectures import mostly_slow, random_model
 from tests.support.points import build_once
 
 GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
@@ -125,7 +125,7 @@ def test_fp16_is_right(tmp_path: Path) -> None:
     assert_right(tmp_path / "point", tmp_path / "out", contract, INT4_CENTER, HALF)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "phi3"])
+@pytest.mark.parametrize("architecture", mostly_slow(["gpt2", "qwen2", "phi3"], "gpt2"))
 def test_architectures_are_right(architecture: str, tmp_path: Path) -> None:
     """Gemm of GPT-2 and OPT, biases, packed projections, widths that 32 does not divide, all with 8 and with 4 bits."""
     point = tmp_path / "point"
@@ -275,7 +275,7 @@ def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
     options = Quantize(Weights.int4, 64, True, Embedding.none, True, Rounding.nearest)
     value = ir.Value(name="w", const_value=ir.tensor(packed))
     quantizer = quantize.Quantizer(options, library)
-    (job,) = quantizer.jobs([quantize.Weight(value, (), False, False, True)])
+    (job,) = quantizer.jobs([weights.Weight(value, (), False, False, True)])
     grid, entry = quantizer.quantize(job, {})
     assert (entry.carried_over, entry.exact, entry.block) == (50, 50, 32)
     assert np.abs(grid.values() - packed).max() < 0.05
@@ -310,6 +310,7 @@ def test_blocks_that_are_carried_over_need_no_text(tiny: tuple[Path, GraphContra
     assert inputs == next(job.inputs for job in jobs if job.weight.value.name == names[1])
 
 
+@pytest.mark.slow
 def test_gptq_from_end_to_end(tmp_path: Path) -> None:
     """The stage reads random tokens, as this model has no tokenizer; on others its logits are closer than nearest's."""
     size = "model.config.intermediate_size=512"  # weights of 128 KiB, which the stage quantizes

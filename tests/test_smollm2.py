@@ -26,7 +26,7 @@ from pipeline.text.streaming import decode_stream
 from pipeline.text.tokens import encode
 from tests.support import repository
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real]
 
 QUESTION = "What is the capital of France? Explain its history in a paragraph."
 NEW = 128
