@@ -1,4 +1,4 @@
-"""An ONNX model's files: model.onnx, and model.onnx.data with every weight of 64 KiB and more."""
+"""An ONNX model's files: model.onnx, and model.onnx.data with the weights of 64 KiB and more."""
 
 from pathlib import Path
 

@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from pipeline.core.contract import GraphContract, Tensor
-from pipeline.graph.attention import LENGTHS, MASK
+from pipeline.graph.attention import AttentionForm
 
 ONNX_TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "float32",
@@ -100,12 +100,11 @@ def _operator_findings(model: onnx.ModelProto) -> list[str]:
     for node in model.graph.node:
         if node.op_type != "Attention":
             continue
-        causal = any(a.name == "is_causal" and a.i for a in node.attribute)
-        has = [i < len(node.input) and bool(node.input[i]) for i in (LENGTHS, MASK)]
-        if has != [causal, not causal]:
+        form = AttentionForm.of_proto(node)
+        if not form.is_portable:
             findings.append(
                 f"{node.name} must either be causal with key lengths or have a mask alone: it has "
-                f"is_causal={int(causal)}, lengths={has[0]}, mask={has[1]}"
+                f"is_causal={int(form.is_causal)}, lengths={form.lengths is not None}, mask={form.mask is not None}"
             )
     return findings
 
