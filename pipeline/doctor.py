@@ -78,7 +78,8 @@ def _packages() -> Iterator[Finding]:
         if has is None or not requirement.specifier.contains(has, prereleases=True):
             wrong = True
             what = f"{requirement.name} {has or 'is missing'}; kvforge needs {requirement.specifier}"
-            yield Finding("wrong", what, INSTALL)
+            # torch is not in the lock file, as it has several builds
+            yield Finding("wrong", what, f"pip install '{requirement}'" if requirement.name == "torch" else INSTALL)
     if not wrong:
         yield Finding("ok", f"{len(_requirements())} packages that every build needs")
     if _version("onnxruntime") and _version("onnxruntime-gpu"):
@@ -99,9 +100,10 @@ def _gpu() -> Iterator[Finding]:
 
     built = torch.version.cuda
     if built is None:
+        release, _, _ = torch.__version__.partition("+")
         what, fix = (
             f"PyTorch {torch.__version__} is built for the CPU",
-            "pip install torch==2.13.0 from PyPI, or pycuda",
+            f"pip install torch=={release} from PyPI, or pycuda",
         )
         yield Finding("note", f"{what}: plans of TensorRT need it, or pycuda, to reach the GPU", fix)
     elif int(built.partition(".")[0]) > int(cuda.partition(".")[0]):

@@ -60,6 +60,14 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     assert all("requirements.lock" in finding.fix for finding in wrong)
 
 
+def test_an_old_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock file leaves torch out, so the fix names torch itself."""
+    version(monkeypatch, torch="2.4.0")
+    (wrong,) = (finding for finding in findings() if finding.state == "wrong")
+    assert wrong.what.startswith("torch 2.4.0; kvforge needs >=")
+    assert wrong.fix.startswith("pip install 'torch>=")
+
+
 def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
     """They overwrite each other's files."""
     version(monkeypatch, onnxruntime_gpu="1.32.0")

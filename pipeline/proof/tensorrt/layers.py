@@ -219,9 +219,13 @@ def _attention(
     ends = torch.full((batch,), size) if lengths is None else lengths.long()
     slots, rows = torch.arange(size), torch.arange(sequence)[:, None]
     seen = slots < ends[:, None, None, None]
-    if attention.causal_kind == trt.CausalMaskKind.UPPER_LEFT:
+    if hasattr(attention, "causal_kind"):
+        causal = attention.causal_kind.name
+    else:  # TensorRT 10
+        causal = "UPPER_LEFT" if attention.causal else "NONE"
+    if causal == "UPPER_LEFT":
         seen = seen & (slots <= rows)
-    elif attention.causal_kind == trt.CausalMaskKind.LOWER_RIGHT:
+    elif causal == "LOWER_RIGHT":
         seen = seen & (slots <= rows + (ends - sequence)[:, None, None, None])
     if mask is not None:
         if mask.dtype != torch.bool:
