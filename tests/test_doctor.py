@@ -13,7 +13,7 @@ from pipeline import doctor
 from pipeline.core import machine
 from pipeline.core.machine import cores
 from pipeline.doctor import Finding, findings
-from tests.test_toolchain import fake_nvidia_smi
+from tests.support.fakes import fake_nvidia_smi
 
 
 def texts(state: str | None = None) -> list[str]:

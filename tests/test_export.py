@@ -24,8 +24,8 @@ from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES
-from tests.support.points import build
+from tests.support.architectures import ARCHITECTURES, random_model
+from tests.support.points import build_once
 
 GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
 GRAPHS = [layout.ONNX, layout.SIMPLIFIED]
@@ -94,8 +94,7 @@ def misnamed(graph: Path, modules: set[str]) -> list[str]:
 def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) -> None:
     """Sliding windows, soft-capping, partial rotary, learned positions, biases: every case of verify, on the engine
     that is made of the simplified graph; and the graph keeps the contract, its nodes named after modules."""
-    config = ARCHITECTURES[architecture]
-    contract = build(tmp_path, [], model={"source": "random", "architecture": architecture, "config": config})
+    contract = build_once(tmp_path, [], model=random_model(architecture))
     assert onnx_findings(onnx.load(tmp_path / layout.SIMPLIFIED / layout.MODEL), contract) == []
     assert json.loads((tmp_path / layout.SIMPLIFIED / layout.CHANGES).read_text())["simplified"]
     runtime = open_engine(tmp_path / layout.ENGINE)

@@ -18,7 +18,7 @@ from pipeline.core.schema import Embedding, Quantize, Rounding
 from pipeline.graph import onnx_file
 from pipeline.quantization.find import Weight, find
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from tests.support.points import build
+from tests.support.points import build_once
 from tests.support.quantized import (
     GATES,
     INT4,
@@ -40,7 +40,7 @@ COUNTS = {"q": 64, "u": 128, "g": 128, "e": 512}  # rows of these and of the emb
 def test_no_block_fits(tmp_path: Path) -> None:
     """A layer whose input 16 does not divide gets 8 bits per channel, and the report says so."""
     point = tmp_path / "point"
-    contract = build(point, ["model.config.intermediate_size=120"])
+    contract = build_once(point, ["model.config.intermediate_size=120"])
     entries = quantized(point, INT4, tmp_path / "out")
     odd = [e for e in entries if "down_proj" in e.name]
     assert {(e.form, e.block) for e in odd} == {("linear, int8 per channel", 120)}
@@ -67,7 +67,7 @@ def test_nothing_to_quantize(tiny: tuple[Path, GraphContract]) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) -> None:
     """Q4_0, Q4_1 and Q8_0, found in whatever order the rows are; other weights of the model are rounded anew."""
-    build(tmp_path / "built", [f"precision={precision}", *TIED])
+    build_once(tmp_path / "built", [f"precision={precision}", *TIED])
     rng = np.random.default_rng(0)
     rows = {name: rng.normal(0, 0.2, (n, 64)).astype(np.float32) for name, n in COUNTS.items()}
     kinds = {
@@ -157,7 +157,9 @@ def test_gptq_from_end_to_end(tmp_path: Path) -> None:
     logits = {}
     for rounding in Rounding:
         folder = tmp_path / rounding.value
-        contract = build(folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"])
+        contract = build_once(
+            folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"]
+        )
         for name in (layout.SIMPLIFIED, layout.QUANTIZED):
             runtime = OnnxRuntime(folder / name / layout.MODEL, contract, axes_bounds(contract))
             logits[rounding, name] = runtime.session(4).step(rows)

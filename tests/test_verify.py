@@ -31,7 +31,7 @@ from pipeline.proof.results import Limit, Result, limits
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.torch import Torch
 from pipeline.verify import WHOLE, Proof, gates_of, greedy_batches, problems, remarks, tokenized, verify_artifact, worst
-from tests.support.points import ROOT, build
+from tests.support.points import ROOT, build_once
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_sound_artifacts_pass(tiny: tuple[Path, GraphContract], truth: Truth, ar
 def test_a_program_in_bf16_is_run(tmp_path: Path) -> None:
     """In PyTorch, which does not know numpy's bfloat16: off by rounding, and by no more than its gates. (Random weights
     come near to ties: of 16 tokens 2 are others.)"""
-    build(tmp_path, ["precision=bf16", "engine=tensorrt_rtx", "verify.gates.greedy_agreement=0.8"], wrap)
+    build_once(tmp_path, ["precision=bf16", "engine=tensorrt_rtx", "verify.gates.greedy_agreement=0.8"], wrap)
     contract = GraphContract.load(tmp_path / layout.WRAPPED / layout.CONTRACT)
     truth = Truth(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
     results = run(layout.WRAPPED, tmp_path, truth)
@@ -311,7 +311,7 @@ def test_numbers_that_are_not_finite_are_said_once() -> None:
 
 def test_an_engine_may_be_built_for_less_than_the_axes(tmp_path: Path) -> None:
     """Profiles of batch 1 on axes of batch 4: the engine is proven at the sizes that it takes."""
-    build(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
+    build_once(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
     contract = GraphContract.load(tmp_path / layout.WRAPPED / layout.CONTRACT)
     truth = Truth(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
     assert problems({layout.ENGINE: run(layout.ENGINE, tmp_path, truth)}) == []
@@ -426,7 +426,7 @@ def test_behind_rounded_activations_the_fix_names_their_key(tiny_copy: Callable[
 
 def test_cases_that_a_profile_leaves_out_are_in_the_report(tmp_path: Path) -> None:
     """By name, with the reason; on the command line too."""
-    build(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
+    build_once(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
     command = [sys.executable, "-m", "pipeline.verify"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

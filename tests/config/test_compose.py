@@ -13,11 +13,10 @@ from omegaconf import OmegaConf
 
 from pipeline.config import compose as config
 from pipeline.config import rules
-from pipeline.core.errors import Problem, UserError
 from pipeline.core.schema import Compute, Config, Range, Source
+from tests.support.mistakes import CONF, problems
 from tests.support.repository import ROOT, make
 
-CONF = ROOT / "conf"
 FITTING = {  # options that need another one beside them
     ("axes", "single"): ["profile=single"],
     ("axes", "tiny"): ["profile=tiny", "bench.prompt=16"],
@@ -39,13 +38,6 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of the test's own, as the working folder."""
     monkeypatch.chdir(tmp_path)
     return make(tmp_path)
-
-
-def problems(*overrides: str, conf: Path = CONF) -> list[Problem]:
-    """What is wrong with these overrides."""
-    with pytest.raises(UserError) as error:
-        config.compose(overrides, conf)
-    return list(error.value.problems)
 
 
 def test_defaults_are_smollm2_in_fp32() -> None:

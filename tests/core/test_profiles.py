@@ -9,7 +9,7 @@ from pipeline.config import compose as config
 from pipeline.core import profiles
 from pipeline.core.contract import contract_for
 from pipeline.core.schema import Profile, Range, Shapes
-from tests.config.test_compose import CONF, problems
+from tests.support.mistakes import CONF, problems
 
 RTX = "engine=tensorrt_rtx"
 STATIC = "profile.decode={batch: {min: 1, opt: 1, max: 1}}"

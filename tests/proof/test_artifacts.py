@@ -9,7 +9,7 @@ import pytest
 from pipeline import verify
 from pipeline.core import layout
 from pipeline.runtime.onnxruntime import obstacle
-from tests.support.points import build
+from tests.support.points import build_once
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_engines_for_a_gpu_are_inspected_where_there_is_none(engine: str, provid
     why = obstacle(provider)
     if why is None:
         pytest.skip("this machine runs it")
-    build(tmp_path, [f"engine={engine}"])
+    build_once(tmp_path, [f"engine={engine}"])
     with contextlib.chdir(tmp_path):
         verify.main()
     report = json.loads((tmp_path / layout.VERIFY).read_text())

@@ -12,13 +12,13 @@ from pipeline.core.dtypes import Array, Floats
 from pipeline.core.profiles import axes_bounds
 from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder
+from pipeline.model.tracing import trace
 from pipeline.proof.cases import Case
 from pipeline.proof.compare import SENTINEL, Truth, run_case, run_greedy
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.session import Runtime, Session
 from pipeline.runtime.torch import Torch
-from pipeline.wrap import trace
 from tests.support.architectures import ARCHITECTURES
 
 HELD = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))

@@ -14,13 +14,13 @@ from pipeline.core.profiles import axes_bounds
 from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder
 from pipeline.model.cast import cast
+from pipeline.model.tracing import trace
 from pipeline.proof import sensitivity
 from pipeline.proof.cases import catalog
 from pipeline.proof.compare import Truth, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import Result, limits
 from pipeline.runtime.torch import Torch
-from pipeline.wrap import trace
 from tests.support.architectures import ARCHITECTURES
 from tests.support.points import composed
 

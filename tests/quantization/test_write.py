@@ -16,8 +16,8 @@ from pipeline.core.profiles import axes_bounds
 from pipeline.core.schema import Embedding, Quantize
 from pipeline.graph import onnx_file
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from tests.support.architectures import ARCHITECTURES
-from tests.support.points import build
+from tests.support.architectures import random_model
+from tests.support.points import build_once
 from tests.support.quantized import (
     GATES,
     HALF,
@@ -37,7 +37,7 @@ FORMS = [INT8, INT8_BLOCKS, INT4, INT4_OFFSET]
 def tied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """A tiny Llama whose head is its embedding."""
     folder = tmp_path_factory.mktemp("tied")
-    return folder, build(folder, TIED)
+    return folder, build_once(folder, TIED)
 
 
 @pytest.mark.parametrize("options", FORMS, ids=["int8", "int8 blocks", "int4", "int4 with centers"])
@@ -52,7 +52,7 @@ def test_every_form_is_right(point: str, options: Quantize, request: pytest.Fixt
 
 def test_fp16_is_right(tmp_path: Path) -> None:
     """Scales and centers in the compute type, block sums too."""
-    contract = build(tmp_path / "point", ["precision=fp16"])
+    contract = build_once(tmp_path / "point", ["precision=fp16"])
     quantized(tmp_path / "point", INT4_OFFSET, tmp_path / "out")
     model = onnx.load(tmp_path / "out" / layout.MODEL)
     assert onnx.TensorProto.FLOAT not in {t.data_type for t in model.graph.initializer if t.name.endswith("scale")}
@@ -63,8 +63,7 @@ def test_fp16_is_right(tmp_path: Path) -> None:
 def test_architectures_are_right(architecture: str, tmp_path: Path) -> None:
     """Gemm of GPT-2 and OPT, biases, packed projections, widths that 32 does not divide, all with 8 and with 4 bits."""
     point = tmp_path / "point"
-    config = ARCHITECTURES[architecture]
-    contract = build(point, [], model={"source": "random", "architecture": architecture, "config": config})
+    contract = build_once(point, [], model=random_model(architecture))
     for options in (INT8, INT4_OFFSET):
         out = tmp_path / options.weights.value
         assert len(quantized(point, options, out)) >= 3 * 4 + 2

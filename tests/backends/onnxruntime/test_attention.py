@@ -13,9 +13,9 @@ from pipeline.core.contract import GraphContract
 from pipeline.graph import onnx_file
 from pipeline.graph.editor import Editor
 from pipeline.runtime.open import open_engine
-from tests.support.architectures import ARCHITECTURES
+from tests.support.architectures import random_model
 from tests.support.lowered import WIDE, assert_no_answer_changed, operators
-from tests.support.points import build
+from tests.support.points import build_once
 
 
 def test_slots_beyond_the_used_ones_are_not_read(tiny: tuple[Path, GraphContract]) -> None:
@@ -33,9 +33,8 @@ def test_slots_beyond_the_used_ones_are_not_read(tiny: tuple[Path, GraphContract
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
 def test_queries_are_scaled_ahead_of_quantized_weights(architecture: str, tmp_path: Path) -> None:
     """By a Mul in the place of the kernel's slower scale; packed projections or not, the numbers stay."""
-    model = {"source": "random", "architecture": architecture, "config": ARCHITECTURES[architecture] | WIDE}
     options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
-    contract = build(tmp_path, options, model=model)
+    contract = build_once(tmp_path, options, model=random_model(architecture, **WIDE))
     nodes = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False).graph.node
     scales = [a.f for n in nodes if n.op_type == "GroupQueryAttention" for a in n.attribute if a.name == "scale"]
     assert scales == [1.0] * len(scales) != []
@@ -44,7 +43,7 @@ def test_queries_are_scaled_ahead_of_quantized_weights(architecture: str, tmp_pa
 
 def test_head_sizes_without_a_kernel_stay_standard(tmp_path: Path) -> None:
     """GroupQueryAttention takes multiples of 16; GPT-2's tiny heads of 8 keep the standard Attention."""
-    build(tmp_path, [], model={"source": "random", "architecture": "gpt2", "config": ARCHITECTURES["gpt2"]})
+    build_once(tmp_path, [], model=random_model("gpt2"))
     assert operators(tmp_path / layout.ENGINE)["Attention"] == 3
 
 

@@ -10,9 +10,9 @@ from pipeline.backends.onnxruntime.lower import lower
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.graph import onnx_file
-from tests.support.architectures import ARCHITECTURES
+from tests.support.architectures import random_model
 from tests.support.lowered import WIDE, assert_no_answer_changed, operators
-from tests.support.points import build
+from tests.support.points import build_once
 
 
 def test_a_layer_becomes_ten_nodes(tiny: tuple[Path, GraphContract]) -> None:
@@ -34,7 +34,7 @@ def test_lowering_changes_no_answer(tiny: tuple[Path, GraphContract]) -> None:
 
 def test_lowering_can_be_switched_off(tmp_path: Path) -> None:
     """engine.lower=false leaves the portable graph as it is."""
-    build(tmp_path, ["engine.lower=false"])
+    build_once(tmp_path, ["engine.lower=false"])
     assert operators(tmp_path / layout.ENGINE) == operators(tmp_path / layout.SIMPLIFIED)
 
 
@@ -42,9 +42,8 @@ def test_lowering_can_be_switched_off(tmp_path: Path) -> None:
 def test_activations_that_are_not_rounded(cuda: bool, parts: int, tmp_path: Path) -> None:
     """engine.int8_activations=false: on the CPU the input of every product of 8 bits is split, attention's output
     included; on CUDA, whose kernels round nothing, none is."""
-    config = ARCHITECTURES["llama"] | WIDE | {"vocab_size": 512}
     options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
-    contract = build(tmp_path, options, model={"source": "random", "architecture": "llama", "config": config})
+    contract = build_once(tmp_path, options, model=random_model("llama", **WIDE, vocab_size=512))
     assert_no_answer_changed(tmp_path, layout.QUANTIZED, contract, atol=5e-5)  # sums in another order
     model = onnx_file.load(tmp_path / layout.QUANTIZED)
     lower(model, int8_activations=False, cuda=cuda)
@@ -57,9 +56,8 @@ def test_activations_that_are_not_rounded(cuda: bool, parts: int, tmp_path: Path
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_head_alone_has_two_parts(tied: bool, tmp_path: Path) -> None:
     """Its own rounding is a third of what all rounded activations cost; the other products would double the nodes."""
-    config = ARCHITECTURES["llama"] | WIDE | {"vocab_size": 512, "tie_word_embeddings": tied}
     options = ["precision=int8", "quantize.rounding=nearest"]
-    build(tmp_path, options, model={"source": "random", "architecture": "llama", "config": config})
+    build_once(tmp_path, options, model=random_model("llama", **WIDE, vocab_size=512, tie_word_embeddings=tied))
     nodes = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False).graph.node
     products = {n.name: n for n in nodes if n.op_type == "MatMulNBits"}
     doubled = [n.input[0] for n in nodes if n.op_type == "Split" and n.name.startswith("lm_head")]

@@ -18,8 +18,8 @@ from pipeline.core.schema import Engine, Profile, Weights, section
 from pipeline.generate import Generator
 from pipeline.proof.artifacts import artifacts
 from pipeline.runtime.open import cannot_run, open_engine
+from tests.support.fakes import fake_nvidia_smi
 from tests.support.tensorrt import quantized, rtx
-from tests.test_toolchain import fake_nvidia_smi
 
 Point = tuple[Path, GraphContract]
 
