@@ -28,7 +28,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
-	@python -m pipeline.generate point=$(POINT) prompt="$(PROMPT)" max_new_tokens=128
+	@python -m pipeline.generate $(POINT) "$(PROMPT)" --max-new-tokens 128
 
 test: $(STAMP) lint  ## everything, the real model included
 	python -m pytest $(PARALLEL)

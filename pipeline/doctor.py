@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[1]
 # read in 8 rows; 16 rows hold half a GB more); and four artifacts that hold them, with two copies in DVC's cache (5.7
 # times for TinyLlama-1.1B, fewer where files can be reflinked).
 MEMORY, DISK = 2.3, 6.0
-CALL = "python -m pipeline.doctor"
 INSTALL = "pip install --no-deps -r requirements.lock, which lists what was tested"
 
 
@@ -209,10 +208,7 @@ def _version(name: str) -> str | None:
 
 def main() -> None:
     """Print all findings; exit code 1 when one is wrong."""
-    if usage.asked():
-        print(usage.text(main, CALL))
-        return
-    usage.no_arguments(f"remove it: {CALL} takes none")
+    usage.no_arguments(main, "doctor", "It changes nothing.")
     wrong = False
     for finding in findings():
         print(finding, flush=True)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import Floats
-from pipeline.core.files import replacing_folder, write_json
+from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.formats import FORMATS, Format, Weights
 from pipeline.core.schema import Calibration, Quantize, Rounding, section
 from pipeline.graph import onnx_file
@@ -224,7 +224,7 @@ def summary(options: Quantize, reports: list[WeightReport]) -> dict[str, Any]:
 def main() -> None:
     """Run the stage in a point's folder."""
     options = section(Quantize)
-    with replacing_folder(Path(layout.QUANTIZED)) as out:
+    with atomic_folder(Path(layout.QUANTIZED)) as out:
         reports: list[WeightReport] = []
         if options.weights is not Weights.none:
             model = onnx_file.load(Path(layout.SIMPLIFIED))

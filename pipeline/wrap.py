@@ -16,7 +16,7 @@ from pipeline.checkpoint.gguf_reader import read_once
 from pipeline.core import layout, stage
 from pipeline.core.contract import DTYPES, contract_for
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.files import replacing_folder, write_json
+from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Axes, Cache, Compute, Logits, Model, Precision, Wrap, section
 from pipeline.model import decoder, overflow, positions, pt2
 from pipeline.model.cast import cast
@@ -89,7 +89,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
 
 def main() -> None:
     """Run the stage in a point's folder."""
-    with replacing_folder(Path(layout.WRAPPED)) as out:
+    with atomic_folder(Path(layout.WRAPPED)) as out:
         wrap(
             section(Model),
             section(Axes),

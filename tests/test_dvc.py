@@ -149,7 +149,7 @@ def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFac
     assert set(proof["artifacts"]["network"]) > set(proof["artifacts"]["simplified"])  # every case, and all greedy text
     assert speed == {"skipped": proof["skipped"]["engine"]}
     assert (point / layout.ENGINE / layout.PLAN).stat().st_size > 10**6
-    done = run(folder, "python", "-m", "pipeline.generate", "point=tiny", "prompt=a")
+    done = run(folder, "python", "-m", "pipeline.generate", "tiny", "a")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert speed["skipped"] in done.stderr
     packages = folder.parent / "packages"

@@ -18,7 +18,7 @@ from pipeline.core.schema import Gates, Model, section
 from pipeline.graph.naming import ROOT
 from pipeline.graph.pack import ATTENTION, FEED_FORWARD
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.interface import onnx_findings
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
@@ -101,9 +101,9 @@ def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) 
     original = loading.load(section(Model, tmp_path), tmp_path)
     for artifact in GRAPHS:
         assert misnamed(tmp_path / artifact / layout.MODEL, {name for name, _ in original.named_modules()}) == []
-    truth = Truth(Reference(original), contract, seed=0)
+    answers = ReferenceAnswers(Reference(original), contract, seed=0)
     cases = catalog(runtime.bounds, contract.cache_size)
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures
     assert len(cases) == 13
 

@@ -21,7 +21,7 @@ from pipeline.core.schema import Gates, Model, Source, section
 from pipeline.model import decoder
 from pipeline.model.tracing import trace
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
@@ -45,10 +45,10 @@ def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_
     """Every case of verify on the exported program, sliding windows and soft-capping included."""
     contract = build_once(tmp_path, [f"wrap.logits={logits}"], wrap, model=random_model(architecture))
     runtime = Torch.load(tmp_path / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
-    truth = Truth(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
+    answers = ReferenceAnswers(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
     cases = catalog(runtime.bounds, CACHE)
     assert len(cases) == 13
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures
 
 

@@ -20,7 +20,7 @@ from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder, positions
 from pipeline.model.tracing import trace
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
@@ -89,12 +89,12 @@ def failed(architecture: str, config: dict[str, Any], freeze: bool = True) -> di
     layers = decoder.cache_shapes(original, CACHE)
     contract = contract_for(layers, 128, "fp32", "last", AXES, positions.limits(original.config))
     runtime = Torch(trace(decoder.Decoder(other, "last").eval(), contract), contract, axes_bounds(contract))
-    truth = Truth(Reference(original), contract, seed=0)
+    answers = ReferenceAnswers(Reference(original), contract, seed=0)
     cases = catalog(runtime.bounds, CACHE, contract.limits)
     assert len(cases) == 13 + len(contract.limits)
     if "rope_parameters" not in config:
         cases = cases[13:]
-    results = {case.name: run_case(case, runtime, truth, GATES).failures for case in cases}
+    results = {case.name: run_case(case, runtime, answers, GATES).failures for case in cases}
     return {name: failures for name, failures in results.items() if failures}
 
 

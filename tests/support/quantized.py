@@ -20,7 +20,7 @@ from pipeline.core.profiles import axes_bounds
 from pipeline.core.schema import Embedding, Gates, Model, Quantize, Rounding, section
 from pipeline.graph import onnx_file
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.interface import onnx_findings
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import Limits, limits
@@ -83,10 +83,10 @@ def assert_right(point: Path, out: Path, contract: GraphContract, options: Quant
     runtime = OnnxRuntime(out / layout.MODEL, contract, axes_bounds(contract))
     original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     rounded_too = with_rounded_weights(original, options, contract.logits.dtype)
-    truth = Truth(Reference(rounded_too), contract, seed=0)
+    answers = ReferenceAnswers(Reference(rounded_too), contract, seed=0)
     cases = catalog(runtime.bounds, contract.cache_size)
     assert len(cases) == 13
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, held).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, held).failures)}
     assert not failures
 
 

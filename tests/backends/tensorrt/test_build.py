@@ -26,7 +26,7 @@ Point = tuple[Path, GraphContract]
 
 def obstacles(point: Path, contract: GraphContract) -> dict[str, str]:
     """The artifacts that no case can be run of, and why."""
-    found = {artifact.name: artifact.obstacle() for artifact in artifacts(point, contract)}
+    found = {artifact.name: artifact.why_unavailable() for artifact in artifacts(point, contract)}
     return {name: why for name, why in found.items() if why is not None}
 
 
@@ -233,6 +233,6 @@ def test_floats_of_4_bits_are_run_as_a_network_only(half: Point, plan: Path, tmp
     (point / layout.QUANTIZED / layout.QUANTIZATION).write_text(json.dumps({"weights": "nvfp4"}))
     skipped = obstacles(point, half[1])
     assert skipped.keys() == {"quantized", "engine"}
-    assert "floats of 4 bits" in skipped["quantized"]
+    assert "4-bit floats" in skipped["quantized"]
     (graph,) = [artifact for artifact in artifacts(point, half[1]) if artifact.name == layout.QUANTIZED]
     assert graph.findings() == []

@@ -47,9 +47,9 @@ def run(case: Case, runtime: Runtime) -> tuple[list[Floats], list[Floats]]:
     session = runtime.session(case.batch)
     for cache in session.caches:
         cache[...] = SENTINEL
-        for row, used in enumerate(case.past):
+        for row, used in enumerate(case.cached):
             cache[row, :, :used] = rng.standard_normal(cache[row, :, :used].shape)
-    session.lengths[:] = case.past
+    session.lengths[:] = case.cached
     vocab = int(runtime.contract.logits.shape[2])
     logits = []
     for step in case.steps:
