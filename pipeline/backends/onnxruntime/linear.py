@@ -10,7 +10,6 @@ change: x rounded as the kernel rounds it, the rounded remainder, and so on. The
 
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,81 +41,68 @@ class Activations(Enum):
     native = 0  # as the runtime's own kernel takes it, which rounds nothing
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a product is computed: from how many parts of its input (1: as it is), and MatMulNBits' accuracy_level."""
-
-    parts: int
-    accuracy_level: int
-
-
-def plan(wanted: Activations, bits: int, *, splits: bool) -> Plan:
-    """The fastest kernel that is as exact as wanted.
+def plan(wanted: Activations, bits: int, *, splits: bool) -> tuple[int, int]:
+    """The fastest kernel that is as exact as wanted: parts of the input (1: as it is), MatMulNBits' accuracy_level.
 
     bits: of a weight. splits: whether the input can be split, which takes a known rank and blocks that fill its rows.
     """
     if wanted is Activations.native or (wanted is Activations.exact and (bits < 8 or not splits)):
         # in 4 bits the kernel that does not round takes 1.4 times as long; in 8 bits 13 to 100 times
-        return Plan(1, FULL_ACTIVATIONS)
-    return Plan(wanted.value if splits else 1, INT8_ACTIVATIONS)
+        return 1, FULL_ACTIVATIONS
+    return wanted.value if splits else 1, INT8_ACTIVATIONS
 
 
 @dataclass(frozen=True)
 class Product:
     """A MatMul of x [..., K] with a dequantized weight; by_rows: which is stored [N, K], else [K, N]."""
 
-    node: ir.Node
     x: ir.Value
     weight: ir.Value
     scale: ir.Value
-    bits: int
     by_rows: bool
     outputs: int  # N
     width: int  # K
+    bits: int
     block: int  # weights that share a scale in MatMulNBits
-    repeats: int  # blocks that share a scale in the graph
 
-    @property
-    def splits(self) -> bool:
-        """Whether x can be split into parts; the product's shape has x's rank, which lowering does not keep for x."""
-        shape = self.node.outputs[0].shape
-        return self.width % self.block == 0 and shape is not None and len(shape) == 3
-
-    def scales(self) -> npt.NDArray[Any]:
-        """The scales [N, blocks] of MatMulNBits."""
-        assert self.scale.const_value is not None
-        scales = self.scale.const_value.numpy()
-        scales = (scales if self.by_rows else scales.T).reshape(self.outputs, -1)
-        return np.ascontiguousarray(np.repeat(scales, self.repeats, axis=1))
+    @classmethod
+    def of(cls, node: ir.Node) -> "Product | None":
+        """The product that a MatMul is; None where its weight is not dequantized, or in a form without a kernel."""
+        transpose = producer_if(node.inputs[1], "Transpose")
+        dequantize = producer_if(transpose.inputs[0] if transpose is not None else node.inputs[1], "DequantizeLinear")
+        if dequantize is None or len(dequantize.inputs) != 2:
+            return None
+        x, (weight, scale) = node.inputs[0], dequantize.inputs
+        if x is None or weight is None or scale is None or weight.const_value is None or scale.const_value is None:
+            return None
+        bits, by_rows = BITS.get(weight.const_value.dtype), transpose is not None
+        outputs, width = weight.const_value.shape.numpy()[:: 1 if by_rows else -1]
+        block = attribute(dequantize, "block_size", 0)
+        along = attribute(dequantize, "axis", 1) == (1 if by_rows else 0)
+        if bits is None or along != bool(block):
+            return None
+        return cls(x, weight, scale, by_rows, outputs, width, bits, block if 0 < block < width else ROW_BLOCK)
 
     def packed(self) -> ir.LazyTensor:
         """The weight as MatMulNBits' B, packed when it is written."""
-        assert self.weight.const_value is not None
         name, blocks = f"{self.weight.name}.packed", -(-self.width // self.block)
-        make = partial(_packed, self.weight.const_value, self.by_rows, self.block, self.bits, name)
         shape = ir.Shape([self.outputs, blocks, self.block * self.bits // 8])
-        return ir.LazyTensor(make, dtype=ir.DataType.UINT8, shape=shape, name=name)
+        return ir.LazyTensor(
+            lambda: ir.tensor(pack(self._rows(self.weight), self.block, self.bits), name=name),
+            dtype=ir.DataType.UINT8,
+            shape=shape,
+            name=name,
+        )
 
+    def scales(self) -> npt.NDArray[Any]:
+        """The scales [N, blocks] of MatMulNBits; one for a whole row is repeated."""
+        scales = self._rows(self.scale).reshape(self.outputs, -1)
+        repeats = -(-self.width // self.block) // scales.shape[1]
+        return np.ascontiguousarray(np.repeat(scales, repeats, axis=1))
 
-def find_product(node: ir.Node) -> Product | None:
-    """The product that a MatMul is; None where its weight is not dequantized, or in a form without a kernel."""
-    transpose = producer_if(node.inputs[1], "Transpose")
-    dequantize = producer_if(transpose.inputs[0] if transpose is not None else node.inputs[1], "DequantizeLinear")
-    if dequantize is None or len(dequantize.inputs) != 2:
-        return None
-    x, (weight, scale) = node.inputs[0], dequantize.inputs
-    if x is None or weight is None or scale is None or weight.const_value is None or scale.const_value is None:
-        return None
-    bits, by_rows = BITS.get(weight.const_value.dtype), transpose is not None
-    sizes = weight.const_value.shape.numpy()
-    outputs, width = sizes if by_rows else sizes[::-1]
-    block = attribute(dequantize, "block_size", 0)
-    along = attribute(dequantize, "axis", 1) == (1 if by_rows else 0)
-    if bits is None or along != bool(block):
-        return None
-    # a scale for a whole row is repeated for blocks of it
-    block, repeats = (block, 1) if 0 < block < width else (ROW_BLOCK, -(-width // ROW_BLOCK))
-    return Product(node, x, weight, scale, bits, by_rows, outputs, width, block, repeats)
+    def _rows(self, value: ir.Value) -> npt.NDArray[Any]:
+        assert value.const_value is not None
+        return value.const_value.numpy() if self.by_rows else value.const_value.numpy().T
 
 
 class LinearLowering:
@@ -129,36 +115,38 @@ class LinearLowering:
 
     def lower(self, node: ir.Node, wanted: Activations) -> None:
         """Rewrite one MatMul; any that is not a product with a quantized weight is left as it is."""
-        product = find_product(node)
+        product, out = Product.of(node), node.outputs[0]
         if product is None:
             return
-        editor, how = self.editor, plan(wanted, product.bits, splits=product.splits)
+        # the rank is the output's, as lowering does not keep shapes of inputs
+        splits = product.width % product.block == 0 and out.shape is not None and len(out.shape) == 3
+        parts, accuracy_level = plan(wanted, product.bits, splits=splits)
+        editor, weight = self.editor, product.weight
         scales = self._scales[product.scale] = editor.constant(f"{product.scale.name}.packed", product.scales())
-        x = product.x if how.parts == 1 else self._split(product, how.parts)
-        if product.weight not in self._weights:
-            self._weights[product.weight] = editor.initializer(product.packed())
+        x = product.x if parts == 1 else self._split(node, product, parts)
+        if weight not in self._weights:
+            self._weights[weight] = editor.initializer(product.packed())
         fused = editor.insert(
             node,
             "MatMulNBits",
-            [x, self._weights[product.weight], scales],
+            [x, self._weights[weight], scales],
             domain=DOMAIN,
-            like=node.outputs if how.parts == 1 else (None,),
+            like=(out if parts == 1 else None,),
             K=product.width,
             N=product.outputs,
             bits=product.bits,
             block_size=product.block,
-            accuracy_level=how.accuracy_level,
+            accuracy_level=accuracy_level,
         )
-        if how.parts > 1:
-            like = (None,) * how.parts
-            parts = editor.insert(node, "Split", fused.outputs, like=like, axis=0, num_outputs=how.parts)
-            fused = editor.insert(node, "Sum", parts.outputs, like=node.outputs)
-        editor.replace(node.outputs[0], fused.outputs[0])
+        if parts > 1:
+            split = editor.insert(node, "Split", fused.outputs, like=(None,) * parts, axis=0, num_outputs=parts)
+            fused = editor.insert(node, "Sum", split.outputs, like=[out])
+        editor.replace(out, fused.outputs[0])
 
-    def _split(self, product: Product, parts: int) -> ir.Value:
+    def _split(self, node: ir.Node, product: Product, parts: int) -> ir.Value:
         """x [batch, n, K] as [parts * batch, n, K]: rounded as the kernel does it, the remainder likewise, and at last
         what is left. A step is a 127th of its block's largest number."""
-        editor, node, block = self.editor, product.node, product.block
+        editor, block = self.editor, product.block
 
         def insert(op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
             return editor.insert(node, op, inputs, **attributes).outputs[0]  # type: ignore[arg-type]  # ours are ints
@@ -207,10 +195,6 @@ class LinearLowering:
         whole = editor.constant("lowered.rows", np.array([0, 0, -1], np.int64))
         flat = editor.insert(node, "Reshape", [rows.outputs[0], whole], like=node.outputs)
         editor.replace(node.outputs[0], flat.outputs[0])
-
-
-def _packed(weight: ir.TensorProtocol, by_rows: bool, block: int, bits: int, name: str) -> ir.TensorProtocol:
-    return ir.tensor(pack(weight.numpy() if by_rows else weight.numpy().T, block, bits), name=name)
 
 
 def pack(values: npt.NDArray[np.generic], block: int, bits: int) -> npt.NDArray[np.uint8]:
