@@ -185,7 +185,7 @@ def _form(weight: Weight, grid: Grid) -> str:
     return f"{'table' if weight.is_table else 'linear'}, {grid.format.numbers} {sharing}{offset}"
 
 
-def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLINE_BELOW) -> list[WeightReport]:
+def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLINE_UP_TO) -> list[WeightReport]:
     """Quantize the model's weights of `least` bytes and more in place; returns a report for each."""
     plans = quantizer.plan(find(model.graph, least))
     hessians = quantizer.hessians(plans)

@@ -11,8 +11,8 @@ from pipeline.graph import onnx_file
 
 
 def test_large_weights_lie_in_the_data_file(tmp_path: Path) -> None:
-    """From 64 KiB on; a smaller one stays where constant folding reaches it. Loaded, both are what they were."""
-    sizes = {"small": onnx_file.INLINE_BELOW // 4 - 1, "large": onnx_file.INLINE_BELOW // 4}
+    """Above 64 KiB; a smaller one stays where constant folding reaches it. Loaded, both are what they were."""
+    sizes = {"small": onnx_file.INLINE_UP_TO // 4, "large": onnx_file.INLINE_UP_TO // 4 + 1}
     arrays = {name: np.random.default_rng(0).random(size, np.float32) for name, size in sizes.items()}
     values = [ir.val(name, const_value=ir.tensor(array, name=name)) for name, array in arrays.items()]
     nodes = [ir.node("Neg", [value]) for value in values]
