@@ -24,7 +24,6 @@ def test_types_are_those_of_numpy_and_onnx(fmt: Format) -> None:
 
 @pytest.mark.parametrize("fmt", FORMATS.values(), ids=[kind.value for kind in FORMATS])
 def test_what_formats_can_do(fmt: Format) -> None:
-    """Some block size is allowed; offsets and GPTQ are for integers, and a format of a newer GPU runs on no CPU."""
+    """Some block size is allowed; offsets and GPTQ are for integers."""
     assert fmt.blocks
     assert not (fmt.is_float and (fmt.offsets or fmt.gptq))
-    assert fmt.min_capability is None or not fmt.providers
