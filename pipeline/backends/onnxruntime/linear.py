@@ -54,7 +54,7 @@ def plan(wanted: Activations, bits: int, *, splits: bool) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Product:
-    """A MatMul of x [..., K] with a dequantized weight; by_rows: which is stored [N, K], else [K, N]."""
+    """A MatMul of x [..., K] with a dequantized weight. by_rows: whether it is stored [N, K] instead of [K, N]."""
 
     x: ir.Value
     weight: ir.Value
