@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+TOOLCHAIN = "artifacts/toolchain.json"  # of all points, in the repository's root
 PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
 TEXT = "text"
@@ -18,7 +19,7 @@ PROGRAM = "model.pt2"
 CONTRACT = "signature.json"
 NOTES = "notes.json"  # in wrapped/: decisions about positions, as sentences
 MODEL = "model.onnx"
-DATA = "model.onnx.data"  # the weights of onnx_file.INLINE_BELOW bytes and more
+DATA = "model.onnx.data"  # the weights of more than onnx_file.INLINE_UP_TO bytes
 CHANGES = "simplify.json"
 QUANTIZATION = "quantize.json"
 PLAN = "model.plan"  # TensorRT's engine

@@ -11,7 +11,9 @@ from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.core.engines import EngineKind
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.formats import Weights as Weights  # the values of quantize.weights
 from pipeline.core.layout import PARAMS
 
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that has no default
@@ -41,16 +43,6 @@ class Logits(Enum):
     all = "all"
 
 
-class Weights(Enum):
-    """Type of the linear layers' weights; none leaves them in the compute type."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-    fp8 = "fp8"
-    nvfp4 = "nvfp4"
-
-
 class Embedding(Enum):
     """Type of the embedding and the LM head; none leaves them. ONNX's Gather does not take int4."""
 
@@ -63,14 +55,6 @@ class Rounding(Enum):
 
     nearest = "nearest"
     gptq = "gptq"
-
-
-class EngineKind(Enum):
-    """Who runs the engine."""
-
-    onnxruntime = "onnxruntime"
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt_rtx"
 
 
 class Optimization(Enum):

@@ -11,14 +11,9 @@ import onnx
 import torch
 
 from pipeline.core.contract import GraphContract, Tensor
-from pipeline.graph.attention import LENGTHS, MASK
+from pipeline.core.dtypes import BY_ONNX
+from pipeline.graph.attention import AttentionForm
 
-ONNX_TYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
-    onnx.TensorProto.INT64: "int64",
-}
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 FORBIDDEN = {"If", "Loop", "Scan"}
 
@@ -100,12 +95,11 @@ def _operator_findings(model: onnx.ModelProto) -> list[str]:
     for node in model.graph.node:
         if node.op_type != "Attention":
             continue
-        causal = any(a.name == "is_causal" and a.i for a in node.attribute)
-        has = [i < len(node.input) and bool(node.input[i]) for i in (LENGTHS, MASK)]
-        if has != [causal, not causal]:
+        form = AttentionForm.of_proto(node)
+        if not form.is_portable:
             findings.append(
                 f"{node.name} must either be causal with key lengths or have a mask alone: it has "
-                f"is_causal={int(causal)}, lengths={has[0]}, mask={has[1]}"
+                f"is_causal={int(form.is_causal)}, lengths={form.lengths is not None}, mask={form.mask is not None}"
             )
     return findings
 
@@ -159,7 +153,8 @@ def _upstream(start: Any, sources: Callable[[Any], Iterable[Any]]) -> list[Any]:
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.tensor_type
     shape: Iterable[int | str] = (d.dim_param or d.dim_value for d in kind.shape.dim)
-    return Tensor(value.name, ONNX_TYPES.get(kind.elem_type, str(kind.elem_type)), tuple(shape))
+    dtype = BY_ONNX[kind.elem_type].name if kind.elem_type in BY_ONNX else f"of ONNX type {kind.elem_type}"
+    return Tensor(value.name, dtype, tuple(shape))
 
 
 def _differences(found: Tensor, want: Tensor) -> list[str]:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from transformers import modeling_gguf_pytorch_utils as loader
 
-from pipeline.checkpoint import gguf_model, gguf_reader
+from pipeline.checkpoint import gguf_model
 from pipeline.checkpoint.gguf_reader import fast_gguf_loading, fields, in_own_folder
+from pipeline.core.patching import patched
 from tests.support import gguf_files
 
 
@@ -83,12 +84,11 @@ def test_a_model_loads_without_the_names(
     path = gguf_files.write(tmp_path / "a.gguf")
     quick = gguf_model.load(path)
     assert "lacks" not in capsys.readouterr().err
-    real = gguf_reader.patched
 
     def renamed(owner: str, saves: str, **replacements: Any) -> Any:
-        return real(owner, saves, **{f"renamed_{name}": make for name, make in replacements.items()})
+        return patched(owner, saves, **{f"renamed_{name}": make for name, make in replacements.items()})
 
-    monkeypatch.setattr(gguf_reader, "patched", renamed)
+    monkeypatch.setattr("pipeline.checkpoint.gguf_reader.patched", renamed)
     plain = gguf_model.load(path)
     said = capsys.readouterr().err
     assert "renamed__get_field_parts" in said

@@ -42,7 +42,7 @@ def ends(model: Model, folder: Path) -> list[int]:
 def ending_in_five() -> PreTrainedTokenizerBase:
     """A byte-level BPE; tokens 0 to 2 are special, and 5 ends a text."""
     vocabulary = {token: number for number, token in enumerate(gguf_files.TOKENS)}
-    backend = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in gguf_files.MERGES]))
+    backend = Tokenizer(models.BPE(vocabulary, [(left, right) for left, right in map(str.split, gguf_files.MERGES)]))
     backend.add_special_tokens(gguf_files.SPECIAL)
     return TokenizersBackend(tokenizer_object=backend, eos_token=gguf_files.TOKENS[5])
 

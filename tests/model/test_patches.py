@@ -14,9 +14,10 @@ from torch._export.serde.serialize import GraphModuleDeserializer
 from pipeline import export
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.patching import patched
+from pipeline.core.profiles import Profiles
 from pipeline.graph import onnx_file
-from pipeline.model import patches, pt2
+from pipeline.model import pt2
 from pipeline.runtime.onnxruntime import OnnxRuntime
 
 OPSET = 24
@@ -25,12 +26,11 @@ OPSET = 24
 @pytest.fixture
 def without_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a version of torch whose names are others."""
-    real = patches.patched
 
     def renamed(owner: str, saves: str, **replacements: Any) -> Any:
-        return real(owner, saves, **{f"renamed_{name}": make for name, make in replacements.items()})
+        return patched(owner, saves, **{f"renamed_{name}": make for name, make in replacements.items()})
 
-    monkeypatch.setattr(patches, "patched", renamed)
+    monkeypatch.setattr("pipeline.model.patches.patched", renamed)
 
 
 def saved(program: torch.export.ExportedProgram, folder: Path) -> bytes:
@@ -91,7 +91,7 @@ def test_a_graph_is_exported_without_it(
     assert (tmp_path / layout.DATA).read_bytes() == (quick / layout.DATA).read_bytes()
     answers = []
     for model in (tmp_path, quick):
-        session = OnnxRuntime(model / layout.MODEL, contract, axes_bounds(contract)).session(2)
+        session = OnnxRuntime(model / layout.MODEL, contract, Profiles.of_axes(contract)).session(2)
         answers.append([session.step([[1, 2, 3, 4], [5, 6]]), session.step([[7], [8, 9]]), *session.caches])
     for found, wanted in zip(*answers, strict=True):
         np.testing.assert_array_equal(found, wanted)

@@ -1,8 +1,8 @@
 """Build the engine for ONNX Runtime: the portable graph in the form that its provider computes best, and engine.json.
 
-On the CPU it is lowered to ONNX Runtime's own operators, on CUDA too but for attention: there the standard one reads
-the used part of the cache (flash attention, 16 bits), while GroupQueryAttention's CUDA kernel knows no ragged chunks.
-For the TensorRT provider it stays standard, with masks in the place of attention's lengths.
+For the CPU the graph is lowered to ONNX Runtime's own operators, for CUDA all but attention: there the standard one
+reads the used part of the cache (flash attention, 16 bits), while GroupQueryAttention's CUDA kernel does not support
+ragged chunks. For the TensorRT provider it stays standard, with masks instead of attention's lengths.
 """
 
 import shutil
@@ -13,21 +13,22 @@ import onnxruntime
 
 from pipeline.backends.onnxruntime.lower import lower
 from pipeline.backends.tensorrt import prepare
-from pipeline.core import layout, profiles
+from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.core.engines import CPU, TENSORRT
 from pipeline.core.errors import Problem, UserError, first_line
-from pipeline.core.schema import Engine, Profile
+from pipeline.core.profiles import Profiles
+from pipeline.core.schema import Engine
 from pipeline.graph import onnx_file
 from pipeline.runtime import engine_info
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 
-CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
-QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions take 16 inputs
+QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions have 16 inputs
 
 
-def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract, out: Path) -> None:
-    """Write model and engine.json to `out` and load them once, so that an engine which does not load fails here; one
-    for a GPU is loaded only where there is one."""
+def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContract, out: Path) -> None:
+    """Write model and engine.json to `out` and load them once, so that an engine that does not load fails here; an
+    engine for a GPU is loaded only on a machine with one."""
     lowered = onnx_file.load(model)
     if engine.provider == TENSORRT:
         prepare.prepare(lowered, lengths=False)  # its parser drops the lengths of attention
@@ -41,10 +42,10 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
     engine_info.write(
         out,
         engine.kind,
-        profiles.named(profile),
+        profiles,
         contract,
         provider=engine.provider,
-        provider_options=shapes(profile, contract) if engine.provider == TENSORRT else {},
+        provider_options=shapes(profiles, contract) if engine.provider == TENSORRT else {},
         optimization=engine.optimization.value,
         threads=engine.threads,
         lower=engine.lower,
@@ -52,7 +53,7 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
         onnxruntime=onnxruntime.__version__,
         needs=needed(lowered),
     )
-    if cannot_run(out) is not None:
+    if why_unavailable(out) is not None:
         return
     try:
         open_engine(out)
@@ -69,16 +70,16 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
 
 
 def needed(lowered: ir.Model) -> str:
-    """The oldest ONNX Runtime that computes this graph right."""
+    """The oldest version of ONNX Runtime that computes this graph correctly."""
     for node in lowered.graph:
         if node.op_type == "GroupQueryAttention" and len(node.inputs) > QUERY_LENGTHS:
             return "1.32"
     return "1.28"  # 1.25 to 1.27 compute a prompt's second chunk wrongly, older ones have no TensorScatter
 
 
-def shapes(profile: Profile, contract: GraphContract) -> dict[str, str]:
+def shapes(profiles: Profiles, contract: GraphContract) -> dict[str, str]:
     """Options of the TensorRT provider: one profile over all of ours, tuned for decode; "name:1x1,other:1x1" each."""
-    named = profiles.shapes(profile, contract)
+    named = profiles.shapes(contract)
     ends = {
         name: (min(p[name][0] for p in named.values()), tuned, max(p[name][2] for p in named.values()))
         for name, (_, tuned, _) in named["decode"].items()
