@@ -146,7 +146,7 @@ def test_a_damaged_tokenizer_config(tmp_path: Path, trained: Tokenizer) -> None:
 
 HUB = """
 from pathlib import Path
-from pipeline.checkpoint.loading import load_tokenizer
+from pipeline.checkpoint.tokenizer import load_tokenizer
 from pipeline.core.schema import Model, Source
 from pipeline.proof import token_ids
 model = Model(Source.hub, id="someone/tiny", revision="a" * 40)
