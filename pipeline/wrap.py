@@ -19,7 +19,7 @@ from pipeline.core.contract import DTYPES, GraphContract, contract_for
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import replacing_folder, write_json
 from pipeline.core.patching import replaced
-from pipeline.core.schema import Axes, Cache, Compute, Logits, Model, Precision, Wrap, section
+from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Wrap, section
 from pipeline.model import decoder, overflow, positions, pt2
 from pipeline.model.cast import cast
 from pipeline.model.refusals import unsupported_reason
@@ -117,7 +117,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     cast(original, getattr(torch, DTYPES[compute]))
     if wrong := positions.wrong_frequencies(original, cache.size):
         raise UserError(wrong)
-    if precision.compute is Compute.fp16:
+    if precision.compute is ComputeType.fp16:
         check_range(original, tokenizer)
     wrapped = decoder.Decoder(original, logits.value).eval()
     pt2.save(trace(wrapped, contract), out / layout.PROGRAM)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from pipeline.config import compose as config
 from pipeline.config import rules
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.schema import Compute, Config, Range, Source
+from pipeline.core.schema import ComputeType, Config, Range, Source
 from tests.support.repository import ROOT, make
 
 CONF = ROOT / "conf"
@@ -51,7 +51,7 @@ def problems(*overrides: str, conf: Path = CONF) -> list[Problem]:
 def test_defaults_are_smollm2_in_fp32() -> None:
     """Without overrides SmolLM2-135M in fp32 is declared."""
     composed = config.compose([], CONF)
-    assert (composed.model.source, composed.precision.compute) == (Source.gguf, Compute.fp32)
+    assert (composed.model.source, composed.precision.compute) == (Source.gguf, ComputeType.fp32)
     assert (composed.axes.batch, composed.axes.sequence, composed.cache.size) == (8, 512, 1024)
     assert (composed.profile.prefill.sequence.opt, composed.profile.decode.sequence.max) == (128, 1)
     assert (composed.export.opset, composed.verify.greedy_tokens, composed.bench.prompt) == (24, 128, 44)
