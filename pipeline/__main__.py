@@ -40,9 +40,9 @@ def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
     for job in config.expand(overrides) if sweep else [overrides]:
         try:
             composed = config.compose(job)
-            own = points.own(job)
+            own = points.point_overrides(job)
             name = composed.point or points.name_of(own, known, config.CONF)
-            if name in planned and not points.same(planned[name], own):
+            if name in planned and not points.equivalent(planned[name], own):
                 what = f"two jobs would both build the point {name}: {' '.join(planned[name])}, and {' '.join(own)}"
                 raise UserError(Problem(what, "point", "leave point= out of a sweep: each job then gets its own name"))
             planned[name] = known[name] = own
@@ -72,7 +72,7 @@ def build(name: str) -> None:
 
 def job(composed: DictConfig) -> None:
     """One job of Hydra's: record the point and build it. A failed one must not end its sweep, so it only says so."""
-    own = points.own(HydraConfig.get().overrides.task)
+    own = points.point_overrides(HydraConfig.get().overrides.task)
     name = composed.point or points.name_of(own, points.read(), config.CONF)
     points.record(name, own)
     try:

@@ -39,7 +39,7 @@ def record(name: str, overrides: Sequence[str]) -> None:
         yaml, document = _load()
         points = document["points"]
         if name in points:
-            if same(points[name], overrides):
+            if equivalent(points[name], overrides):
                 return
             points[name] = list(overrides)
         else:
@@ -55,7 +55,7 @@ def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
     Raises UserError when that name is taken by other overrides.
     """
     for name in points:
-        if same(points[name], overrides):
+        if equivalent(points[name], overrides):
             return name
     parts = []
     for override in overrides:
@@ -71,12 +71,12 @@ def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
     return name
 
 
-def own(overrides: Sequence[str]) -> list[str]:
+def point_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides that belong to a point: not its name, and nothing about Hydra itself."""
     return [text for text in overrides if not text.lstrip("+~").startswith(("point=", "hydra.", "hydra/"))]
 
 
-def same(one: Sequence[str], other: Sequence[str]) -> bool:
+def equivalent(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether two lists of overrides mean the same: the order matters only within a section."""
 
     def ordered(overrides: Sequence[str]) -> list[str]:

@@ -58,7 +58,9 @@ def _name(point: str | None) -> Iterator[Problem]:
 def _suits(name: str, choice: str, chosen: Enum, value: Any) -> Iterator[Problem]:
     """A key of model or engine: there where the source or the kind needs it, and nowhere without effect."""
     section = choice.partition(".")[0]
-    names = [one.rpartition(".")[2] for one in KEYS if one.startswith(f"{section}.") and chosen in KEYS[one].effective_with]
+    names = [
+        one.rpartition(".")[2] for one in KEYS if one.startswith(f"{section}.") and chosen in KEYS[one].effective_with
+    ]
     accepts = f"{chosen.value} accepts {', '.join(names)}"
     given = value != KEYS[name].default
     if chosen in KEYS[name].needed_by and not given:

@@ -30,7 +30,7 @@ class Interval:
 
     def __str__(self) -> str:
         if self.most < math.inf:
-            return f"{self.least:g} to {self.most:,.0f}"
+            return f"{self.least:g} to {self.most:.0f}"
         return f"{self.least:g} or more" if self.closed else f"above {self.least:g}"
 
 

@@ -162,7 +162,7 @@ class Simplify:
     """Stage simplify: onnxsim in a subprocess. When it fails or exceeds a limit, the graph stays as it is."""
 
     enabled: bool = key("Whether to simplify at all.")
-    skip: list[str] = key("onnxsim's optimization passes to leave out, such as [fuse_bn_into_conv].", default=list)
+    skip: list[str] = key("Optimization passes of onnxsim to leave out, such as [fuse_bn_into_conv].", default=list)
     memory_gb: float = key("Most memory that the subprocess may take, in GB (2^30 bytes).", POSITIVE)
     timeout_s: float = key("Longest time that it may take, in seconds.", POSITIVE)
 
@@ -172,9 +172,7 @@ class Calibration:
     """The text that gptq reads."""
 
     text: str | None = key("Path of a UTF-8 file; null for Python's own documentation.", default=None)
-    tokens: int = key(
-        "Tokens of it that are read, from its end; verify.quality reads from the beginning.", COUNT
-    )
+    tokens: int = key("Tokens of it that are read, from its end; verify.quality reads from the beginning.", COUNT)
 
 
 @dataclass
