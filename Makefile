@@ -96,5 +96,8 @@ bench-lock: $(BENCH)/.installed  ## the same for .venv-bench
 	mv lock.new benchmarks/requirements.lock
 	touch $<
 
+docs/configuration.md: pipeline/core/schema.py pipeline/config/reference.py conf/config.yaml | $(STAMP)
+	python -c "from pipeline.config import reference; reference.write()"
+
 clean:  ## everything that can be built again, but not the DVC cache
 	rm -rf $(VENV) $(BENCH) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.config import compose as config
-from pipeline.config import points
+from pipeline.config import points, reference
 from pipeline.core import errors, layout, usage
 from pipeline.core.errors import Problem, UserError
 
@@ -28,8 +28,9 @@ HELP = """\
   point=NAME     name of the point; default: derived from the overrides
   -m             sweep: values separated by commas make one point each
 
-Every key is explained in conf/config.yaml and the files beside it. Hydra shows the rest:"""
-SHOWS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
+Keys; docs/configuration.md says more, and what each accepts:"""
+HYDRA = "\nHydra shows the groups with their options, and the defaults:"
+INFO_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
 
 def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
@@ -132,8 +133,9 @@ def main() -> None:
     flags = {argument.partition("=")[0] for argument in sys.argv[1:] if argument.startswith("-")}
     launch = hydra.main(version_base="1.3", config_path=str(config.CONF.resolve()), config_name=config.MAIN)(job)
     if usage.asked():
-        print(usage.text(main, "python -m pipeline [group=option | key=value ...] [point=NAME] [-m]", HELP, ""))
-    if flags & SHOWS:
+        print(usage.text(main, "python -m pipeline [group=option | key=value ...] [point=NAME] [-m]", HELP))
+        print(*reference.listing(), HYDRA, sep="\n")
+    if flags & INFO_FLAGS:
         launch()
         return
     if flags - SWEEP:

@@ -154,7 +154,10 @@ class Wrap:
 class Export:
     """Stage export: the portable ONNX graph."""
 
-    opset: int = key("Version of the ONNX operator set.", allowed=OPSETS)
+    opset: int = key(
+        "Version of the ONNX operator set. 24 is the first with TensorScatter, which writes the cache in place.",
+        allowed=OPSETS,
+    )
 
 
 @dataclass
