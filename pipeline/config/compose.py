@@ -97,8 +97,8 @@ def _resolve(config: DictConfig, references: Mapping[str, Sequence[str]], invali
             OmegaConf.update(config, key, OmegaConf.select(config, key))
         except OmegaConfBaseException as error:
             if not any(touches(other, invalid_keys) for other in others):  # else that one is reported
-                raw = OmegaConf.to_container(config)
+                raw = dict(leaves(OmegaConf.to_container(config)))[key]
                 fix = "name a key that exists and has the right type, or give the value itself"
-                problems.append(Problem(f"{key}={dict(leaves(raw))[key]}: {first_line(error)}", key, fix))
+                problems.append(Problem(f"{key}={raw}: {first_line(error)}", key, fix))
             invalid_keys.add(key)
     return problems

@@ -55,26 +55,23 @@ def _name(point: str | None) -> Iterator[Problem]:
         yield Problem(f"a point cannot be called {point!r}", "point", "use letters, digits, _ and -")
 
 
-def _suits(name: str, choice: str, chosen: Enum, value: Any) -> Iterator[Problem]:
-    """A key of model or engine: there where the source or the kind needs it, and nowhere without effect."""
-    section = choice.partition(".")[0]
-    names = [
-        one.rpartition(".")[2] for one in KEYS if one.startswith(f"{section}.") and chosen in KEYS[one].effective_with
-    ]
-    accepts = f"{chosen.value} accepts {', '.join(names)}"
-    given = value != KEYS[name].default
-    if chosen in KEYS[name].needed_by and not given:
+def _choice(name: str, choice: str, chosen: Enum, value: Any) -> Iterator[Problem]:
+    """A key whose effect depends on model.source or engine.kind: given where it is needed, and only where it is used."""
+    key, given = KEYS[name], value != KEYS[name].default
+    accepted = [one.rpartition(".")[2] for one in KEYS if chosen in KEYS[one].effective_with]
+    accepts = f"{chosen.value} accepts {', '.join(accepted)}"
+    if chosen in key.needed_by and not given:
         yield Problem(f"{choice}={chosen.value} needs {name}", name, f"give it; {accepts}")
-    elif given and chosen not in KEYS[name].effective_with:
-        fix = f"remove it, or choose another option of {section}/; {accepts}"
+    elif chosen not in key.effective_with and given:
+        fix = f"remove it, or choose another option of {choice.partition('.')[0]}/; {accepts}"
         yield Problem(f"{name} has no effect with {choice}={chosen.value}", name, fix)
 
 
-def _suiting(choice: str) -> Iterator[Rule]:
-    """A rule for each key whose effect depends on a choice."""
+def _choice_rules(choice: str) -> Iterator[Rule]:
+    section = choice.partition(".")[0]
     for name, key in KEYS.items():
-        if name.startswith(choice.partition(".")[0]) and key.effective_with:
-            yield partial(_suits, name, choice), choice, name
+        if name.startswith(f"{section}.") and key.effective_with:
+            yield partial(_choice, name, choice), choice, name
 
 
 def _files(model: Model) -> Iterator[Problem]:
@@ -145,8 +142,8 @@ def _text(use: texts.Use) -> Rule:
 
 RULES: tuple[Rule, ...] = (
     (_name, "point"),
-    *_suiting("model.source"),
-    *_suiting("engine.kind"),
+    *_choice_rules("model.source"),
+    *_choice_rules("engine.kind"),
     (_files, "model"),
     (_pinned, "model.source", "model.trust_remote_code", "model.revision"),
     _inside_cache("axes.sequence"),
