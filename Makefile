@@ -4,6 +4,9 @@ PYTHON ?= python3
 POINT ?= smollm2
 PROMPT ?= What is the capital of France? Explain its history in a paragraph.
 
+# the tested version; its CPU build and its CUDA build are other files, so requirements.lock leaves it out
+TORCH := 2.13.0
+
 # of make bench; empty for all systems, and for all engines in artifacts/
 SYSTEMS ?=
 ENGINES ?=
@@ -20,17 +23,29 @@ STAMP := $(VENV)/.installed
 GEMMA := models/gemma-3-270m-q4_k_m.gguf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast gpu-check gemma3 bench bench-build lint format lock bench-lock clean
+.PHONY: run test test-fast test-floor test-newest gpu-check gemma3 bench bench-build lint format docs docs-serve
+.PHONY: lock bench-lock tensorrt-releases clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
-	@python -m pipeline.generate point=$(POINT) prompt="$(PROMPT)" max_new_tokens=128
+	@python -m pipeline.generate $(POINT) "$(PROMPT)" --max-new-tokens 128
 
 test: $(STAMP) lint  ## everything, the real model included
 	python -m pytest $(PARALLEL)
 
 test-fast: $(STAMP) lint  ## without the real model
 	python -m pytest $(PARALLEL) -m "not slow"
+
+# In .venv-floor and .venv-newest, made anew. The tools of the tests are the newest in both.
+test-floor: RESOLUTION := lowest-direct  ## the fast tests with the oldest versions that pyproject.toml allows
+test-floor: FLOOR = $(shell sed -n 's/^  "torch>=\([0-9.]*\)".*/==\1/p' pyproject.toml)
+test-newest: RESOLUTION := highest  ## the same with the newest
+test-floor test-newest: test-%: $(STAMP)
+	$(PYTHON) -m venv --clear .venv-$*
+	.venv-$*/bin/pip install --quiet torch$(FLOOR)
+	uv pip install --quiet --python .venv-$* --resolution $(RESOLUTION) -r pyproject.toml
+	uv pip install --quiet --python .venv-$* -r pyproject.toml --extra dev --group models
+	PATH=$(CURDIR)/.venv-$*/bin:$$PATH python -m pytest $(PARALLEL) -m "not slow"
 
 gpu-check: $(STAMP)  ## what needs a GPU, on a machine that has one
 	python -m pipeline.doctor
@@ -48,19 +63,26 @@ lint: $(STAMP)
 	ruff check .
 	ruff format --check .
 	mypy
+	deptry .
 
 format: $(STAMP)
 	ruff check --fix .
 	ruff format .
 
+docs: $(STAMP)  ## the documentation as a site, in site/; without --quiet, which hides warnings from --strict too
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
+docs-serve: $(STAMP)  ## the same while you write, at http://127.0.0.1:8000
+	mkdocs serve
+
 # torch comes first and with its dependencies: elsewhere its CUDA build needs NVIDIA packages that the lock does not
 # list. The lock is complete, so nothing else may bring in dependencies of its own.
 $(STAMP): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' \
-	  || { echo "$(PYTHON) is $$($(PYTHON) --version): kvforge runs on Python 3.11 and 3.12; make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "$(PYTHON) is $$($(PYTHON) --version): kvforge runs on Python 3.11 to 3.13; make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	pip install --quiet torch==2.13.0
-	pip install --quiet --no-deps -r requirements.lock
+	pip install --quiet torch==$(TORCH)
+	pip install --quiet --no-deps --require-hashes -r requirements.lock
 	touch $@
 
 # llama.cpp is compiled, for minutes. Should a package fail, the rest is installed one by one, and the benchmark says
@@ -69,7 +91,7 @@ $(BENCH)/.installed: export CMAKE_ARGS = -DLLAVA_BUILD=OFF
 $(BENCH)/.installed: export CXXFLAGS = -include $(CURDIR)/benchmarks/peers/gcc12_amx.h
 $(BENCH)/.installed: benchmarks/requirements.lock
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/pip install --quiet torch==2.13.0
+	$(BENCH)/bin/pip install --quiet torch==$(TORCH)
 	$(BENCH)/bin/pip install --quiet --no-deps -r $< \
 	  || grep -v '^#' $< | xargs -n 1 $(BENCH)/bin/pip install --quiet --no-deps \
 	  || echo "not all of $< is installed"
@@ -86,18 +108,21 @@ $(GEMMA): | $(STAMP)
 	mv $@.partial $@
 	rm -rf $@.parts
 
-lock: $(STAMP)  ## after installing other versions into .venv: write down what is there now
-	{ head -n 1 requirements.lock; echo torch==2.13.0; pip freeze --exclude torch; } > requirements.lock.new
-	mv requirements.lock.new requirements.lock
-	touch $(STAMP)
+lock: $(STAMP)  ## after a change in pyproject.toml or of TORCH; UPGRADE="-P onnx" takes the newest onnx too, "-U" of everything
+	echo torch==$(TORCH) | uv pip compile --quiet --generate-hashes --no-annotate --no-emit-index-url \
+	  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock TORCH=$(TORCH)" \
+	  pyproject.toml - --extra dev --extra docs --group models --no-emit-package torch $(UPGRADE) -o requirements.lock
 
-bench-lock: $(BENCH)/.installed  ## the same for .venv-bench
-	{ head -n 1 benchmarks/requirements.lock; echo torch==2.13.0; $(BENCH)/bin/pip freeze --exclude torch; } > lock.new
+bench-lock: $(BENCH)/.installed  ## after installing other versions into .venv-bench: write down what is there now
+	{ head -n 1 benchmarks/requirements.lock; $(BENCH)/bin/pip freeze --exclude torch; } > lock.new
 	mv lock.new benchmarks/requirements.lock
 	touch $<
 
 docs/configuration.md: pipeline/core/schema.py pipeline/config/reference.py conf/config.yaml | $(STAMP)
 	python -c "from pipeline.config import reference; reference.write()"
 
+tensorrt-releases: $(STAMP)  ## docs/engines/tensorrt-releases.md: which release has which of the names that are used
+	python -m tests.support.tensorrt_releases docs/engines/tensorrt-releases.md
+
 clean:  ## everything that can be built again, but not the DVC cache
-	rm -rf $(VENV) $(BENCH) .bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv* .bench site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -97,8 +97,8 @@ class Bench:
                     row |= report.speeds(answers[name], case.batch)
                     row["share_of_bandwidth"] = report.share(self.facts[name].get("weight_bytes"), row, bandwidth)
                     if answers[REFERENCE]:
-                        said = answers[name][0]["said"], answers[REFERENCE][0]["said"]
-                        row["same_tokens"] = report.common_start(*said)
+                        chosen = answers[name][0]["tokens"], answers[REFERENCE][0]["tokens"]
+                        row["same_tokens"] = report.common_start(*chosen)
                 row["why"] = whys.get(name)
                 rows.append(row)
         return rows + [self._row(name, None) | {"why": why} for name, why in self.whys.items()]

@@ -53,9 +53,9 @@ def measure(name: str, bandwidth: float) -> None:
     original.save_pretrained(folder)
     tokens = tokens_of(point, original.config.vocab_size)
     del original
-    truth: Peer = pytorch.System(folder, {"cache": "growing", "device": "cuda"}, 1)
-    expected = {case: worker.run_case(truth, tokens, vars(case))["said"] for case in CASES}
-    del truth
+    original_peer: Peer = pytorch.System(folder, {"cache": "growing", "device": "cuda"}, 1)
+    expected = {case: worker.run_case(original_peer, tokens, vars(case))["tokens"] for case in CASES}
+    del original_peer
     gc.collect()
     peers: dict[str, Peer] = {"kvforge": kvforge.System(point / layout.ENGINE, {}, 1)}
     for system, options in TORCH.items():
@@ -71,8 +71,8 @@ def measure(name: str, bandwidth: float) -> None:
             row = {"point": name, "system": system, "precision": ours.precision, "batch": case.batch}
             row |= {"prompt": case.prompt, "cache": case.cache, **report.speeds(answers[system], case.batch)}
             row["share_of_bandwidth"] = report.share(peer.weight_bytes(), row, bandwidth)
-            said = answers[system][0]["said"]
-            row["same_tokens"] = f"{report.common_start(said, expected[case])} of {len(said)}"
+            chosen = answers[system][0]["tokens"]
+            row["same_tokens"] = f"{report.common_start(chosen, expected[case])} of {len(chosen)}"
             print(line(row), flush=True)
 
 

@@ -1,10 +1,10 @@
-"""One system in a process of its own. Reads commands and writes answers, one JSON object a line.
+"""One system in a process of its own. Reads commands and writes answers, one JSON object per line.
 
     python -m benchmarks.worker '{"module": ..., "folder": ..., "options": {...}, "threads": 2, "tokens": "..."}'
 
 Commands: {"do": "case", "batch": 1, "prompt": 44, "new": 128, "cache": 1024}, {"do": "memory", "cache": 1024},
 {"do": "perplexity"}.
-What goes wrong is an answer too: {"why": "..."}.
+A failure is an answer too: {"why": "..."}.
 """
 
 import contextlib
@@ -20,34 +20,34 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import text
-from benchmarks.peers import CannotError, Peer, peer_class
+from benchmarks.peers import Peer, UnsupportedError, peer_class
 
 
 def run_case(peer: Peer, tokens: list[int], case: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of the prompt and of each step after it; the first row's tokens; most memory held meanwhile."""
+    """Seconds of the prompt and of each step after it; the first row's new tokens; the peak memory meanwhile."""
     prompts = text.prompts(tokens, case["batch"], case["prompt"])
-    wake(peer, prompts, case["cache"])
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # begin the memory's high-water mark anew
+    warm_up(peer, prompts, case["cache"])
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # reset the peak memory
     peer.begin(case["batch"], case["cache"])
     try:
         start = time.perf_counter()
         chosen = peer.step(prompts)
         prefill = time.perf_counter() - start
-        said, steps = [chosen[0]], []
+        new, steps = [chosen[0]], []
         for _ in range(case["new"]):
             rows = [[token] for token in chosen]
             start = time.perf_counter()
             chosen = peer.step(rows)
             steps.append(time.perf_counter() - start)
-            said.append(chosen[0])
-        return {"prefill_s": prefill, "steps_s": steps, "said": said, "peak_mb": held_mb("VmHWM")}
+            new.append(chosen[0])
+        return {"prefill_s": prefill, "steps_s": steps, "tokens": new, "peak_mb": held_mb("VmHWM")}
     finally:
         peer.end()
 
 
-def wake(peer: Peer, prompts: list[list[int]], cache: int) -> None:
-    """A short run: whoever was held still finds its threads asleep and other systems' weights in the processor's cache,
-    which a system in use does not."""
+def warm_up(peer: Peer, prompts: list[list[int]], cache: int) -> None:
+    """Make a short run. A process that was stopped finds its threads asleep and other systems' weights in the
+    processor's cache, which a system in use does not."""
     peer.begin(len(prompts), cache)
     chosen = peer.step([row[:8] for row in prompts])
     for _ in range(2):
@@ -56,8 +56,7 @@ def wake(peer: Peer, prompts: list[list[int]], cache: int) -> None:
 
 
 def run_memory(peer: Peer, tokens: list[int], cache: int) -> dict[str, Any]:
-    """Memory held by a session of one row that has decoded the token for its cache's last slot, after a prompt in all
-    others: an empty cache is only promised by Linux, not there."""
+    """Memory of a session of one row whose cache is full: Linux reserves an empty cache without providing it."""
     peer.begin(1, cache)
     try:
         peer.step([tokens[: cache - 1]])
@@ -68,29 +67,29 @@ def run_memory(peer: Peer, tokens: list[int], cache: int) -> dict[str, Any]:
 
 
 def held_mb(kind: str) -> float:
-    """Memory of this process in MB (2^20 bytes), files mapped into it included: "VmRSS" now, "VmHWM" at most."""
+    """Memory of this process in MB (2^20 bytes), mapped files included: "VmRSS" is the present, "VmHWM" the peak."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split(f"{kind}:")[1].split()[0]) / 2**10
 
 
 def perplexity(peer: Peer, tokens: list[int]) -> dict[str, Any]:
-    """Of the whole text, window by window."""
+    """The perplexity of the whole text, window by window."""
     windows = text.windows(tokens)
-    total = peer.surprise(windows)
+    total = peer.nll(windows)
     return {"perplexity": math.exp(total / sum(len(window) - 1 for window in windows))}
 
 
 def failure(error: Exception) -> dict[str, Any]:
-    """The answer to what went wrong; the whole story goes to the worker's log."""
-    if not isinstance(error, CannotError):
+    """The answer for an error; its traceback goes to the worker's log."""
+    if not isinstance(error, UnsupportedError):
         traceback.print_exception(error)
-    name = "" if isinstance(error, CannotError) else f"{type(error).__name__}: "
+    name = "" if isinstance(error, UnsupportedError) else f"{type(error).__name__}: "
     return {"why": (name + " ".join(str(error).split()))[:300]}
 
 
 def end_with_parent() -> None:
-    """Have Linux kill this process when the one that started it ends, however it does: a worker that is stopped
-    would hold its memory for ever, one that computes would take the cores from the next run."""
+    """Have Linux kill this process when its parent ends for any reason: a stopped worker would keep its memory
+    forever, a computing one would take the cores from the next run."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
@@ -99,7 +98,7 @@ def main() -> None:
     end_with_parent()
     request = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the systems print is no answer
+    os.dup2(2, 1)  # output of the systems is not an answer
 
     def answer(value: dict[str, Any]) -> None:
         answers.write(json.dumps(value) + "\n")

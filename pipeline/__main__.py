@@ -1,7 +1,7 @@
-"""Build points: a model, how its engine is made, and everything measured about it.
+"""Build points: a model, its engine, and all measurements of it.
 
 All jobs are checked first, and every mistake in any of them is shown before anything is built. Then Hydra starts
-the jobs, under whatever launcher is chosen; each records its point in params.yaml and has DVC build it.
+the jobs with the chosen launcher. Each job records its point in params.yaml and has DVC build it.
 """
 
 import json
@@ -37,7 +37,7 @@ def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
     """The points of all jobs, name -> overrides. Raises one UserError with the problems of all jobs."""
     planned: dict[str, list[str]] = {}
     known = points.read()
-    problems: dict[Problem, None] = {}  # a set in order: jobs share most of their mistakes
+    problems: dict[Problem, None] = {}  # an ordered set: jobs share most of their mistakes
     for job in config.expand(overrides) if sweep else [overrides]:
         try:
             composed = config.compose(job)
@@ -45,7 +45,7 @@ def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
             name = composed.point or points.name_of(own, known, config.CONF)
             if name in planned and not points.equivalent(planned[name], own):
                 what = f"two jobs would both build the point {name}: {' '.join(planned[name])}, and {' '.join(own)}"
-                raise UserError(Problem(what, "point", "leave point= out of a sweep: each job then gets its own name"))
+                raise UserError(Problem(what, "point", "remove point= from the sweep: each job then gets its own name"))
             planned[name] = known[name] = own
         except UserError as error:
             problems |= dict.fromkeys(error.problems)
@@ -59,20 +59,20 @@ def build(name: str) -> None:
     here = Path(sys.executable).parent  # DVC runs the `python` of PATH: it must be the one that runs this
     environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", f"verify@{name}", f"bench@{name}"]
-    # One build at a time, whatever the launcher: a benchmark beside another build measures noise, and of two
-    # repros that want the same stage DVC lets one fail, --wait-for-lock or not.
+    # One build at a time, whatever the launcher: a benchmark beside another build measures noise, and when two repros
+    # need the same stage DVC fails one of them, even with --wait-for-lock.
     with points.locked("kvforge.lock"):
-        _unfinished(name).touch()
+        _failure_marker(name).touch()
         done = subprocess.run(command, env=environment)
         if done.returncode == 0:
-            _unfinished(name).unlink()
+            _failure_marker(name).unlink()
             return
     fix = f"fix what DVC names above, then: dvc repro verify@{name} bench@{name}"
     raise UserError(Problem(f"the point {name} was not built", str(points.ARTIFACTS / name), fix))
 
 
 def job(composed: DictConfig) -> None:
-    """One job of Hydra's: record the point and build it. A failed one must not end its sweep, so it only says so."""
+    """One job of Hydra's: record the point and build it. A failed job prints its error and does not end the sweep."""
     own = points.point_overrides(HydraConfig.get().overrides.task)
     name = composed.point or points.name_of(own, points.read(), config.CONF)
     points.record(name, own)
@@ -92,8 +92,8 @@ FIGURES = {  # heading: figure of bench.json, or of the engine in accuracy.json,
 
 
 def summary(names: Iterable[str]) -> Iterator[str]:
-    """A table of points, out of their reports: what each engine weighs, how quick and how good it is; below it, what
-    could not be run on this machine."""
+    """A table of points with the size, speed and quality of each engine, from their reports; below it, what could not
+    run on this machine."""
     names = list(names)
     rows = [["point", "", *FIGURES], *map(_row, names)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -105,15 +105,15 @@ def summary(names: Iterable[str]) -> Iterator[str]:
 
 
 def _row(name: str) -> list[str]:
-    if _unfinished(name).exists():
-        return [name, "FAILED", *["-"] * len(FIGURES)]  # what reports there are may be of an earlier build
+    if _failure_marker(name).exists():
+        return [name, "FAILED", *["-"] * len(FIGURES)]  # the reports may be of an earlier build
     found = _report(name, layout.BENCH) | _report(name, layout.ACCURACY).get(layout.ENGINE, {})
     state = "not run" if layout.ENGINE in _skipped(name) else "verified"
     return [name, state, *(form.format(found[key]) if key in found else "-" for key, form in FIGURES.values())]
 
 
 def _skipped(name: str) -> dict[str, str]:
-    skipped: dict[str, str] = {} if _unfinished(name).exists() else _report(name, layout.VERIFY).get("skipped", {})
+    skipped: dict[str, str] = {} if _failure_marker(name).exists() else _report(name, layout.VERIFY).get("skipped", {})
     return skipped
 
 
@@ -123,28 +123,28 @@ def _report(name: str, file: str) -> dict[str, Any]:
     return report
 
 
-def _unfinished(name: str) -> Path:
-    """A file that is there from a build's start until its success: jobs may run in processes of their own."""
+def _failure_marker(name: str) -> Path:
+    """A file that exists from the start of a build until its success: jobs may run in other processes."""
     return points.SCRATCH / f"{name}.unfinished"
 
 
 def main() -> None:
-    """Check all jobs, have Hydra start them, and sum up; exit code 1 when a point was not built."""
+    """Check all jobs, have Hydra start them, and print a summary; exit code 1 when a point was not built."""
     flags = {argument.partition("=")[0] for argument in sys.argv[1:] if argument.startswith("-")}
     launch = hydra.main(version_base="1.3", config_path=str(config.CONF.resolve()), config_name=config.MAIN)(job)
-    if usage.asked():
-        print(usage.text(main, "python -m pipeline [group=option | key=value ...] [point=NAME] [-m]", HELP))
+    if flags & {"-h", "--help"}:
+        print(usage.Parser(main, "", "[group=option | key=value ...] [point=NAME] [-m]", HELP).format_help())
         print(*reference.listing(), HYDRA, sep="\n")
     if flags & INFO_FLAGS:
         launch()
         return
     if flags - SWEEP:
-        fix = "leave it out: a point is made of conf/ and overrides, and -m makes a sweep"
+        fix = "remove it: a point consists of conf/ and overrides; -m makes a sweep"
         raise UserError([Problem(f"{flag} cannot be used here", flag, fix) for flag in sorted(flags - SWEEP)])
     planned = plan([argument for argument in sys.argv[1:] if not argument.startswith("-")], bool(flags))
     launch()
     print(*summary(planned), sep="\n")
-    if any(_unfinished(name).exists() for name in planned):
+    if any(_failure_marker(name).exists() for name in planned):
         sys.exit(1)
 
 

@@ -1,12 +1,8 @@
 """Stage compose: conf/ and a point's overrides -> artifacts/<point>/params.yaml, and links to its checkpoint and
 the texts that it is calibrated and measured on.
 
-    python -m pipeline.compose <point>
-
-The file is the resolved configuration; later stages read their sections from it, and DVC compares its values.
+params.yaml is the resolved configuration; later stages read their sections from it, and DVC compares its values.
 """
-
-import sys
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -31,19 +27,10 @@ def as_yaml(composed: DictConfig) -> str:
 
 def main() -> None:
     """Compose the point named on the command line."""
-    if usage.asked():
-        call = "python -m pipeline.compose <point>"
-        print(
-            usage.text(
-                main,
-                call,
-                f"<point>: a name in {points.FILE}; there is no default.",
-                "It runs in the root of the repository.",
-            )
-        )
-        return
+    parser = usage.Parser(main, "compose", "POINT", "It runs in the root of the repository.")
+    parser.add_argument("point", metavar="POINT", nargs="?", default="", help=f"a name in {points.FILE}")
+    name = parser.parse().point
     known = points.read()
-    name = " ".join(sys.argv[1:])
     if name not in known:
         raise UserError(Problem(f"there is no point {name!r}", str(points.FILE), f"choose one of {', '.join(known)}"))
     composed = config.compose(known[name])

@@ -26,7 +26,6 @@ ROOT = Path(__file__).parents[1]
 # read in 8 rows; 16 rows hold half a GB more); and four artifacts that hold them, with two copies in DVC's cache (5.7
 # times for TinyLlama-1.1B, fewer where files can be reflinked).
 MEMORY, DISK = 2.3, 6.0
-CALL = "python -m pipeline.doctor"
 INSTALL = "pip install --no-deps -r requirements.lock, which lists what was tested"
 
 
@@ -78,7 +77,8 @@ def _packages() -> Iterator[Finding]:
         if has is None or not requirement.specifier.contains(has, prereleases=True):
             wrong = True
             what = f"{requirement.name} {has or 'is missing'}; kvforge needs {requirement.specifier}"
-            yield Finding("wrong", what, INSTALL)
+            # torch is not in the lock file, as it has several builds
+            yield Finding("wrong", what, f"pip install '{requirement}'" if requirement.name == "torch" else INSTALL)
     if not wrong:
         yield Finding("ok", f"{len(_requirements())} packages that every build needs")
     if _version("onnxruntime") and _version("onnxruntime-gpu"):
@@ -99,9 +99,10 @@ def _gpu() -> Iterator[Finding]:
 
     built = torch.version.cuda
     if built is None:
+        release, _, _ = torch.__version__.partition("+")
         what, fix = (
             f"PyTorch {torch.__version__} is built for the CPU",
-            "pip install torch==2.13.0 from PyPI, or pycuda",
+            f"pip install torch=={release} from PyPI, or pycuda",
         )
         yield Finding("note", f"{what}: plans of TensorRT need it, or pycuda, to reach the GPU", fix)
     elif int(built.partition(".")[0]) > int(cuda.partition(".")[0]):
@@ -207,10 +208,7 @@ def _version(name: str) -> str | None:
 
 def main() -> None:
     """Print all findings; exit code 1 when one is wrong."""
-    if usage.asked():
-        print(usage.text(main, CALL))
-        return
-    usage.no_arguments(f"remove it: {CALL} takes none")
+    usage.no_arguments(main, "doctor", "It changes nothing.")
     wrong = False
     for finding in findings():
         print(finding, flush=True)

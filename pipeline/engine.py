@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
-from pipeline.core.files import replacing_folder
+from pipeline.core.files import atomic_folder
 from pipeline.core.schema import Engine, EngineKind, Profile, section
 
 NOT_OF_THE_ENGINE = {layout.PROGRAM, layout.CONTRACT, layout.NOTES}
@@ -37,7 +37,7 @@ def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Pat
 
 def main() -> None:
     """Run the stage in a point's folder."""
-    with replacing_folder(Path(layout.ENGINE)) as out:
+    with atomic_folder(Path(layout.ENGINE)) as out:
         build(Path(layout.WRAPPED), layout.final_model(Path()), section(Engine), section(Profile), out)
 
 

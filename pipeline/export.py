@@ -19,7 +19,7 @@ from torch.onnx._internal.exporter import _fx_passes
 
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
-from pipeline.core.files import replacing_folder
+from pipeline.core.files import atomic_folder
 from pipeline.core.patching import replaced
 from pipeline.core.schema import Export, section
 from pipeline.graph import naming, onnx_file
@@ -110,7 +110,7 @@ def main() -> None:
     model = translate(
         pt2.load(wrapped / layout.PROGRAM), GraphContract.load(wrapped / layout.CONTRACT), section(Export).opset
     )
-    with replacing_folder(Path(layout.ONNX)) as out:
+    with atomic_folder(Path(layout.ONNX)) as out:
         onnx_file.save(model, out)
 
 

@@ -1,19 +1,17 @@
 """Generate text with a built point.
 
-    python -m pipeline.generate point=smollm2 prompt="What is a cache?" max_new_tokens=64
+    python -m pipeline.generate smollm2 "What is a cache?" --max-new-tokens 64
 
-The answer alone goes to stdout, as it is made. From Python:
+Only the answer goes to stdout, as it is made. From Python:
 
     from pipeline.generate import Generator
     for piece in Generator.load("smollm2").stream("What is a cache?"):
         print(piece, end="")
 """
 
-import sys
+import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -24,13 +22,14 @@ from pipeline.runtime.open import open_engine
 from pipeline.runtime.session import Runtime, Session, not_integers, unknown_ids
 from pipeline.text.sampling import GREEDY, Sampling, choose
 from pipeline.text.stop_tokens import stop_tokens
-from pipeline.text.tokens import decode_stream, encode, load_tokenizer
+from pipeline.text.streaming import decode_stream
+from pipeline.text.tokens import encode, load_tokenizer
 
 ARTIFACTS = Path("artifacts")
 
 
 class Generator:
-    """An engine and its tokenizer. Not safe to share between threads."""
+    """An engine and its tokenizer. Not thread-safe."""
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer | None, stop: frozenset[int]) -> None:
         self.runtime = runtime
@@ -39,19 +38,19 @@ class Generator:
 
     @classmethod
     def load(cls, point: str | Path, artifacts: Path = ARTIFACTS) -> "Generator":
-        """From a point's name, or from the folder of an engine. Raises UserError when there is none."""
+        """Load a point by its name, or an engine by its folder. Raises UserError when there is none."""
         folder = point if isinstance(point, Path) else artifacts / point / layout.ENGINE
         return cls(open_engine(folder), load_tokenizer(folder), stop_tokens(folder))
 
     def tokens(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling = GREEDY
     ) -> Iterator[list[int | None]]:
-        """Continue a batch of tokenized prompts, of any lengths: yields each step's new token of every row.
+        """Continue a batch of tokenized prompts of any lengths; yield the new token of every row at each step.
 
-        A row's stop token ends it and is not yielded; from then on it yields None. Ends when every row has ended
-        or has `max_new_tokens`. A prompt longer than the engine's profiles is fed in chunks. Raises UserError before
-        anything runs when a prompt is empty or has an id outside the vocabulary, the batch is larger than the engine
-        was built for, or prompt and answer do not fit the cache.
+        A row ends at a stop token, which is not yielded; from then on None stands in its place. The iterator ends when
+        every row has ended or has `max_new_tokens`. A prompt longer than the engine's profiles is fed in chunks. Raises
+        UserError before anything runs when a prompt is empty or has an id outside the vocabulary, when the batch is
+        larger than the engine was built for, or when a prompt and its answer do not fit the cache.
         """
         malformed = list(not_integers(prompts))
         if malformed:
@@ -110,10 +109,10 @@ class Generator:
         chat: bool | None = None,
         system: str | None = None,
     ) -> Iterator[str]:
-        """Answer one prompt, piece by piece. max_new_tokens: None for as many as the cache holds; chat: None to use
-        the chat template if the model has one. Raises UserError as `tokens` does."""
+        """Answer one prompt; yield the text in pieces. max_new_tokens: None for as many as the cache holds. chat: None
+        to use the chat template if the model has one. Raises UserError as `tokens` does."""
         if self.tokenizer is None:
-            raise UserError(Problem("the model has no tokenizer", "point", "random weights answer tokens only"))
+            raise UserError(Problem("the model has no tokenizer", "point", "give token ids to Generator.tokens"))
         if not prompt:
             raise UserError(Problem("the prompt is empty", "prompt", "give it some text"))
         chat = self.tokenizer.chat_template is not None if chat is None else chat
@@ -123,77 +122,28 @@ class Generator:
         return decode_stream(self.tokenizer, (token for (token,) in steps if token is not None))
 
 
-def _key(default: Any, text: str) -> Any:
-    """A key of the command line: its default, and what --help says of it."""
-    return field(default=default, metadata={"help": text})
-
-
-@dataclass
-class Request:
-    """The command line's keys, and their defaults."""
-
-    point: str = _key("", "name of a built point, a folder in artifacts/ (required)")
-    prompt: str = _key("", "the text to answer or to continue (required)")
-    max_new_tokens: int | None = _key(None, "most tokens to generate; default: as many as the cache holds")
-    chat: bool | None = _key(None, "true: use the chat template, false: continue the text; default: true if it has one")
-    system: str | None = _key(None, "system message for the chat template; default: none")
-    temperature: float = _key(0.0, "0 takes the most probable token, more samples; default: 0")
-    top_k: int = _key(0, "sample among the k most probable tokens, 0 among all; default: 0")
-    top_p: float = _key(1.0, "sample among the tokens that together have this probability; default: 1")
-    seed: int = _key(0, "seed for sampling; default: 0")
-
-
-def _keys() -> str:
-    """The keys with their types and defaults, a line each."""
-    calls = {f"{f.name}={_typename(f.type)}": f.metadata["help"] for f in fields(Request)}
-    return "\n".join(f"  {call:<22}{text}" for call, text in calls.items())
-
-
-def parse(arguments: Sequence[str]) -> Request:
-    """key=value arguments as a Request; a value is taken as it stands, whatever characters it has.
-
-    Raises UserError that lists every unknown key, bad value and missing key.
-    """
-    kinds = {f.name: f.type for f in fields(Request)}
-    values: dict[str, Any] = {}
-    problems = []
-    for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if not equals or key not in kinds:
-            problems.append(Problem(f"unknown argument {argument!r}", key, f"give key=value with {', '.join(kinds)}"))
-            continue
-        try:
-            values[key] = _converted(text, kinds[key])
-        except ValueError:
-            problems.append(
-                Problem(f"{key}={text} cannot be read as {_typename(kinds[key])}", key, "give a value of that type")
-            )
-    problems += [
-        Problem(f"{key} is missing", key, f'give {key}="..."') for key in ("point", "prompt") if not values.get(key)
-    ]
-    if problems:
-        raise UserError(problems)
-    return Request(**values)
-
-
-def _typename(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) else str(kind).removesuffix(" | None")
-
-
-def _converted(text: str, kind: Any) -> Any:
-    if kind in (bool, bool | None):
-        if text.lower() not in ("true", "false"):
-            raise ValueError
-        return text.lower() == "true"
-    return int(text) if kind in (int, int | None) else float(text) if kind is float else text
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line. Raises UserError with every unknown argument, bad value and missing argument."""
+    parser = usage.Parser(main, "generate", "POINT PROMPT [options]")
+    parser.add_required("point", "name of a built point, a folder in artifacts/")
+    parser.add_required("prompt", "the text to answer or to continue")
+    parser.add_number("--max-new-tokens", int, None, "most tokens to generate; default: as many as the cache holds")
+    parser.add_argument(
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="use the chat template, or continue the text; default: use it if the model has one",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="system message for the chat template; default: none")
+    parser.add_number("--temperature", float, 0.0, "0 takes the most probable token, more samples; default: 0")
+    parser.add_number("--top-k", int, 0, "sample among the k most probable tokens, 0 among all; default: 0")
+    parser.add_number("--top-p", float, 1.0, "sample among the fewest tokens with this total probability; default: 1")
+    parser.add_number("--seed", int, 0, "seed for sampling; default: 0")
+    return parser.parse(arguments)
 
 
 def main() -> None:
     """Run the command."""
-    if usage.asked():
-        print(usage.text(main, "python -m pipeline.generate point=NAME prompt=TEXT [key=value ...]", _keys()))
-        return
-    request = parse(sys.argv[1:])
+    request = parse()
     sampling = Sampling(request.temperature, request.top_k, request.top_p, request.seed)
     generator = Generator.load(request.point)
     pieces = generator.stream(

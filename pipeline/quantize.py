@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import Floats
-from pipeline.core.files import replacing_folder, write_json
+from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Calibration, Embedding, Quantize, Rounding, section
 from pipeline.core.schema import Weights as Kind
 from pipeline.graph import onnx_file
@@ -240,7 +240,7 @@ def report(options: Quantize, entries: list[Entry]) -> dict[str, Any]:
 def main() -> None:
     """Run the stage in a point's folder."""
     options = section(Quantize)
-    with replacing_folder(Path(layout.QUANTIZED)) as out:
+    with atomic_folder(Path(layout.QUANTIZED)) as out:
         entries: list[Entry] = []
         if options.weights is not Kind.none:
             model = onnx_file.load(Path(layout.SIMPLIFIED))

@@ -19,7 +19,7 @@ import onnx
 
 from pipeline.core import layout, machine, stage
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.files import replacing_folder, write_json
+from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Simplify, section
 from pipeline.graph.naming import ROOT, numbered
 from pipeline.graph.rotary import fuse_rotary
@@ -178,7 +178,7 @@ def main() -> None:
     if reason is not None:
         print(f"going on with the graph as it is: {reason}", file=sys.stderr)
     nodes = {"before": sum(before.values()), "after": sum(after.values())}
-    with replacing_folder(Path(layout.SIMPLIFIED)) as out:
+    with atomic_folder(Path(layout.SIMPLIFIED)) as out:
         onnx.save(simplified, out / layout.MODEL)
         shutil.copyfile(source / layout.DATA, out / layout.DATA)  # onnx refuses to load data by a hard link
         changes = {op: after.get(op, 0) - before.get(op, 0) for op in sorted({*before, *after})}

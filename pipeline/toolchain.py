@@ -51,14 +51,7 @@ def cpu() -> str:
 
 def main() -> None:
     """Write the file."""
-    if usage.asked():
-        print(
-            usage.text(
-                main, "python -m pipeline.toolchain", "It takes no arguments, and runs in the repository's root."
-            )
-        )
-        return
-    usage.no_arguments("remove it: python -m pipeline.toolchain takes none")
+    usage.no_arguments(main, "toolchain", "It runs in the root of the repository.")
     versions = {key: installed(distributions) for key, distributions in PACKAGES.items()}
     write_json(TARGET, {"python": platform.python_version(), **versions, "gpu": gpu(), "cpu": cpu()})
 

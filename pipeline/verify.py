@@ -1,12 +1,12 @@
-"""Stage verify: hold every artifact against the original model in fp32; fail when a gate is missed.
+"""Stage verify: compare every artifact with the original model in fp32; fail when a gate is missed.
 
-verify.json: {"passed", "gates", "quantized_gates", "headroom", "quality", "notes": what wrap warned of, "skipped":
+verify.json: {"passed", "gates", "quantized_gates", "headroom", "quality", "notes": warnings of stage wrap, "skipped":
 {artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}. An
 artifact that cannot run here is only inspected.
-accuracy.json: the worst figure of each artifact, for `dvc metrics`.
+accuracy.json: the worst value of each figure of each artifact, for `dvc metrics`.
 
-All artifacts run all cases. When several hold the same weights, only the last one generates all the greedy text; the
-others generate the beginning of the ragged batch: their faults show in the cases, which compare every number.
+All artifacts run all cases. When several hold the same weights, only the last one generates all the greedy text. The
+others generate the beginning of the ragged batch: the cases, which compare every number, show their faults.
 """
 
 import gc
@@ -34,25 +34,26 @@ from pipeline.model import positions
 from pipeline.proof import quality, sensitivity, token_ids
 from pipeline.proof.artifacts import Artifact, Engine, artifacts
 from pipeline.proof.cases import catalog, not_run
-from pipeline.proof.compare import Truth, run_case, run_greedy
+from pipeline.proof.compare import ReferenceAnswers, run_case, run_greedy
 from pipeline.proof.interface import size_findings
+from pipeline.proof.metrics import METRICS
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import GATES, Result, for_json, limits
+from pipeline.proof.results import GATES, QUALITY, Result, for_json, limits
 from pipeline.runtime.session import Runtime
 from pipeline.text import texts
 from pipeline.text.tokens import load_tokenizer
 
 SHOWN = 3  # failed cases of an artifact that are printed
 RANDOM_PROMPTS = (10, 20, 30)  # lengths, for a model without a tokenizer
-BEGINNING = 16  # tokens of greedy text that an artifact generates whose weights a later one has too
-WHOLE = "greedy ragged batch"
+SHORT_GREEDY = 16  # greedy tokens that an artifact generates when a later one has the same weights
+GREEDY_BATCH = "greedy ragged batch"
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What artifacts are held to: the original's answers, prompts and windows of text as tokens, gates."""
+    """What artifacts are compared with: the original's answers, prompts and windows of text as tokens, gates."""
 
-    truth: Truth
+    answers: ReferenceAnswers
     prompts: list[list[int]]
     windows: list[list[int]]
     options: Verify
@@ -65,32 +66,36 @@ def gates_of(artifact: Artifact, options: Verify) -> tuple[Gates, str]:
     return options.quantized_gates, "verify.quantized_gates"
 
 
-def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_text: bool) -> dict[str, Result]:
-    """All cases of one artifact, by name; its contract alone where `why` says that it cannot run here. An artifact that
-    fails to run is recorded as a failure, not raised. whole_text: whether it generates all greedy text."""
+def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, all_text: bool) -> dict[str, Result]:
+    """All cases of one artifact, by name. An artifact that fails to run is recorded as a failure, not raised.
+
+    unavailable: why it cannot run here, so that only its interface is inspected; None to run it.
+    all_text: whether it generates all greedy text.
+    """
     interface = Result()
     results = {"contract": interface}
     runtime: Runtime | None = None
-    if why is not None:
-        print(f"{artifact.name} is not run: {why}")
+    if unavailable is not None:
+        print(f"{artifact.name} is not run: {unavailable}")
     with _recorded(interface):
         interface.failures += artifact.findings()
-        runtime = artifact.open(proof.truth.reference) if why is None else None
+        runtime = artifact.open(proof.answers.reference) if unavailable is None else None
     if runtime is None:
         return results
     runs: dict[str, Callable[[], Result]] = {}
-    options, contract, held = proof.options, artifact.contract, limits(*gates_of(artifact, proof.options))
+    options, contract = proof.options, artifact.contract
+    gates = {**limits(*gates_of(artifact, options)), **limits(options.quality, QUALITY)}
     allowed = runtime.bounds, contract.cache_size, contract.limits
     results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}
     cases = catalog(*allowed)
     for case in cases:
-        runs[case.name] = partial(run_case, case, runtime, proof.truth, held)
+        runs[case.name] = partial(run_case, case, runtime, proof.answers, gates)
     batches = greedy_batches(proof.prompts, runtime, options.greedy_tokens)
     new = options.greedy_tokens
-    if not whole_text and len(batches[WHOLE]) == len(proof.prompts):
-        batches, new = {WHOLE: batches[WHOLE]}, min(BEGINNING, new)
+    if not all_text and len(batches[GREEDY_BATCH]) == len(proof.prompts):
+        batches, new = {GREEDY_BATCH: batches[GREEDY_BATCH]}, min(SHORT_GREEDY, new)
     for label, batch in batches.items():
-        runs[label] = partial(run_greedy, batch, new, runtime, proof.truth, held, options.quality.added_repetition)
+        runs[label] = partial(run_greedy, batch, new, runtime, proof.answers, gates)
     for label, run in tqdm(runs.items(), desc=artifact.name, unit="case", leave=False):
         results[label] = Result()
         with _recorded(results[label]):
@@ -104,13 +109,13 @@ def verify_artifact(artifact: Artifact, proof: Proof, why: str | None, whole_tex
         results["quality"] = Result()
         with _recorded(results["quality"]):
             carried = quality.carried_over(artifact.point)
-            given = proof.truth.reference, proof.windows, options.quality
+            given = proof.answers.reference, proof.windows, options.quality
             results["quality"] = quality.measure(artifact.open_beside(), *given, carried)
     return results
 
 
 def token_ids_of(folder: Path, model: Model, point: Path, text: str | None) -> Result:
-    """Whether the tokenizer in a folder gives the ids that the checkpoint's own files say."""
+    """Whether the tokenizer in a folder gives the token ids that follow from the checkpoint's own files."""
     result = Result()
     with _recorded(result):
         tokenizer = load_tokenizer(folder)
@@ -125,18 +130,18 @@ def token_ids_of(folder: Path, model: Model, point: Path, text: str | None) -> R
 
 
 def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> dict[str, list[list[int]]]:
-    """Each prompt by itself, and as many together as a batch takes, cut to what leaves room for `count` new tokens."""
+    """Each prompt by itself, and as many together as fit in a batch, cut to leave room for `count` new tokens."""
     most = largest(runtime.bounds)
     longest = min(most["sequence"], runtime.contract.cache_size - count + 1)
     fitting = [prompt[:longest] for prompt in prompts]
     alone = {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)}
-    return alone | {WHOLE: fitting[: most["batch"]]}
+    return alone | {GREEDY_BATCH: fitting[: most["batch"]]}
 
 
 @contextmanager
 def _recorded(result: Result) -> Iterator[None]:
-    """Whatever a damaged artifact raises belongs into its result, with its traceback; what our own code raises is
-    printed too, as it is a bug."""
+    """Record an exception in the result, with its traceback, so that one damaged artifact does not hide the others.
+    The traceback of one that our own code raises is printed too: it is a bug."""
     try:
         yield
     except Exception as error:  # any runtime, any damage
@@ -148,7 +153,7 @@ def _recorded(result: Result) -> Iterator[None]:
 
 
 def tokenized(prompts: list[str], point: Path, contract: GraphContract, seed: int) -> list[list[int]]:
-    """The prompts as tokens; random tokens for a model that has no tokenizer."""
+    """The prompts as tokens; random tokens for a model without a tokenizer."""
     tokenizer = load_tokenizer(point / layout.WRAPPED)
     if tokenizer is not None:
         return [tokenizer(text)["input_ids"] for text in prompts]
@@ -157,48 +162,48 @@ def tokenized(prompts: list[str], point: Path, contract: GraphContract, seed: in
 
 
 @dataclass
-class Findings:
-    """What verify found. skipped: why an artifact cannot run here; fixes: what may help when it misses a gate;
-    results: artifact -> case -> result."""
+class Verification:
+    """The results of all artifacts: artifact -> case -> result. skipped: why an artifact cannot run here; fixes: what
+    may help when it misses a gate."""
 
     skipped: dict[str, str]
     fixes: dict[str, str]
     results: dict[str, dict[str, Result]]
 
 
-def verify(point: Path, model: Model, options: Verify) -> Findings:
-    """Verify every artifact of a point against its original."""
+def verify(point: Path, model: Model, options: Verify) -> Verification:
+    """Compare every artifact of a point with its original."""
     contract = GraphContract.load(point / layout.WRAPPED / layout.CONTRACT)
     original = loading.load(model, point / layout.CHECKPOINT)
     positions.freeze(original, contract.cache_size)
     reference = Reference(original)
-    truth = Truth(reference, contract, options.seed, options.headroom)
-    sensitivity.check_finite(reference, truth.vocab, options.seed)
+    answers = ReferenceAnswers(reference, contract, options.seed, options.headroom)
+    sensitivity.check_finite(reference, answers.vocab, options.seed)
     prompts = tokenized(options.prompts, point, contract, options.seed)
-    windows = quality.windows(point, options.quality, truth.vocab, options.seed) if options.quality.tokens else []
-    proof = Proof(truth, prompts, windows, options)
-    found, runnable = Findings({}, {}, {}), []
+    windows = quality.windows(point, options.quality, answers.vocab, options.seed) if options.quality.tokens else []
+    proof = Proof(answers, prompts, windows, options)
+    found, runnable = Verification({}, {}, {}), []
     all_ = list(artifacts(point, contract))
     for artifact in all_:
         damaged = Result()
         with _recorded(damaged):
             found.fixes[artifact.name] = artifact.fix()
-            why = artifact.obstacle()
-            if why is not None:
-                found.skipped[artifact.name] = why
+            unavailable = artifact.why_unavailable()
+            if unavailable is not None:
+                found.skipped[artifact.name] = unavailable
             else:
-                runnable.append((artifact.quantized, artifact.most_rows() >= len(prompts), artifact.name))
+                runnable.append((artifact.quantized, artifact.max_batch() >= len(prompts), artifact.name))
         if damaged.failures:
             found.results[artifact.name] = {"contract": damaged}
-    # of those with the same weights the last that takes all prompts at once, or else the last
+    # of the artifacts with the same weights: the last that takes all prompts in one batch, or else the last
     last: dict[bool, str] = {}
     for all_prompts in (False, True):
         last |= {quantized: name for quantized, takes_all, name in runnable if takes_all >= all_prompts}
     for artifact in all_:
         gc.collect()  # a program's graph is full of cycles: its weights would stay while the next ones load
         if artifact.name not in found.results:
-            why = found.skipped.get(artifact.name)
-            found.results[artifact.name] = verify_artifact(artifact, proof, why, artifact.name in last.values())
+            unavailable = found.skipped.get(artifact.name)
+            found.results[artifact.name] = verify_artifact(artifact, proof, unavailable, artifact.name in last.values())
     found.results = {artifact.name: found.results[artifact.name] for artifact in all_}  # in the order of the stages
     for name in (layout.WRAPPED, layout.ENGINE):  # the folders that hold a tokenizer
         found.results[name]["token ids"] = token_ids_of(point / name, model, point, options.quality.text)
@@ -206,18 +211,17 @@ def verify(point: Path, model: Model, options: Verify) -> Findings:
 
 
 def worst(results: dict[str, Result]) -> dict[str, float | str]:
-    """The worst value of each figure over an artifact's cases; NaN is worse than any."""
-    values: dict[str, list[float]] = {}
+    """The worst value of each figure over an artifact's cases; a NaN is worse than any other."""
+    found: dict[str, list[float]] = {}
     for result in results.values():
         for name, value in result.figures.items():
-            values.setdefault(name, []).append(value)
-    pick = {"greedy_agreement": np.min, "top1": np.min}
-    return {name: for_json(float(pick.get(name, np.max)(found))) for name, found in values.items()}
+            found.setdefault(name, []).append(value)
+    return {name: for_json(METRICS[name].worst((v, "") for v in values)[0]) for name, values in found.items()}
 
 
 def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None = None) -> list[Problem]:
-    """For each artifact the first cases that failed, naming artifact, case and tensor; all are in the report. Numbers
-    that are not finite are one problem, of the first artifact that has them. fixes: of an artifact, what may help."""
+    """The first failed cases of each artifact, with its case and tensor; the report has all of them. Numbers that are
+    not finite are one problem, of the first artifact that has them. fixes: artifact -> what may help."""
     found, known = [], fixes or {}
     broken = [
         (name, case, result.not_finite)
@@ -227,12 +231,12 @@ def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None
     ]
     if broken:
         name, case, where = broken[0]
-        more = f"; {len(broken) - 1} more cases hold such numbers" if len(broken) > 1 else ""
-        fix = "in 16 bits a number may be too large: precision=bf16 or fp32; in fp32 the weights may be damaged"
+        more = f"; {len(broken) - 1} more cases have NaN or infinity too" if len(broken) > 1 else ""
+        fix = "in fp16 a number may overflow: try precision=bf16 or fp32; in fp32 check the weights"
         what = f"{where} is not finite{more}"
         found.append(Problem(what, f"artifact {name}, case {case}", f"{fix}; all cases are in {layout.VERIFY}"))
     for artifact, cases in results.items():
-        fix = f"the first artifact named is where it went wrong; all cases are in {layout.VERIFY}"
+        fix = f"look at the first artifact that fails: its stage went wrong; all cases are in {layout.VERIFY}"
         if artifact in known:
             fix = f"{known[artifact]}; {fix}"
         failed = {c: result.failures[0] for c, result in cases.items() if result.failures and not result.not_finite}
@@ -243,15 +247,15 @@ def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None
 
 
 def remarks(results: dict[str, dict[str, Result]]) -> dict[str, list[str]]:
-    """What to know of a proof that passed -> the artifacts that it is true of: cases not run, gates widened."""
+    """Remarks on artifacts that passed -> the artifacts that each is true of: cases not run, gates widened."""
     found: dict[str, list[str]] = {}
     for artifact, cases in results.items():
-        said = [f"case not run: {case}: {result.not_run}" for case, result in cases.items() if result.not_run]
+        lines = [f"case not run: {case}: {result.not_run}" for case, result in cases.items() if result.not_run]
         widened = sum(bool(result.widened) for result in cases.values())
         if widened:
-            said.append(f"{widened} cases pass by verify.headroom alone")
-        for text in said:
-            found.setdefault(text, []).append(artifact)
+            lines.append(f"{widened} {'case passes' if widened == 1 else 'cases pass'} only by verify.headroom")
+        for line in lines:
+            found.setdefault(line, []).append(artifact)
     return found
 
 

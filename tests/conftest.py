@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from pipeline import quantize
 from pipeline.core import hardware, layout
 from pipeline.core.contract import GraphContract
-from tests.support.architectures import ARCHITECTURES
-from tests.support.points import build
+from tests.support import common
+from tests.support.architectures import random_model
+from tests.support.points import build_once
 
 # how long an example takes is the machine's affair; the rest is hypothesis' default, on CI its own for CI
 settings.register_profile("kvforge", settings.default, deadline=None)
@@ -48,26 +49,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def common_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is built once in a test run has its place."""
+    common.use(tmp_path_factory)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """A tiny Llama with random weights, built up to its engine: its folder and its contract. Not to be changed."""
     folder = tmp_path_factory.mktemp("tiny")
-    return folder, build(folder, [])
+    return folder, build_once(folder, [])
 
 
 @pytest.fixture(scope="session")
 def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """The tiny Llama in fp16, as a portable model. Not to be changed."""
     folder = tmp_path_factory.mktemp("half")
-    return folder, build(folder, ["engine=tensorrt_rtx", "precision=fp16"], quantize)
+    return folder, build_once(folder, ["engine=tensorrt_rtx", "precision=fp16"], quantize)
 
 
 @pytest.fixture(scope="session")
 def window(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """A tiny Gemma 2 with soft-capped scores and a sliding window in every other layer, as a portable model."""
     folder = tmp_path_factory.mktemp("window")
-    model = {"source": "random", "architecture": "gemma2", "config": ARCHITECTURES["gemma2"], "seed": 0}
-    return folder, build(folder, [], quantize, model=model)
+    return folder, build_once(folder, [], quantize, model=random_model("gemma2"))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from benchmarks import builds, report, text
 from benchmarks.cases import SETS, Case, interleaved
 from benchmarks.fleet import Worker
-from benchmarks.peers import CannotError, surprise
+from benchmarks.peers import UnsupportedError, nll
 from benchmarks.peers.kvforge import System as Kvforge
 from benchmarks.points import CACHES, PRECISIONS
 from benchmarks.systems import GROWING, PEERS, System, chosen, engine
@@ -159,10 +159,10 @@ def test_points_compose(name: str) -> None:
     assert name in ("smollm2", quantized, f"smollm2-cache{composed.cache.size}")
 
 
-def test_surprise() -> None:
+def test_nll() -> None:
     """-log p, summed, without overflow."""
     logits = np.array([[0.0, math.log(3.0)], [1e4, 1e4]], np.float32)
-    assert surprise(logits, [1, 0]) == pytest.approx(math.log(4 / 3) + math.log(2))
+    assert nll(logits, [1, 0]) == pytest.approx(math.log(4 / 3) + math.log(2))
 
 
 @pytest.fixture
@@ -184,11 +184,11 @@ def test_worker(worker: Worker, tiny: tuple[Path, GraphContract]) -> None:
     assert answer["prefill_s"] > 0
     assert len(answer["steps_s"]) == 6
     assert min(answer["steps_s"]) > 0
-    assert len(answer["said"]) == 7
+    assert len(answer["tokens"]) == 7
     assert answer["peak_mb"] > 1
     assert "cache has 64 slots" in worker.ask(question | {"cache": 128})["why"]
     assert "do not fit" in worker.ask(question | {"new": 70})["why"]
-    assert worker.ask(question)["said"] == answer["said"]
+    assert worker.ask(question)["tokens"] == answer["tokens"]
     assert 1 < worker.ask({"do": "memory", "cache": 64})["session_mb"] < 4096
     assert "why" in worker.ask({"do": "memory", "cache": 65})
     assert psutil.Process(worker.process.pid).status() == psutil.STATUS_STOPPED
@@ -205,7 +205,7 @@ def test_worker_that_does_not_load(tmp_path: Path) -> None:
 
 
 def test_kvforge(tiny: tuple[Path, GraphContract]) -> None:
-    """The engine's system names itself, and its surprise is that of the steps' logits."""
+    """The engine's system names itself, and its nll is that of the steps' logits."""
     folder = tiny[0] / layout.ENGINE
     system = engine(folder)
     assert (system.name, system.precision, system.cache) == ("kvforge", "fp32", 64)
@@ -216,7 +216,7 @@ def test_kvforge(tiny: tuple[Path, GraphContract]) -> None:
     for window in windows:
         session = peer.runtime.session(1)
         for token, following in pairwise(window):
-            total += surprise(session.step([[token]])[:, -1], [following])
-    assert peer.surprise(windows) == pytest.approx(total, rel=1e-5)
-    with pytest.raises(CannotError):
+            total += nll(session.step([[token]])[:, -1], [following])
+    assert peer.nll(windows) == pytest.approx(total, rel=1e-5)
+    with pytest.raises(UnsupportedError):
         peer.begin(1, 65)

@@ -13,7 +13,7 @@ from pipeline import doctor
 from pipeline.core import machine
 from pipeline.core.machine import cores
 from pipeline.doctor import Finding, findings
-from tests.test_toolchain import fake_nvidia_smi
+from tests.support.fakes import fake_nvidia_smi
 
 
 def texts(state: str | None = None) -> list[str]:
@@ -58,6 +58,14 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
         "onnxruntime 1.26.0; kvforge needs >=1.32",
     ]
     assert all("requirements.lock" in finding.fix for finding in wrong)
+
+
+def test_an_old_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock file leaves torch out, so the fix names torch itself."""
+    version(monkeypatch, torch="2.4.0")
+    (wrong,) = (finding for finding in findings() if finding.state == "wrong")
+    assert wrong.what.startswith("torch 2.4.0; kvforge needs >=")
+    assert wrong.fix.startswith("pip install 'torch>=")
 
 
 def test_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:

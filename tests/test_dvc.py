@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from pipeline.core import layout
+from tests.support.dvc_yaml import params
+from tests.support.fakes import fake_distribution, fake_nvidia_smi
 from tests.support.points import composed
 from tests.support.repository import STAGES, Build, built, edit, locked, of_tiny, override, repro, run
 from tests.support.tensorrt import rtx
-from tests.test_dvc_yaml import params
-from tests.test_toolchain import fake_distribution, fake_nvidia_smi
 
 # A change: an override, or one of EDITS or PACKAGES -> the stages that run, and those that run when it is undone.
 # The others of the first come back from the cache then. toolchain is left out: it always runs.
@@ -149,7 +149,7 @@ def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFac
     assert set(proof["artifacts"]["network"]) > set(proof["artifacts"]["simplified"])  # every case, and all greedy text
     assert speed == {"skipped": proof["skipped"]["engine"]}
     assert (point / layout.ENGINE / layout.PLAN).stat().st_size > 10**6
-    done = run(folder, "python", "-m", "pipeline.generate", "point=tiny", "prompt=a")
+    done = run(folder, "python", "-m", "pipeline.generate", "tiny", "a")
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert speed["skipped"] in done.stderr
     packages = folder.parent / "packages"

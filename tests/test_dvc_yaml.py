@@ -6,18 +6,14 @@ A stage that declares too little serves stale results; one that declares too muc
 import ast
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from pipeline import toolchain
+from tests.support.dvc_yaml import STAGES, declared, params
 from tests.support.imports import closure, folder, imports, tree
-
-ROOT = Path(__file__).parents[1]
-STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-NAMES = ("toolchain", "compose", "wrap", "export", "simplify", "quantize", "engine", "verify", "bench")
+from tests.support.repository import ROOT
+from tests.support.repository import STAGES as NAMES
 
 # files that a stage reads besides code and params.yaml
 INPUTS = {
@@ -83,23 +79,6 @@ def packages(module: str) -> set[str]:
     for name in closure(module):
         tops |= {dotted.split(".")[0] for dotted in imports(name)} - LENDS_MEMORY.get(name, set())
     return tops - set(sys.stdlib_module_names) - {"pipeline"}
-
-
-def declared(stage: str) -> dict[str, Any]:
-    """A stage's own description, out of its foreach."""
-    description: dict[str, Any] = STAGES[stage]
-    return description.get("do", description)
-
-
-def params(stage: str, file: str | None) -> set[str]:
-    """Keys that a stage declares of one params file; None for params.yaml."""
-    found: set[str] = set()
-    for entry in declared(stage).get("params", []):
-        if isinstance(entry, str) and file is None:
-            found.add(entry)
-        elif isinstance(entry, dict):
-            found |= set(entry.get(file, []))
-    return found
 
 
 def assert_same(stage: str, what: str, found: set[str], wanted: set[str]) -> None:

@@ -18,14 +18,14 @@ from pipeline.core.schema import Gates, Model, section
 from pipeline.graph.naming import ROOT
 from pipeline.graph.pack import ATTENTION, FEED_FORWARD
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.interface import onnx_findings
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES
-from tests.support.points import build
+from tests.support.architectures import ARCHITECTURES, random_model
+from tests.support.points import build_once
 
 GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
 GRAPHS = [layout.ONNX, layout.SIMPLIFIED]
@@ -94,17 +94,16 @@ def misnamed(graph: Path, modules: set[str]) -> list[str]:
 def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) -> None:
     """Sliding windows, soft-capping, partial rotary, learned positions, biases: every case of verify, on the engine
     that is made of the simplified graph; and the graph keeps the contract, its nodes named after modules."""
-    config = ARCHITECTURES[architecture]
-    contract = build(tmp_path, [], model={"source": "random", "architecture": architecture, "config": config})
+    contract = build_once(tmp_path, [], model=random_model(architecture))
     assert onnx_findings(onnx.load(tmp_path / layout.SIMPLIFIED / layout.MODEL), contract) == []
     assert json.loads((tmp_path / layout.SIMPLIFIED / layout.CHANGES).read_text())["simplified"]
     runtime = open_engine(tmp_path / layout.ENGINE)
     original = loading.load(section(Model, tmp_path), tmp_path)
     for artifact in GRAPHS:
         assert misnamed(tmp_path / artifact / layout.MODEL, {name for name, _ in original.named_modules()}) == []
-    truth = Truth(Reference(original), contract, seed=0)
+    answers = ReferenceAnswers(Reference(original), contract, seed=0)
     cases = catalog(runtime.bounds, contract.cache_size)
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures
     assert len(cases) == 13
 

@@ -1,21 +1,26 @@
-"""Generation on the tiny engine, which has no tokenizer; text is tested on the real model in test_smollm2.py."""
+"""Generation on the tiny engine, which has no tokenizer, and text of one whose tokenizer is ByT5's; text of the real
+model is tested in test_smollm2.py."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, section
-from pipeline.generate import Generator, Request, parse
+from pipeline.generate import Generator, parse
 from pipeline.proof.reference import Reference
+from pipeline.text import tokens
 from pipeline.text.sampling import Sampling
-from tests.support.points import ROOT
+from tests.support.points import ROOT, build
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 
@@ -107,21 +112,34 @@ def test_all_problems_of_a_request_come_at_once(generator: Generator) -> None:
 
 
 def test_arguments_are_taken_as_they_stand() -> None:
-    """Quotes, colons, commas and braces in a prompt mean nothing to the parser."""
-    request = parse(["point=p", "prompt=What: {is, this}='x'?", "max_new_tokens=3", "chat=false", "top_p=0.5"])
-    assert request == Request("p", "What: {is, this}='x'?", 3, chat=False, top_p=0.5)
+    """Quotes, colons, commas and braces in a prompt mean nothing to the parser; options may stand anywhere."""
+    prompt = "What: {is, this}='x'?"
+    request = parse(["--max-new-tokens", "3", "p", "--no-chat", prompt, "--top-p", "0.5", "--system", "be brief"])
+    assert vars(request) == {
+        "point": "p",
+        "prompt": prompt,
+        "max_new_tokens": 3,
+        "chat": False,
+        "system": "be brief",
+        "temperature": 0.0,
+        "top_k": 0,
+        "top_p": 0.5,
+        "seed": 0,
+    }
+    assert parse(["p", "x"]).chat is None
+    assert parse(["p", "x", "--chat"]).chat is True
 
 
 def test_all_wrong_arguments_are_named_at_once() -> None:
     """Unknown, ill-typed and missing ones."""
     with pytest.raises(UserError) as caught:
-        parse(["colour=red", "top_k=many", "prompt"])
-    assert [p.where for p in caught.value.problems] == ["colour", "top_k", "prompt", "point", "prompt"]
+        parse(["--colour=red", "--top-k", "many", "p"])
+    assert [p.where for p in caught.value.problems] == ["--top-k", "--colour=red", "PROMPT"]
 
 
 def test_a_missing_engine_says_how_to_get_one(tmp_path: Path) -> None:
     """As a command: exit code 1, the problem on stderr, no traceback, nothing on stdout."""
-    command = [sys.executable, "-m", "pipeline.generate", "point=nothing", "prompt=hello"]
+    command = [sys.executable, "-m", "pipeline.generate", "nothing", "hello"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (1, "")
     assert "dvc checkout" in done.stderr
@@ -139,3 +157,49 @@ def test_tokens_are_within_the_vocabulary(generator: Generator) -> None:
     generator.stop = frozenset()
     new = rows(generator, PROMPTS, 20, Sampling(50.0))
     assert (np.array(new) < 512).all()
+
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def local(folder: Path, tokenizer: Any, **config: Any) -> dict[str, str]:
+    """A local checkpoint, as a section of params; its generation config has settings that transformers calls odd."""
+    LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=384, **config)).save_pretrained(folder)
+    (folder / "generation_config.json").write_text('{"eos_token_id": 7, "do_sample": false, "temperature": 0.5}')
+    tokenizer.save_pretrained(folder)
+    return {"source": "local", "path": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def of_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The engine of a local checkpoint with ByT5's tokenizer and two chat templates."""
+    folder = tmp_path_factory.mktemp("bytes")
+    tokenizer = ByT5Tokenizer(chat_template={"default": "{{ messages[0].content }}!", "tool_use": "x"})
+    build(folder / "point", [], model=local(folder / "model", tokenizer, eos_token_id=[9, 11]))
+    return folder / "point" / layout.ENGINE
+
+
+def test_a_tokenizer_without_a_rust_backend(of_bytes: Path) -> None:
+    """Text comes out, stopped by every end token of the checkpoint."""
+    assert json.loads((of_bytes / "generation_config.json").read_text())["eos_token_id"] == [1, 7, 9, 11]
+    generator = Generator.load(of_bytes)
+    assert generator.tokenizer is not None
+    assert generator.stop == {1, 7, 9, 11}
+    generator.stop = frozenset()
+    ids = [token for (token,) in generator.tokens([encoded(generator, "naïve")], 20) if token is not None]
+    text = "".join(generator.stream("naïve", 20, chat=False))
+    assert text == generator.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def encoded(generator: Generator, text: str) -> list[int]:
+    """Tokens of a prompt."""
+    assert generator.tokenizer is not None
+    return tokens.encode(generator.tokenizer, text, chat=False, system=None)
+
+
+def test_several_templates_reach_the_engine(of_bytes: Path) -> None:
+    """As one file each they would be a folder, which the engine stage does not copy."""
+    again = tokens.load_tokenizer(of_bytes)
+    assert again is not None
+    assert set(again.chat_template) == {"default", "tool_use"}
+    assert again.decode(tokens.encode(again, "ab", chat=True, system=None), skip_special_tokens=True) == "ab!"

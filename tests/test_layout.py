@@ -1,8 +1,11 @@
-"""The layout of pipeline/: a file is a command, a folder is a library, and imports go in one direction."""
+"""The layout of pipeline/ and tests/: a file is a command, a folder is a library, imports go in one direction, and
+every module that decides something has its test file."""
+
+from pathlib import Path
 
 import pytest
 
-from tests.support.imports import MODULES, PIPELINE, closure, folder, own_imports
+from tests.support.imports import MODULES, PIPELINE, closure, folder, imported, own_imports, parsed
 
 COMMANDS = {name for name in MODULES if "." not in name}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -19,6 +22,38 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proof": {"core", "text", "checkpoint", "model", "graph", "runtime", "backends/tensorrt"},
 }
 LARGEST = 14  # modules of a folder: more do not show an architecture
+TESTS = Path(__file__).parent
+WITHOUT_TEST_FILE = {  # module -> why it has none
+    "core.dtypes": "two type aliases",
+    "graph.attention": "two constants",
+} | dict.fromkeys(
+    (
+        "backends.onnxruntime.attention",
+        "backends.onnxruntime.linear",
+        "backends.tensorrt.network",
+        "backends.tensorrt.split",
+        "checkpoint.pre_tokenizers",
+        "core.contract",
+        "core.hardware",
+        "core.layout",
+        "graph.editor",
+        "graph.fold_transposes",
+        "graph.naming",
+        "graph.onnx_file",
+        "graph.translations",
+        "proof.interface",
+        "proof.results",
+        "proof.tensorrt.layers",
+        "proof.token_ids",
+        "quantization.gguf_blocks",
+        "quantization.weights",
+        "runtime.open",
+        "runtime.tensorrt_plan",
+        "runtime.torch",
+        "text.stop_tokens",
+    ),
+    "tested through its users only",
+)
 
 
 def test_every_folder_has_a_rule() -> None:
@@ -61,3 +96,29 @@ def test_folders_stay_small() -> None:
     """A folder that grows beyond this is two folders."""
     counts = {str(path.relative_to(PIPELINE)): len([*path.glob("*.py")]) for path in [PIPELINE, *PIPELINE.rglob("*/")]}
     assert {name: count for name, count in counts.items() if count > LARGEST} == {}
+
+
+def file_of(module: str) -> Path:
+    """Return where a module's tests belong: core/test_errors.py for `core.errors`, test_main.py for `__main__`."""
+    *folders, name = module.split(".")
+    return TESTS.joinpath(*folders, f"test_{name.strip('_')}.py")
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_every_module_has_its_test_file(module: str) -> None:
+    """At the mirrored path, or in WITHOUT_TEST_FILE with the reason; not both."""
+    path = file_of(module)
+    assert path.exists() != (module in WITHOUT_TEST_FILE), f"{module}: {path.relative_to(TESTS.parent)}"
+
+
+def test_exceptions_are_modules() -> None:
+    """A module that is gone leaves WITHOUT_TEST_FILE."""
+    assert WITHOUT_TEST_FILE.keys() <= MODULES
+
+
+def test_no_test_module_imports_another() -> None:
+    """What several of them use is in tests/support/ or a fixture of conftest.py: each file can be read, moved and run
+    by itself."""
+    for path in TESTS.rglob("*.py"):
+        names = {part for name in imported(parsed(path)) if name.startswith("tests.") for part in name.split(".")}
+        assert not {part for part in names if part.startswith("test_")}, path

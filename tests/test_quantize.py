@@ -24,14 +24,14 @@ from pipeline.core.profiles import axes_bounds
 from pipeline.core.schema import Embedding, Gates, Model, Quantize, Rounding, Weights, section
 from pipeline.graph import onnx_file
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.interface import onnx_findings
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import Limits, limits
 from pipeline.quantization import grids, weights
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from tests.support.architectures import ARCHITECTURES
-from tests.support.points import build
+from tests.support.architectures import random_model
+from tests.support.points import build_once
 
 GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
 HALF = limits(Gates(logits_error=0.05, kl=1e-3, cache_error=0.02, greedy_agreement=1.0))
@@ -92,10 +92,10 @@ def assert_right(point: Path, out: Path, contract: GraphContract, options: Quant
     runtime = OnnxRuntime(out / layout.MODEL, contract, axes_bounds(contract))
     original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     rounded_too = with_rounded_weights(original, options, contract.logits.dtype)
-    truth = Truth(Reference(rounded_too), contract, seed=0)
+    answers = ReferenceAnswers(Reference(rounded_too), contract, seed=0)
     cases = catalog(runtime.bounds, contract.cache_size)
     assert len(cases) == 13
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, held).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, held).failures)}
     assert not failures
 
 
@@ -103,7 +103,7 @@ def assert_right(point: Path, out: Path, contract: GraphContract, options: Quant
 def tied(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
     """A tiny Llama whose head is its embedding."""
     folder = tmp_path_factory.mktemp("tied")
-    return folder, build(folder, TIED)
+    return folder, build_once(folder, TIED)
 
 
 @pytest.mark.parametrize("options", FORMS, ids=["int8", "int8 blocks", "int4", "int4 with centers"])
@@ -118,7 +118,7 @@ def test_every_form_is_right(point: str, options: Quantize, request: pytest.Fixt
 
 def test_fp16_is_right(tmp_path: Path) -> None:
     """Scales and centers in the compute type, block sums too."""
-    contract = build(tmp_path / "point", ["precision=fp16"])
+    contract = build_once(tmp_path / "point", ["precision=fp16"])
     quantized(tmp_path / "point", INT4_CENTER, tmp_path / "out")
     model = onnx.load(tmp_path / "out" / layout.MODEL)
     assert onnx.TensorProto.FLOAT not in {t.data_type for t in model.graph.initializer if t.name.endswith("scale")}
@@ -129,8 +129,7 @@ def test_fp16_is_right(tmp_path: Path) -> None:
 def test_architectures_are_right(architecture: str, tmp_path: Path) -> None:
     """Gemm of GPT-2 and OPT, biases, packed projections, widths that 32 does not divide, all with 8 and with 4 bits."""
     point = tmp_path / "point"
-    config = ARCHITECTURES[architecture]
-    contract = build(point, [], model={"source": "random", "architecture": architecture, "config": config})
+    contract = build_once(point, [], model=random_model(architecture))
     for options in (INT8, INT4_CENTER):
         out = tmp_path / options.weights.value
         assert len(quantized(point, options, out)) >= 3 * 4 + 2
@@ -159,7 +158,7 @@ def test_reference_evaluator_agrees(tied: tuple[Path, GraphContract], options: Q
 def test_no_block_fits(tmp_path: Path) -> None:
     """A layer whose input 16 does not divide gets 8 bits per channel, and the report says so."""
     point = tmp_path / "point"
-    contract = build(point, ["model.config.intermediate_size=120"])
+    contract = build_once(point, ["model.config.intermediate_size=120"])
     entries = quantized(point, INT4, tmp_path / "out")
     odd = [e for e in entries if "down_proj" in e.name]
     assert {(e.form, e.block) for e in odd} == {("linear, int8 per channel", 120)}
@@ -236,7 +235,7 @@ COUNTS = {"q": 64, "u": 128, "g": 128, "e": 512}  # rows of these and of the emb
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) -> None:
     """Q4_0, Q4_1 and Q8_0, found in whatever order the rows are; other weights of the model are rounded anew."""
-    build(tmp_path / "built", [f"precision={precision}", *TIED])
+    build_once(tmp_path / "built", [f"precision={precision}", *TIED])
     rng = np.random.default_rng(0)
     rows = {name: rng.normal(0, 0.2, (n, 64)).astype(np.float32) for name, n in COUNTS.items()}
     kinds = {"q": Kind.Q4_0, "u": Kind.Q4_1, "g": Kind.Q4_1, "e": Kind.Q8_0}
@@ -318,7 +317,9 @@ def test_gptq_from_end_to_end(tmp_path: Path) -> None:
     logits = {}
     for rounding in Rounding:
         folder = tmp_path / rounding.value
-        contract = build(folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"])
+        contract = build_once(
+            folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"]
+        )
         for name in (layout.SIMPLIFIED, layout.QUANTIZED):
             runtime = OnnxRuntime(folder / name / layout.MODEL, contract, axes_bounds(contract))
             logits[rounding, name] = runtime.session(4).step(rows)

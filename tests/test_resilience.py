@@ -137,7 +137,7 @@ def test_a_killed_engine_comes_back(repository: Path, former: str) -> None:
     kill(repository, runs("engine"))
     assert not (repository / POINT / "engine").exists()
 
-    refused = run(repository, sys.executable, "-m", "pipeline.generate", "point=tiny", "prompt=x")
+    refused = run(repository, sys.executable, "-m", "pipeline.generate", "tiny", "x")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: there is no engine")
     _, found, command = refused.stderr.strip().rpartition("dvc checkout ")

@@ -80,7 +80,7 @@ def test_a_small_container_is_enough(model: onnx.ModelProto, tmp_path: Path) -> 
 ULIMIT = """
 import sys, onnx
 from pipeline.simplify import memory_limit, simplify
-from pipeline.spec import Simplify
+from pipeline.core.schema import Simplify
 model = onnx.load(sys.argv[1], load_external_data=False)
 print(memory_limit(8.0)[1], simplify(model, Simplify(enabled=True, memory_gb=8.0, timeout_s=300.0))[1], sep="; ")
 """

@@ -22,7 +22,8 @@ from pipeline.graph import onnx_file
 from pipeline.proof.interface import onnx_findings
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.text.sampling import Sampling
-from pipeline.text.tokens import decode_stream, encode
+from pipeline.text.streaming import decode_stream
+from pipeline.text.tokens import encode
 from tests.support import repository
 
 pytestmark = pytest.mark.slow
@@ -146,7 +147,7 @@ def test_the_files_own_blocks_are_carried_over(
 
 def test_command_prints_the_answer_alone(point: Path) -> None:
     """`python -m pipeline.generate`: the answer on stdout as it is made, and nothing on stderr."""
-    arguments = ("point=smollm2", f"prompt={QUESTION}", "max_new_tokens=24")
+    arguments = ("smollm2", QUESTION, "--max-new-tokens", "24")
     done = repository.run(point.parent.parent, "python", "-m", "pipeline.generate", *arguments)
     assert done.returncode == 0
     assert done.stdout.startswith("The capital of France is Paris.")

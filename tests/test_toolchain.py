@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import toolchain
+from tests.support.fakes import fake_distribution, fake_nvidia_smi
 from tests.support.repository import ROOT
 
 
@@ -21,22 +22,6 @@ def run(folder: Path, **environment: str) -> dict[str, str | None]:
     subprocess.run(command, cwd=folder, env={**os.environ, **environment, "PYTHONPATH": path}, check=True)
     written: dict[str, str | None] = json.loads((folder / toolchain.TARGET).read_text())
     return written
-
-
-def fake_distribution(folder: Path, name: str, number: str) -> None:
-    """Metadata of a package that is not there."""
-    info = folder / f"{name.replace('-', '_')}-{number}.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
-
-
-def fake_nvidia_smi(folder: Path, script: str) -> str:
-    """A folder for PATH whose nvidia-smi is `script`."""
-    folder.mkdir()
-    command = folder / "nvidia-smi"
-    command.write_text(f"#!/bin/sh\n{script}\n")
-    command.chmod(0o755)
-    return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def test_it_tells_the_installed_versions(tmp_path: Path) -> None:

@@ -23,23 +23,32 @@ from pipeline.model import decoder
 from pipeline.proof import quality
 from pipeline.proof.artifacts import Artifact, artifacts
 from pipeline.proof.cases import Case
-from pipeline.proof.compare import Truth, run_case, run_greedy
-from pipeline.proof.distance import Worst
+from pipeline.proof.compare import ReferenceAnswers, run_case, run_greedy
 from pipeline.proof.reference import Reference
 from pipeline.proof.repetition import repetition
-from pipeline.proof.results import Limit, Result, limits
+from pipeline.proof.results import QUALITY, Limit, Result, limits
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.torch import Torch
-from pipeline.verify import WHOLE, Proof, gates_of, greedy_batches, problems, remarks, tokenized, verify_artifact, worst
-from tests.support.points import ROOT, build
+from pipeline.verify import (
+    GREEDY_BATCH,
+    Proof,
+    gates_of,
+    greedy_batches,
+    problems,
+    remarks,
+    tokenized,
+    verify_artifact,
+    worst,
+)
+from tests.support.points import ROOT, build_once
 
 
 @pytest.fixture(scope="module")
-def truth(tiny: tuple[Path, GraphContract]) -> Truth:
+def answers(tiny: tuple[Path, GraphContract]) -> ReferenceAnswers:
     """The original's answers, shared by all tests here."""
     folder, contract = tiny
     original = loading.load(section(Model, folder), folder)
-    return Truth(Reference(original), contract, seed=0, headroom=section(Verify, folder).headroom)
+    return ReferenceAnswers(Reference(original), contract, seed=0, headroom=section(Verify, folder).headroom)
 
 
 def found(folder: Path) -> dict[str, Artifact]:
@@ -48,19 +57,19 @@ def found(folder: Path) -> dict[str, Artifact]:
     return {artifact.name: artifact for artifact in artifacts(folder, contract)}
 
 
-def run(name: str, folder: Path, truth: Truth) -> dict[str, Result]:
+def run(name: str, folder: Path, answers: ReferenceAnswers) -> dict[str, Result]:
     """One artifact's results, as verify would have them: the engine generates all greedy text."""
     artifact, options = found(folder)[name], section(Verify, folder)
     prompts = tokenized(options.prompts, folder, artifact.contract, 0)
-    windows = quality.windows(folder, options.quality, truth.vocab, 0)
-    proof = Proof(truth, prompts, windows, options)
-    return verify_artifact(artifact, proof, artifact.obstacle(), whole_text=name == layout.ENGINE)
+    windows = quality.windows(folder, options.quality, answers.vocab, 0)
+    proof = Proof(answers, prompts, windows, options)
+    return verify_artifact(artifact, proof, artifact.why_unavailable(), all_text=name == layout.ENGINE)
 
 
 @pytest.mark.parametrize("artifact", [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
-def test_sound_artifacts_pass(tiny: tuple[Path, GraphContract], truth: Truth, artifact: str) -> None:
+def test_sound_artifacts_pass(tiny: tuple[Path, GraphContract], answers: ReferenceAnswers, artifact: str) -> None:
     """Contract, 13 cases and greedy text; of the engine each prompt alone and its quality too. Figures of rounding."""
-    results = run(artifact, tiny[0], truth)
+    results = run(artifact, tiny[0], answers)
     assert problems({artifact: results}) == []
     assert len(results) == 15 + 4 * (artifact == layout.ENGINE)
     figures = worst(results)
@@ -73,15 +82,15 @@ def test_sound_artifacts_pass(tiny: tuple[Path, GraphContract], truth: Truth, ar
 def test_a_program_in_bf16_is_run(tmp_path: Path) -> None:
     """In PyTorch, which does not know numpy's bfloat16: off by rounding, and by no more than its gates. (Random weights
     come near to ties: of 16 tokens 2 are others.)"""
-    build(tmp_path, ["precision=bf16", "engine=tensorrt_rtx", "verify.gates.greedy_agreement=0.8"], wrap)
+    build_once(tmp_path, ["precision=bf16", "engine=tensorrt_rtx", "verify.gates.greedy_agreement=0.8"], wrap)
     contract = GraphContract.load(tmp_path / layout.WRAPPED / layout.CONTRACT)
-    truth = Truth(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
-    results = run(layout.WRAPPED, tmp_path, truth)
+    answers = ReferenceAnswers(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
+    results = run(layout.WRAPPED, tmp_path, answers)
     assert problems({layout.WRAPPED: results}) == []
     assert 1e-3 < float(worst(results)["logits_error"])
 
 
-def test_equal_weights_are_held_once(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+def test_equal_weights_are_held_once(tiny_copy: Callable[[], Path], answers: ReferenceAnswers) -> None:
     """The program reads the original's own tensors, but for the one that differs from it: that stays as it is."""
     folder = tiny_copy()
     path = folder / layout.WRAPPED / layout.PROGRAM
@@ -89,9 +98,9 @@ def test_equal_weights_are_held_once(tiny_copy: Callable[[], Path], truth: Truth
     changed = "model.model.layers.1.mlp.down_proj.weight"
     program.state_dict[changed].data[3, 5] += 0.05
     torch.export.save(program, path)
-    runtime = found(folder)[layout.WRAPPED].open(truth.reference)
+    runtime = found(folder)[layout.WRAPPED].open(answers.reference)
     assert isinstance(runtime, Torch)
-    own = {f"model.{name}": p for name, p in truth.reference.model.named_parameters(remove_duplicate=False)}
+    own = {f"model.{name}": p for name, p in answers.reference.model.named_parameters(remove_duplicate=False)}
     held = dict(runtime.module.named_parameters(remove_duplicate=False))
     assert [name for name in held if held[name].data_ptr() != own[name].data_ptr()] == [changed]
     assert (held[changed] - own[changed]).abs().max() > 0.04
@@ -213,9 +222,9 @@ DAMAGES: dict[Callable[[onnx.ModelProto], None], tuple[set[str], str]] = {
     dropped_causal_offset: ({"decode", "chunked prefill", "non-zero start", "ragged chunks"}, "logits, step 1, row 0"),
     changed_weight: ({"prefill", "decode", "last slot", "ragged chunks"}, "logits, step 0, row 0"),
     swapped_key_and_value: ({"prefill", "decode", "last slot"}, "past_key_values.1."),
-    nan_in_the_first_row: ({"prefill", "ragged prefill", WHOLE}, "logits, step 0, row 0 is not finite"),
+    nan_in_the_first_row: ({"prefill", "ragged prefill", GREEDY_BATCH}, "logits, step 0, row 0 is not finite"),
     nan_in_a_middle_step: ({"decode", "chunked prefill"}, "logits, step 1, row 0 is not finite"),
-    infinity_in_one_logit: ({"one token", "ragged decode", WHOLE}, "logits, step 0, row 0 is not finite"),
+    infinity_in_one_logit: ({"one token", "ragged decode", GREEDY_BATCH}, "logits, step 0, row 0 is not finite"),
     nan_in_one_head_of_the_first_layer: (
         {"one token", "prefill", "ragged prefill"},
         "past_key_values.0.key, row 0 is not finite",
@@ -226,7 +235,7 @@ DAMAGES: dict[Callable[[onnx.ModelProto], None], tuple[set[str], str]] = {
 @pytest.mark.parametrize("artifact", [layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damage_is_caught_and_named(
-    tiny_copy: Callable[[], Path], truth: Truth, artifact: str, damage: Callable[[onnx.ModelProto], None]
+    tiny_copy: Callable[[], Path], answers: ReferenceAnswers, artifact: str, damage: Callable[[onnx.ModelProto], None]
 ) -> None:
     """The damaged artifact fails in the cases that the damage touches, with the tensor's name in the failure."""
     folder = tiny_copy()
@@ -234,7 +243,7 @@ def test_damage_is_caught_and_named(
     model = onnx.load(path)
     damage(model)
     onnx.save(model, path)
-    failed = {case: result.failures for case, result in run(artifact, folder, truth).items() if result.failures}
+    failed = {case: result.failures for case, result in run(artifact, folder, answers).items() if result.failures}
     cases, named = DAMAGES[damage]
     assert cases <= failed.keys()
     assert any(named in failure for failures in failed.values() for failure in failures)
@@ -253,7 +262,7 @@ def test_structure_alone_tells_a_lost_offset_and_a_lost_alias(tiny_copy: Callabl
     assert sum("not a TensorScatter into past_key_values.1" in finding for finding in findings) == 2
 
 
-def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], answers: ReferenceAnswers) -> None:
     """The wrapped artifact too: its batch frozen at 2 and one weight changed."""
     folder = tiny_copy()
     contract = GraphContract.load(folder / layout.WRAPPED / layout.CONTRACT)
@@ -277,7 +286,7 @@ def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], truth: Truth
         node.meta.pop("stack_trace", None)
     program.example_inputs = None  # they would be a pickle in the file, which is refused
     torch.export.save(program, folder / layout.WRAPPED / layout.PROGRAM)
-    failed = {c: r.failures for c, r in run(layout.WRAPPED, folder, truth).items() if r.failures}
+    failed = {c: r.failures for c, r in run(layout.WRAPPED, folder, answers).items() if r.failures}
     assert any("input_ids is [2, sequence], declared is [batch, sequence]" in f for f in failed["contract"]), failed
     assert any("logits" in f for f in failed["an idle row"])
 
@@ -286,7 +295,7 @@ def test_nan_is_the_worst_figure_and_fails_its_gate() -> None:
     """It exceeds every gate, stays the worst whatever comes before or after it, and can be written as JSON."""
     results = {name: Result() for name in "abc"}
     for result, value in zip(results.values(), (0.5, float("nan"), 2.0), strict=True):
-        result.gate("kl", Worst(value, "logits"), Limit(1.0, "verify.gates.kl"))
+        result.gate("kl", [(value, "logits")], Limit(1.0, "verify.gates.kl"))
     assert [bool(result.failures) for result in results.values()] == [False, True, True]
     assert json.loads(json.dumps(worst(results), allow_nan=False)) == {"kl": "nan"}
 
@@ -298,11 +307,11 @@ def test_numbers_that_are_not_finite_are_said_once() -> None:
     }
     for cases in results.values():
         for result in cases.values():
-            result.gate("kl", Worst(float("nan"), "logits, step 0, row 0"), Limit(1.0, "verify.gates.kl"))
+            result.gate("kl", [(float("nan"), "logits, step 0, row 0")], Limit(1.0, "verify.gates.kl"))
     results["onnx"]["contract"] = Result(failures=["input_ids is missing"])
     first, second = problems(results)
     assert (first.what, first.where) == (
-        "logits, step 0, row 0 is not finite; 3 more cases hold such numbers",
+        "logits, step 0, row 0 is not finite; 3 more cases have NaN or infinity too",
         "artifact wrapped, case prefill",
     )
     assert "precision=bf16 or fp32" in first.fix
@@ -311,13 +320,13 @@ def test_numbers_that_are_not_finite_are_said_once() -> None:
 
 def test_an_engine_may_be_built_for_less_than_the_axes(tmp_path: Path) -> None:
     """Profiles of batch 1 on axes of batch 4: the engine is proven at the sizes that it takes."""
-    build(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
+    build_once(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
     contract = GraphContract.load(tmp_path / layout.WRAPPED / layout.CONTRACT)
-    truth = Truth(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
-    assert problems({layout.ENGINE: run(layout.ENGINE, tmp_path, truth)}) == []
+    answers = ReferenceAnswers(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
+    assert problems({layout.ENGINE: run(layout.ENGINE, tmp_path, answers)}) == []
 
 
-def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], answers: ReferenceAnswers) -> None:
     """A model in quantized/ gives the engine the gates of verify.quantized_gates, and no earlier artifact. Failures
     name the section."""
     folder = tiny_copy()
@@ -332,7 +341,9 @@ def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], truth: Tr
     gates, group = gates_of(found(folder)[layout.ENGINE], options)
     assert (gates.logits_error, gates.kl, group) == (0.0, 1e-7, "verify.quantized_gates")
     case = Case("one token", (0,), ((1,),))
-    bare = Truth(truth.reference, found(folder)[layout.ENGINE].contract, seed=0)  # of which no row may be further off
+    bare = ReferenceAnswers(
+        answers.reference, found(folder)[layout.ENGINE].contract, seed=0
+    )  # of which no row may be further off
     failures = run_case(case, open_engine(folder / layout.ENGINE), bare, limits(gates, group)).failures
     assert [failure.split(", ")[-1] for failure in failures] == ["verify.quantized_gates.logits_error is 0"]
 
@@ -347,7 +358,7 @@ def test_greedy_batches(tiny: tuple[Path, GraphContract], rows: int) -> None:
     assert [[len(prompt) for prompt in batch] for batch in batches.values()] == [[10], [32], [1], [10, 32, 1][:rows]]
 
 
-def test_a_text_of_one_word_fails(tiny_copy: Callable[[], Path], truth: Truth) -> None:
+def test_a_text_of_one_word_fails(tiny_copy: Callable[[], Path], answers: ReferenceAnswers) -> None:
     """An engine whose last norm is lost says token 0 for ever: the failure names the row and the gate."""
     folder = tiny_copy()
     path = folder / layout.ENGINE / layout.MODEL
@@ -355,9 +366,11 @@ def test_a_text_of_one_word_fails(tiny_copy: Callable[[], Path], truth: Truth) -
     (norm,) = [t for t in model.graph.initializer if t.name.endswith("model.norm.weight")]
     norm.CopyFrom(onnx.numpy_helper.from_array(np.zeros(norm.dims, np.float32), norm.name))
     onnx.save(model, path)
-    runtime, held = open_engine(folder / layout.ENGINE), limits(section(Verify, folder).gates)
-    result = run_greedy([[1, 2, 3]], 60, runtime, truth, held, 0.5)
-    own = repetition(truth.reference.generate([1, 2, 3], 60))
+    runtime, options = open_engine(folder / layout.ENGINE), section(Verify, folder)
+    options.quality.added_repetition = 0.5
+    held = {**limits(options.gates), **limits(options.quality, QUALITY)}
+    result = run_greedy([[1, 2, 3]], 60, runtime, answers, held)
+    own = repetition(answers.reference.generate([1, 2, 3], 60))
     assert own < 0.4
     assert result.figures["repetition"] == pytest.approx(56 / 57)
     assert result.figures["added_repetition"] == pytest.approx(56 / 57 - own)
@@ -387,21 +400,21 @@ def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:
 
 
 def test_an_error_of_our_own_keeps_its_traceback(
-    tiny: tuple[Path, GraphContract], truth: Truth, capsys: pytest.CaptureFixture[str]
+    tiny: tuple[Path, GraphContract], answers: ReferenceAnswers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It is a failure of its case, with the traceback in the report, and printed as the bug that it is; what a runtime
     raises over a damaged file is in the report alone."""
     artifact, options = found(tiny[0])[layout.SIMPLIFIED], section(Verify, tiny[0])
     options.gates.kl = None  # type: ignore[assignment]
-    results = verify_artifact(artifact, Proof(truth, [[1, 2]], [], options), None, whole_text=False)
+    results = verify_artifact(artifact, Proof(answers, [[1, 2]], [], options), None, all_text=False)
     assert "TypeError" in results["prefill"].traceback
     assert any("TypeError" in line for line in results["prefill"].as_dict()["traceback"])  # type: ignore[attr-defined]
-    assert not results[WHOLE].failures
+    assert not results[GREEDY_BATCH].failures
     assert "Traceback" in capsys.readouterr().err
     folder = tiny[0].parent / "damaged"
     shutil.copytree(tiny[0], folder, symlinks=True)
     (folder / layout.SIMPLIFIED / layout.MODEL).write_bytes(b"no model")
-    damaged = verify_artifact(found(folder)[layout.SIMPLIFIED], Proof(truth, [], [], options), None, False)
+    damaged = verify_artifact(found(folder)[layout.SIMPLIFIED], Proof(answers, [], [], options), None, False)
     assert damaged["contract"].failures[0].startswith("does not run: ")
     assert damaged["contract"].traceback
     assert "Traceback" not in capsys.readouterr().err
@@ -426,7 +439,7 @@ def test_behind_rounded_activations_the_fix_names_their_key(tiny_copy: Callable[
 
 def test_cases_that_a_profile_leaves_out_are_in_the_report(tmp_path: Path) -> None:
     """By name, with the reason; on the command line too."""
-    build(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
+    build_once(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
     command = [sys.executable, "-m", "pipeline.verify"]
     done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -448,7 +461,7 @@ def test_an_engine_that_says_nothing_sound_of_itself_is_a_failure(tiny_copy: Cal
     assert list(proven) == [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE]
     assert "this is not JSON" in proven[layout.ENGINE]["contract"]["failures"][0]
     assert all(case.get("passed", True) for case in proven[layout.SIMPLIFIED].values())
-    assert proven[layout.SIMPLIFIED].keys() >= {"greedy 0", WHOLE}  # now the last of its weights
+    assert proven[layout.SIMPLIFIED].keys() >= {"greedy 0", GREEDY_BATCH}  # now the last of its weights
 
 
 def test_remarks_on_a_proof_that_passed() -> None:
@@ -456,5 +469,5 @@ def test_remarks_on_a_proof_that_passed() -> None:
     left, wide = Result(not_run="no profile takes it"), Result(widened={"kl": 0.2})
     assert remarks({"onnx": {"a": left, "b": wide}, "engine": {"a": left, "b": Result()}}) == {
         "case not run: a: no profile takes it": ["onnx", "engine"],
-        "1 cases pass by verify.headroom alone": ["onnx"],
+        "1 case passes only by verify.headroom": ["onnx"],
     }

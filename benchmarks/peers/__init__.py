@@ -11,8 +11,8 @@ import numpy as np
 Rows = Sequence[Sequence[int]]
 
 
-class CannotError(Exception):
-    """The system cannot do what is asked; the message says why, in the words of a table's footnote."""
+class UnsupportedError(Exception):
+    """The system does not support the case; the message is the text of a table's footnote."""
 
 
 class Peer(ABC):
@@ -26,33 +26,33 @@ class Peer(ABC):
 
     @staticmethod
     def build(checkpoint: Path, folder: Path, options: dict[str, Any]) -> None:
-        """Convert the Hugging Face folder `checkpoint` into what __init__ loads. Systems that load it as it is
-        leave this out."""
+        """Convert the Hugging Face folder `checkpoint` into what __init__ loads. Systems that load it directly do not
+        need this."""
         raise NotImplementedError
 
     @abstractmethod
     def begin(self, batch: int, cache: int) -> None:
-        """Make an empty cache of `batch` rows and `cache` slots (a growing one needs no size). Raises CannotError."""
+        """Make an empty cache of `batch` rows and `cache` slots, unless it grows. Raises UnsupportedError."""
 
     @abstractmethod
     def step(self, tokens: Rows) -> list[int]:
-        """Read equally many new tokens in each row; returns each row's most probable next token."""
+        """Feed the same number of new tokens to each row; return each row's most probable next token."""
 
     @abstractmethod
     def end(self) -> None:
         """Free what `begin` made."""
 
     @abstractmethod
-    def surprise(self, windows: Rows) -> float:
-        """Sum of -log p of tokens 2 to last of each window, each read from an empty cache."""
+    def nll(self, windows: Rows) -> float:
+        """Negative log-likelihood of tokens 2 to last of all windows, each read from an empty cache; a sum in nats."""
 
     @abstractmethod
     def weight_bytes(self) -> int:
         """Bytes of weights that one decode step reads: all but the embedding's table, unless the head shares it."""
 
 
-def surprise(logits: np.ndarray, targets: Sequence[int]) -> float:
-    """Sum of -log p of `targets` under `logits` [len(targets), vocab]."""
+def nll(logits: np.ndarray, targets: Sequence[int]) -> float:
+    """Negative log-likelihood of `targets` under `logits` [len(targets), vocab]; a sum in nats."""
     logits = logits.astype(np.float64)
     top = logits.max(-1, keepdims=True)
     norm = np.log(np.exp(logits - top).sum(-1)) + top[:, 0]

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import transformers
 
-from benchmarks.peers import Peer, Rows, surprise
+from benchmarks.peers import Peer, Rows, nll
 from benchmarks.peers.onnx_weights import weight_bytes
 from benchmarks.peers.static_onnx import StaticSession
 
@@ -68,11 +68,11 @@ class System(Peer):
     def end(self) -> None:
         self.onnx.end()
 
-    def surprise(self, windows: Rows) -> float:
+    def nll(self, windows: Rows) -> float:
         total = 0.0
         for row in windows:
             self.begin(1, len(row))
-            total += surprise(self._run([row])[0, :-1], row[1:])
+            total += nll(self._run([row])[0, :-1], row[1:])
         return total
 
     def weight_bytes(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from benchmarks.peers import Peer, Rows, surprise
+from benchmarks.peers import Peer, Rows, nll
 from benchmarks.peers.onnx_weights import weight_bytes
 
 NEVER = 5  # must be in the vocabulary
@@ -83,13 +83,13 @@ class System(Peer):
     def end(self) -> None:
         del self.generator
 
-    def surprise(self, windows: Rows) -> float:
+    def nll(self, windows: Rows) -> float:
         total = 0.0
         model, self.model = self.model, self._load(ALL_LOGITS)
         for row in windows:
             self.begin(1, 1024)
             self.generator.append_tokens(np.array([row], np.int32))
-            total += surprise(self.generator.get_output("logits")[0, :-1], row[1:])
+            total += nll(self.generator.get_output("logits")[0, :-1], row[1:])
             self.end()
         self.model = model
         return total

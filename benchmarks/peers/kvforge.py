@@ -5,14 +5,14 @@ from typing import Any
 
 import onnxruntime
 
-from benchmarks.peers import CannotError, Peer, Rows, surprise
+from benchmarks.peers import Peer, Rows, UnsupportedError, nll
 from benchmarks.peers.onnx_weights import weight_bytes
 from pipeline.core import layout
 from pipeline.runtime.open import open_engine
 
 
 class System(Peer):
-    """See Peer. The engine's own engine.threads holds; at its default, 0, ONNX Runtime takes one per core."""
+    """See Peer. The engine's own engine.threads applies; with its default, 0, ONNX Runtime uses one per core."""
 
     version = f"onnxruntime {onnxruntime.__version__}"
 
@@ -23,19 +23,21 @@ class System(Peer):
     def begin(self, batch: int, cache: int) -> None:
         size = self.runtime.contract.cache_size
         if cache != size:
-            raise CannotError(f"the engine's cache has {size} slots")
+            raise UnsupportedError(f"the engine's cache has {size} slots")
         self.session = self.runtime.session(batch)
 
     def step(self, tokens: Rows) -> list[int]:
-        most = max(high for axes in self.runtime.bounds.values() for axis, (_, high) in axes.items() if axis != "batch")
-        for start in range(0, len(tokens[0]), most):
-            logits = self.session.step([row[start : start + most] for row in tokens])
+        longest = max(
+            high for axes in self.runtime.bounds.values() for axis, (_, high) in axes.items() if axis != "batch"
+        )
+        for start in range(0, len(tokens[0]), longest):
+            logits = self.session.step([row[start : start + longest] for row in tokens])
         return logits[:, -1].argmax(-1).tolist()
 
     def end(self) -> None:
         del self.session
 
-    def surprise(self, windows: Rows) -> float:
+    def nll(self, windows: Rows) -> float:
         """Token by token, up to 8 windows at once: the engine gives logits at the last position only."""
         total = 0.0
         for start in range(0, len(windows), 8):
@@ -43,7 +45,7 @@ class System(Peer):
             session = self.runtime.session(len(rows))
             for position in range(len(rows[0]) - 1):
                 logits = session.step([row[position : position + 1] for row in rows])
-                total += surprise(logits[:, -1], [row[position + 1] for row in rows])
+                total += nll(logits[:, -1], [row[position + 1] for row in rows])
         return total
 
     def weight_bytes(self) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from benchmarks.peers import Peer, Rows, surprise
+from benchmarks.peers import Peer, Rows, nll
 from benchmarks.systems import gguf
 
 MODEL = "model.gguf"
@@ -86,12 +86,12 @@ class System(Peer):
     def end(self) -> None:
         llama_cpp.llama_free(self.context)
 
-    def surprise(self, windows: Rows) -> float:
+    def nll(self, windows: Rows) -> float:
         total = 0.0
         for row in windows:
             self.begin(1, 1024)
             self._run([row], every=True)
-            total += surprise(np.stack([self._logits(i) for i in range(len(row) - 1)]), row[1:])
+            total += nll(np.stack([self._logits(i) for i in range(len(row) - 1)]), row[1:])
             self.end()
         return total
 

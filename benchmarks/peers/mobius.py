@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import CannotError, Peer, Rows, surprise
+from benchmarks.peers import Peer, Rows, UnsupportedError, nll
 from benchmarks.peers.onnx_weights import weight_bytes
 from benchmarks.peers.static_onnx import StaticSession
 from benchmarks.systems import gguf
@@ -39,7 +39,7 @@ class System(Peer):
 
     def begin(self, batch: int, cache: int) -> None:
         if cache != CACHE:
-            raise CannotError(f"built for a cache of {CACHE} slots")
+            raise UnsupportedError(f"built for a cache of {CACHE} slots")
         self.position, self.batch = 0, batch
         self.onnx.begin(
             {name: np.zeros((batch, *self.onnx.types[name].shape[1:]), np.float32) for name in self.onnx.pairs}
@@ -63,11 +63,11 @@ class System(Peer):
     def end(self) -> None:
         self.onnx.end()
 
-    def surprise(self, windows: Rows) -> float:
+    def nll(self, windows: Rows) -> float:
         total = 0.0
         for row in windows:
             self.begin(1, CACHE)
-            total += surprise(self._run([row])[0, :-1], row[1:])
+            total += nll(self._run([row])[0, :-1], row[1:])
         return total
 
     def weight_bytes(self) -> int:

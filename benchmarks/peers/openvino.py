@@ -8,7 +8,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13
 
-from benchmarks.peers import Peer, Rows, surprise
+from benchmarks.peers import Peer, Rows, nll
 
 MODEL = "openvino_model.xml"
 # what stands between a compressed constant and the operator that uses it
@@ -87,12 +87,12 @@ class System(Peer):
     def end(self) -> None:
         self.request.reset_state()
 
-    def surprise(self, windows: Rows) -> float:
+    def nll(self, windows: Rows) -> float:
         total = 0.0
         request, self.request = self.request, self._request(self.model)
         for row in windows:
             self.begin(1, len(row))
-            total += surprise(self._run([row])[0, :-1], row[1:])
+            total += nll(self._run([row])[0, :-1], row[1:])
         self.request = request
         return total
 

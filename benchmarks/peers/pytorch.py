@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, DynamicCache, StaticCache
 
-from benchmarks.peers import Peer, Rows, surprise
+from benchmarks.peers import Peer, Rows, nll
 
 
 class System(Peer):
@@ -43,11 +43,11 @@ class System(Peer):
     def end(self) -> None:
         del self.cache
 
-    def surprise(self, windows: Rows) -> float:
+    def nll(self, windows: Rows) -> float:
         total = 0.0
         for row in windows:
             logits = self.model(input_ids=torch.tensor([row], device=self.device), use_cache=False).logits
-            total += surprise(logits[0, :-1].cpu().numpy(), row[1:])
+            total += nll(logits[0, :-1].cpu().numpy(), row[1:])
         return total
 
     def weight_bytes(self) -> int:

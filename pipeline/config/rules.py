@@ -56,7 +56,7 @@ def _name(point: str | None) -> Iterator[Problem]:
 
 
 def _choice(name: str, choice: str, chosen: Enum, value: Any) -> Iterator[Problem]:
-    """A key whose effect depends on model.source or engine.kind: given where it is needed, and only where it is used."""
+    """A key whose effect depends on model.source or engine.kind: given where needed, and only where used."""
     key, given = KEYS[name], value != KEYS[name].default
     accepted = [one.rpartition(".")[2] for one in KEYS if chosen in KEYS[one].effective_with]
     accepts = f"{chosen.value} accepts {', '.join(accepted)}"
@@ -130,14 +130,14 @@ def _inside_cache(key: str) -> Rule:
     return lambda tokens, size: _fits(key, tokens, size), key, "cache.size"
 
 
-def _text(use: texts.Use) -> Rule:
+def _text(role: texts.TextRole) -> Rule:
     def readable(text: str | None) -> Iterator[Problem]:
         try:
-            texts.find(text, use)
+            texts.find(text, role)
         except UserError as error:
             yield from error.problems
 
-    return readable, use.key
+    return readable, role.key
 
 
 RULES: tuple[Rule, ...] = (

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.checkpoint import files as checkpoint_files
 from pipeline.checkpoint import gguf_metadata
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.files import readable, replacing
+from pipeline.core.files import atomic_path, readable
 from pipeline.core.layout import CHECKPOINT
 from pipeline.core.schema import Model, Source
 
@@ -59,7 +59,7 @@ def _root(model: Model) -> Path:
 def write_link(model: Model, folder: Path) -> None:
     """Make `folder`/checkpoint: what the wrap and verify stages load and DVC hashes."""
     path = find(model)
-    with replacing(folder / CHECKPOINT) as link:
+    with atomic_path(folder / CHECKPOINT) as link:
         if path is None:
             identity = f"hub {model.id}@{model.revision}" if model.source is Source.hub else "random"
             link.write_text(identity + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """The graph contract of one model: its inputs and outputs by name, type and shape. The interface between stages.
 
-The shapes and their meaning are those of the README's contract table. A dimension is a number or an axis' name.
+The shapes and their meaning are those of the table in docs/contract.md. A dimension is a number or an axis' name.
 """
 
 import json

@@ -35,12 +35,12 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, up to 300 characters; the error's class where it has no text."""
+    """The first line of an error's text, up to 300 characters; the name of its class if it has no text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
 
 
 def one_line(error: BaseException) -> str:
-    """An error's whole text in one line, up to 300 characters; the error's class where it has no text."""
+    """An error's whole text on one line, up to 300 characters; the name of its class if it has no text."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
@@ -51,13 +51,13 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:  # whoever read the output has ended, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to be flushed goes nowhere
+    except BrokenPipeError:  # the reader of the output has ended, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the final flush cannot fail
         sys.exit(1)
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
         where = str(error.filename2 or error.filename or Path.cwd())
-        fix = "free some, then run the same again; python -m pipeline.doctor says what a model takes"
+        fix = "free some space and run the same command again; python -m pipeline.doctor shows how much a model needs"
         print(Problem("the disk is full", where, fix), file=sys.stderr)
         sys.exit(1)

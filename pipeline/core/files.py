@@ -1,8 +1,8 @@
-"""Outputs are written aside and renamed, so that a killed run never leaves half of one under its own name.
+"""Atomic writes: outputs are written to a temporary path and renamed, so a killed run never leaves half of one.
 
-Several processes may write one target: each writes to a folder of its own, and the last to finish wins. A folder that
-a killed process left is removed by the next writer. Nothing is synced to disk: this guards against kills, not against
-power loss.
+Several processes may write one target: each writes to a folder of its own, and the last to finish wins. The next writer
+removes the folder that a killed process left. Nothing is synced to disk: this protects against kills, not against power
+loss.
 """
 
 import errno
@@ -18,12 +18,12 @@ from typing import Any
 
 from pipeline.core.errors import Problem, UserError
 
-ASIDE = ".partial"
-IN_THE_WAY = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR}  # what rename says of an existing folder
+PARTIAL = ".partial"
+TARGET_EXISTS = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.ENOTDIR}  # rename's errors for a folder
 
 
 def unreadable(path: Path, error: OSError, where: str | None = None) -> Problem:
-    """What to say of a user's file that the system does not let us read; `where`: its config key, if it has one."""
+    """The problem of a user's file that cannot be read; `where`: its config key, if it has one."""
     what = f"{path} cannot be read: {error.strerror or error}"
     return Problem(what, where or str(path), "check that the file exists and that you may read it")
 
@@ -33,7 +33,7 @@ LFS_POINTER = b"version https://git-lfs"
 
 @contextmanager
 def readable(path: Path, where: str | None = None) -> Iterator[None]:
-    """Turn an OSError inside this context, which only reads a user's file, into a UserError; see `unreadable`."""
+    """Inside this context, which only reads a user's file, turn an OSError into a UserError; see `unreadable`."""
     try:
         yield
     except OSError as error:
@@ -41,8 +41,8 @@ def readable(path: Path, where: str | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Yield a path beside `target` to write a file or a folder to; it takes target's place only on success.
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a path beside `target` to write a file or a folder to; it replaces `target` only on success.
 
     A file is replaced in one atomic step. A folder cannot be: the old one is moved away, then the new one is
     moved in, so between two renames there is no folder, but never half of one.
@@ -59,16 +59,16 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
-    """As `replacing`, with an empty folder made to write into."""
-    with replacing(target) as aside:
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Like `atomic_path`, for a folder: yield an empty folder to write into."""
+    with atomic_path(target) as aside:
         aside.mkdir()
         yield aside
 
 
 def write_text(target: Path, text: str) -> None:
     """Write a whole text file atomically, as UTF-8."""
-    with replacing(target) as aside:
+    with atomic_path(target) as aside:
         aside.write_text(text, encoding="utf-8")
 
 
@@ -102,30 +102,30 @@ def is_pointer(path: Path) -> bool:
 
 
 def lfs_pointer(path: Path) -> Problem:
-    """What to say of a git-lfs pointer."""
-    fix = "run git lfs pull in the repository that it comes from, or download the file itself"
+    """The problem of a git-lfs pointer in place of a file."""
+    fix = "run git lfs pull in the repository it comes from, or download the file itself"
     return Problem(f"{path} is a git-lfs pointer, not the file itself", str(path), fix)
 
 
 def _own_folder(target: Path) -> tuple[Path, int]:
     """A new folder beside `target`, and the descriptor that holds its lock. The lock ends with its process, so it
-    tells a folder in use from a leftover, in other containers as well, where process ids would not."""
+    distinguishes a folder in use from a leftover, also across containers, where process ids would not."""
     while True:
-        aside = Path(tempfile.mkdtemp(ASIDE, _prefix(target), target.parent))
+        aside = Path(tempfile.mkdtemp(PARTIAL, _prefix(target), target.parent))
         try:
             lock = _locked(aside)
-        except OSError:  # a file system without locks: what a killed process leaves there stays
+        except OSError:  # a file system without locks: leftovers of killed processes stay there
             lock = os.open(aside, os.O_RDONLY)
         if lock is not None:
-            return aside, lock  # otherwise another process took it for a leftover before it was locked
+            return aside, lock  # else another process removed it as a leftover before it was locked
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove what killed processes left beside `target`."""
+    """Remove the temporary folders that killed processes left beside `target`."""
     for path in target.parent.iterdir():
-        if not path.name.startswith(_prefix(target)) or not path.name.endswith(ASIDE):
+        if not path.name.startswith(_prefix(target)) or not path.name.endswith(PARTIAL):
             continue
-        with suppress(OSError):  # no locks here, or another user's
+        with suppress(OSError):  # no locks here, or another user's folder
             lock = _locked(path)
             if lock is not None:
                 if path.is_dir():
@@ -157,13 +157,13 @@ def _prefix(target: Path) -> str:
 
 
 def _move(made: Path, target: Path, aside: Path) -> None:
-    """Rename `made` to `target`; a folder that is there, also one that another process just put there, is moved to
-    `aside` first."""
+    """Rename `made` to `target`. An existing folder, which another process may just have put there, is moved to `aside`
+    first."""
     while True:
         try:
             made.replace(target)
         except OSError as error:
-            if error.errno not in IN_THE_WAY:
+            if error.errno not in TARGET_EXISTS:
                 raise
             with suppress(FileNotFoundError):  # another process moved it away
                 target.rename(Path(tempfile.mkdtemp(dir=aside)) / target.name)

@@ -12,13 +12,13 @@ ONNX = "onnx"
 SIMPLIFIED = "simplified"
 QUANTIZED = "quantized"
 ENGINE = "engine"
-NETWORK = "network"  # no folder: what TensorRT made of the model before it built the engine
+NETWORK = "network"  # not a folder: the network that TensorRT parsed before it built the engine
 
 PROGRAM = "model.pt2"
 CONTRACT = "signature.json"
-NOTES = "notes.json"  # of wrapped/: what was decided about positions, as sentences
+NOTES = "notes.json"  # in wrapped/: decisions about positions, as sentences
 MODEL = "model.onnx"
-DATA = "model.onnx.data"  # every weight of graph.INLINE_BELOW bytes and more
+DATA = "model.onnx.data"  # the weights of onnx_file.INLINE_BELOW bytes and more
 CHANGES = "simplify.json"
 QUANTIZATION = "quantize.json"
 PLAN = "model.plan"  # TensorRT's engine
@@ -30,6 +30,6 @@ LATENCY = "latency.json"
 
 
 def final_model(point: Path) -> Path:
-    """The folder of the portable model that a point's engine is made of: quantized/ where it holds one."""
+    """The folder of the portable model that a point's engine is built from: quantized/ if it holds a model."""
     quantized = point / QUANTIZED
     return quantized if (quantized / MODEL).exists() else point / SIMPLIFIED

@@ -10,25 +10,21 @@ from pipeline.core import errors, machine, usage
 from pipeline.core.machine import cores
 
 HOW = """\
-It takes no arguments. It runs in a point's folder, artifacts/<point>, on what the stages before it have written, and
-reads its options from params.yaml there. DVC runs it with all that it needs: dvc repro {name}@<point>"""
+It runs in a point's folder, artifacts/<point>, on the outputs of the stages before it, and reads its options from
+params.yaml there. DVC runs it with everything it needs: dvc repro {name}@<point>"""
 
 
 def run(name: str, main: Callable[[], None]) -> None:
     """Run `main` as `errors.run` does, print the stage's time and peak memory, subprocesses included, and end the
     process; or print --help.
 
-    It ends by os._exit, once output and logs are flushed: everything is on disk, and taking torch and its graphs apart,
-    object by object, costs 0.7 to 1.2 s. So after `run` nothing is executed: no `finally`, no function of atexit, no
+    It ends by os._exit, once output and logs are flushed. Everything is on disk, and freeing torch and its graphs,
+    object by object, takes 0.7 to 1.2 s. So after `run` nothing is executed: no `finally`, no atexit function, no
     finalizer of an object, and no thread is waited for. A stage that fails ends as Python does.
     """
-    call = f"python -m pipeline.{name}"
-    if usage.asked():
-        print(usage.text(main, call, HOW.format(name=name)))
-        return
 
     def checked() -> None:
-        usage.no_arguments(f"remove it: {call} takes none; its options are in params.yaml")
+        usage.no_arguments(main, name, HOW.format(name=name), "; its options are in params.yaml")
         main()
 
     start = time.perf_counter()
@@ -43,7 +39,7 @@ def run(name: str, main: Callable[[], None]) -> None:
 
 
 def _limit_threads() -> None:
-    """Keep PyTorch, where the stage has imported it, to the cores of this process: it does not see a container's
+    """Limit PyTorch, where the stage has imported it, to the cores of this process. It does not see a container's
     quota, and 64 threads on 2 processors wait for each other most of the time."""
     torch = sys.modules.get("torch")
     if torch is not None:

@@ -1,19 +1,21 @@
-"""The wrapper: any causal LM of transformers behind the graph contract's inputs and outputs.
+"""The decoder: any causal LM of transformers behind the graph contract's inputs and outputs.
 
-Model code is not touched. transformers lets three things be replaced from outside, and those three are all
-that a static cache needs: the cache object (`StaticCache` here), the mask builder and the attention function
-(both registered under the name "kvforge").
+The model's code is not touched. transformers lets callers pass a cache of their own, and register a mask builder and
+an attention function. These three are all that a static cache needs: `StaticCache`, and the two functions registered as
+"kvforge".
 
 Not covered: models whose attention does not go through transformers' AttentionInterface, attention sinks,
-encoder-decoders, and state other than keys and values; `cache_shapes` and `check_attention` refuse those.
+encoder-decoders, and state other than keys and values; `cache_shapes` and the forward refuse those.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, Cache, CacheLayerMixin, DynamicCache, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 from pipeline.core.errors import Problem, UserError
@@ -21,63 +23,81 @@ from pipeline.model import operators
 
 IMPLEMENTATION = "kvforge"
 KNOWN_KWARGS = {
-    *("dropout", "is_causal", "output_attentions", "use_cache"),  # no part of inference here, or our own affair
+    *("dropout", "is_causal", "output_attentions", "use_cache"),  # not used in inference, or decided here
     *("past_key_value", "past_key_values", "position_embeddings", "position_ids", "cache_position"),  # applied before
     *("scaling", "softcap"),
     "sliding_window",  # in the mask
 }
 
 
-class StaticCache:
-    """Duck-typed transformers cache over given buffers: `update` scatters the new keys and values into them."""
+class StaticLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
+    """One layer's keys and values, [batch, kv_heads, cache_size, head_dim] each: new ones are scattered into them."""
 
     is_compileable = True
 
-    def __init__(self, keys: Sequence[torch.Tensor], values: Sequence[torch.Tensor], position: torch.Tensor) -> None:
-        self.keys, self.values = list(keys), list(values)
-        self.position = position
-        self.is_sliding = [False] * len(self.keys)  # a sliding-window layer keeps every slot and masks
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, position: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.position = keys, values, position
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Do nothing: the buffers are given."""
 
     def update(
-        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.keys[layer] = operators.scatter(self.keys[layer], key, self.position)
-        self.values[layer] = operators.scatter(self.values[layer], value, self.position)
-        return self.keys[layer], self.values[layer]
+        """Write new keys and values; return all slots."""
+        self.keys = operators.scatter(self.keys, key_states, self.position)
+        self.values = operators.scatter(self.values, value_states, self.position)
+        return self.keys, self.values
 
-    def get_seq_length(self, layer: int = 0) -> int:
-        return 0  # positions come in as position_ids; nothing may be derived from here
+    def get_seq_length(self) -> int:
+        """0: positions come in as position_ids, and the mask builder places queries itself, row by row."""
+        return 0
 
-    def get_query_offset(self, layer: int = 0) -> int:
-        return 0  # the mask builder below places queries itself, per row
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the mask's last axis: every slot. A layer with a sliding window keeps all as well."""
+        return self.keys.shape[2], 0
 
-    def get_mask_sizes(self, sequence: int, layer: int = 0) -> tuple[int, int]:
-        return self.keys[layer].shape[2], 0
-
-    def __len__(self) -> int:
-        return len(self.keys)
+    def get_max_length(self) -> int:
+        """The number of slots."""
+        return int(self.keys.shape[2])
 
 
-class _Step:
-    """The running step, for the mask builder and the attention function: transformers passes them no more."""
+class StaticCache(Cache):  # type: ignore[misc]  # transformers is not typed
+    """transformers' cache over given buffers, key and value of each layer in turn, for one forward.
 
-    position: torch.Tensor  # [batch], slot of the first new token
-    length: torch.Tensor  # [batch], slots used once the new tokens are written
-    last: torch.Tensor  # [batch], index of the last real new token
-    attentions = 0  # calls so far
+    position: [batch], slot of each row's first new token; length: [batch], used slots once the new tokens are written.
+    """
+
+    def __init__(self, past: Sequence[torch.Tensor], position: torch.Tensor, new_tokens: int) -> None:
+        pairs = zip(past[0::2], past[1::2], strict=True)
+        super().__init__(layers=[StaticLayer(keys, values, position) for keys, values in pairs])
+        self.position, self.length = position, position + new_tokens
+        self.attention_calls = 0
+
+    @property
+    def present(self) -> list[torch.Tensor]:
+        """The buffers as they are now, in the order in which they were given."""
+        return [tensor for layer in self.layers for tensor in (layer.keys, layer.values)]
+
+
+# The cache of the running forward: transformers does not pass it to the mask builder and the attention function. Each
+# thread has its own, so that decoders may run side by side, and one within another.
+_running: ContextVar[StaticCache] = ContextVar("running")
 
 
 def _mask(
-    batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], **kwargs: Any
+    batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], **_: Any
 ) -> torch.Tensor | None:
-    """None for plain causal layers; for any other rule a bool mask [batch, 1, sequence, cache_size].
+    """Return None for plain causal layers; for any other rule a bool mask [batch, 1, sequence, cache_size].
 
     transformers states each rule (sliding window, chunks, ...) as a function of index tensors, so one broadcast
     call with every row's own query positions gives the mask, whatever the rule.
     """
     if mask_function is causal_mask_function:
         return None
-    position = _Step.position
+    position = _running.get().position
     query = position[:, None] + torch.arange(q_length, device=position.device)
     slots = torch.arange(kv_length, device=position.device)
     rows = torch.arange(batch_size, device=position.device)
@@ -95,16 +115,18 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
+    """Attend over the whole cache; returns [batch, sequence, heads, value head_dim], and no attention weights."""
     unknown = sorted(k for k, v in kwargs.items() if k not in KNOWN_KWARGS and v is not None)
     if unknown:
         raise unsupported(type(module).__name__, f"its attention takes {', '.join(unknown)}")
-    _Step.attentions += 1
+    cache = _running.get()
+    cache.attention_calls += 1
     scale = kwargs.get("scaling")
     out = operators.attend(
         query,
         key,
         value,
-        _Step.length,
+        cache.length,
         attention_mask,
         float(query.shape[-1] ** -0.5 if scale is None else scale),
         float(kwargs.get("softcap") or 0.0),
@@ -121,7 +143,7 @@ class Decoder(nn.Module):
 
     `past` and the second result hold the caches as key, value, key, value, ...: layer by layer.
     `logits`: "last" gives [batch, 1, vocab] at each row's last real token; "all" gives [batch, sequence, vocab],
-    exactly 0 at padding.
+    exactly 0 at padding. Raises UserError when attention did not go through the static cache in every layer.
     """
 
     def __init__(self, model: PreTrainedModel, logits: str) -> None:
@@ -129,13 +151,6 @@ class Decoder(nn.Module):
         model.set_attn_implementation(IMPLEMENTATION)
         self.model = model
         self.logits = logits
-        if logits == "last":
-            # gathered before the head, so that the vocabulary's product runs for one token a row
-            model.get_output_embeddings().register_forward_pre_hook(self._gather_last)
-
-    def _gather_last(self, head: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-        (hidden,) = args  # [batch, sequence, hidden_size]
-        return (hidden.gather(1, _Step.last[:, None, None].expand(-1, 1, hidden.shape[2])),)
 
     def forward(
         self,
@@ -145,18 +160,31 @@ class Decoder(nn.Module):
         cache_position: torch.Tensor,
         past: list[torch.Tensor],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        _Step.position = cache_position
-        _Step.length = cache_position + input_ids.shape[1]
-        _Step.attentions = 0
-        _Step.last = attention_mask.sum(1) - 1
-        cache = StaticCache(past[0::2], past[1::2], cache_position)
-        logits = self.model(
-            input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True
-        ).logits
+        cache = StaticCache(past, cache_position, input_ids.shape[1])
+        last = attention_mask.sum(1) - 1  # [batch], index of the last real new token
+
+        def gather_last(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            (hidden,) = args  # [batch, sequence, hidden_size]
+            return (hidden.gather(1, last[:, None, None].expand(-1, 1, hidden.shape[2])),)
+
+        with ExitStack() as stack:
+            stack.callback(_running.reset, _running.set(cache))
+            if self.logits == "last":
+                # gathered before the head, so that the vocabulary's product runs for one token of each row
+                head = self.model.get_output_embeddings()
+                stack.enter_context(head.register_forward_pre_hook(gather_last))
+            logits = self.model(
+                input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True
+            ).logits
+        if cache.attention_calls != len(cache):
+            raise unsupported(
+                type(self.model).__name__,
+                f"{cache.attention_calls} of its {len(cache)} attention layers go through transformers' "
+                "AttentionInterface",
+            )
         if self.logits == "all":
             logits = logits * attention_mask[:, :, None].to(logits.dtype)
-        present = [t for pair in zip(cache.keys, cache.values, strict=True) for t in pair]
-        return logits, present
+        return logits, cache.present
 
 
 def cache_shapes(model: PreTrainedModel, cache_size: int) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
@@ -177,15 +205,6 @@ def cache_shapes(model: PreTrainedModel, cache_size: int) -> list[tuple[tuple[in
     if not shapes:
         raise unsupported(type(model).__name__, "it fills no cache of keys and values")
     return shapes
-
-
-def check_attention(decoder: Decoder, layers: int) -> None:
-    """After one forward: raise UserError when attention did not run through the static cache in every layer."""
-    if _Step.attentions != layers:
-        raise unsupported(
-            type(decoder.model).__name__,
-            f"{_Step.attentions} of its {layers} attention layers go through transformers' AttentionInterface",
-        )
 
 
 def unsupported(architecture: str, why: str) -> UserError:

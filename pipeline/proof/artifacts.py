@@ -1,5 +1,5 @@
-"""The artifacts of a point as verify sees them: whether cases can be run of one here, what an inspection of it finds,
-and how it is opened."""
+"""The artifacts of a point as verify sees them: whether each can run here, what an inspection of it finds, and how to
+open it."""
 
 import json
 from abc import ABC, abstractmethod
@@ -21,39 +21,39 @@ from pipeline.proof.interface import interface_findings, onnx_findings, program_
 from pipeline.proof.reference import Reference
 from pipeline.runtime import engine_info
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from pipeline.runtime.open import cannot_run, open_engine, what
+from pipeline.runtime.open import cannot_run, open_engine
 from pipeline.runtime.session import Runtime
 from pipeline.runtime.torch import Torch
 
 
 @dataclass
 class Artifact(ABC):
-    """One artifact of the point in the folder `point`. quantized: whether its weights are."""
+    """One artifact of the point in the folder `point`. quantized: whether its weights are quantized."""
 
     point: Path
     contract: GraphContract
     name: str
     quantized: bool = False
 
-    def obstacle(self) -> str | None:
-        """Why no case can be run of it on this machine; None when it can."""
+    def why_unavailable(self) -> str | None:
+        """Why it cannot run on this machine; None when it can."""
         return None
 
     def fix(self) -> str:
-        """What may help when it misses a gate; empty where nothing is known."""
+        """What may help when it misses a gate; empty when nothing is known."""
         return ""
 
-    def most_rows(self) -> int:
-        """The largest batch that it takes."""
+    def max_batch(self) -> int:
+        """The largest batch that it accepts."""
         return self.contract.axes["batch"]
 
     @abstractmethod
     def findings(self) -> list[str]:
-        """What is wrong with it by its looks, against the contract."""
+        """What an inspection finds wrong with it, compared with the contract; nothing is run."""
 
     @abstractmethod
     def open(self, reference: Reference | None = None) -> Runtime:
-        """Load it; it may share the reference's weights where they are equal."""
+        """Load it; weights that equal the reference's may be shared with it."""
 
 
 class Program(Artifact):
@@ -69,7 +69,7 @@ class Program(Artifact):
 
     def open(self, reference: Reference | None = None) -> Runtime:
         if reference is not None:
-            reference.lend(self.program.state_dict)
+            reference.share_equal_weights(self.program.state_dict)
         return Torch(self.program, self.contract, axes_bounds(self.contract))
 
 
@@ -81,7 +81,7 @@ class Graph(Artifact):
         """The ONNX file."""
         return self.point / self.name / layout.MODEL
 
-    def obstacle(self) -> str | None:
+    def why_unavailable(self) -> str | None:
         bf16 = self.contract.caches[0].dtype == "bfloat16"
         return "ONNX Runtime has no CPU kernels for bf16" if bf16 else None
 
@@ -95,24 +95,25 @@ class Graph(Artifact):
 class Quantized(Graph):
     """The graph in quantized/."""
 
-    def obstacle(self) -> str | None:
+    def why_unavailable(self) -> str | None:
         report = json.loads((self.point / self.name / layout.QUANTIZATION).read_text(encoding="utf-8"))
         if report["weights"] == Weights.nvfp4.value:
-            return "ONNX Runtime has no CPU kernels for floats of 4 bits"
-        return super().obstacle()
+            return "ONNX Runtime has no CPU kernels for 4-bit floats"
+        return super().why_unavailable()
 
 
 class Network(Artifact):
-    """What TensorRT made of the final model, run by interpretation."""
+    """The network that TensorRT parsed from the final model, run by interpretation."""
 
-    def obstacle(self) -> str | None:
-        from pipeline.runtime.tensorrt_plan import other_version  # TensorRT is not everybody's
+    def why_unavailable(self) -> str | None:
+        from pipeline.runtime.tensorrt_plan import other_version  # TensorRT may not be installed
 
         folder = self.point / layout.ENGINE
-        return what(other_version(folder, engine_info.read(folder).raw))
+        problem = other_version(folder, engine_info.read(folder).raw)
+        return problem.what if problem else None
 
     def findings(self) -> list[str]:
-        return []  # the lint's, and those fail stage engine
+        return []  # the lint has checked it in stage engine
 
     def open(self, reference: Reference | None = None) -> Runtime:
         from pipeline.proof.tensorrt.interpreter import open_network
@@ -121,16 +122,16 @@ class Network(Artifact):
 
 
 class Engine(Artifact):
-    """engine/, in the runtime that it was built for."""
+    """engine/, in its own runtime."""
 
-    def obstacle(self) -> str | None:
+    def why_unavailable(self) -> str | None:
         return cannot_run(self.point / self.name)
 
     def fix(self) -> str:
         rounds = self.quantized and engine_info.read(self.point / self.name).raw.get("int8_activations", False)
-        return "engine.int8_activations=false, which does not round activations to 8 bits" if rounds else ""
+        return "set engine.int8_activations=false, so that activations are not rounded to 8 bits" if rounds else ""
 
-    def most_rows(self) -> int:
+    def max_batch(self) -> int:
         return largest(engine_info.read(self.point / self.name).bounds)["batch"]
 
     def open_beside(self) -> Runtime:
@@ -140,7 +141,7 @@ class Engine(Artifact):
     def findings(self) -> list[str]:
         path = self.point / self.name / layout.MODEL
         if not path.exists():
-            return []  # a plan cannot be looked into
+            return []  # a plan cannot be inspected
         return interface_findings(onnx.load(path, load_external_data=False), self.contract)
 
     def open(self, reference: Reference | None = None) -> Runtime:
@@ -148,8 +149,8 @@ class Engine(Artifact):
 
 
 def artifacts(point: Path, contract: GraphContract) -> Iterator[Artifact]:
-    """Those that a point has, in the order of the stages: quantized/ holds a model only where weights were quantized,
-    and only a plan of TensorRT was made of a network."""
+    """A point's artifacts in the order of the stages. quantized/ holds a model only where weights were quantized, and
+    only TensorRT's plans have a network."""
     yield Program(point, contract, layout.WRAPPED)
     yield Graph(point, contract, layout.ONNX)
     yield Graph(point, contract, layout.SIMPLIFIED)

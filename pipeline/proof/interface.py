@@ -1,7 +1,7 @@
-"""Look at an artifact itself: does it have the contract's inputs, outputs and axes, and is the cache in place?
+"""Inspect an artifact: does it have the contract's inputs, outputs and axes, and is the cache updated in place?
 
-Nothing here trusts a name or a flag that a converter was given; each check reads the finished program or graph.
-Every function returns findings as sentences, none when all is well.
+Nothing here trusts a name or an option given to a converter; each check reads the finished program or graph.
+Every function returns findings as sentences, none when everything is right.
 """
 
 from collections.abc import Callable, Iterable
@@ -29,7 +29,7 @@ def program_findings(program: torch.export.ExportedProgram, contract: GraphContr
     names = [*program.graph_signature.user_inputs, *program.graph_signature.user_outputs]
     tensors = [*contract.inputs, *contract.outputs]
     if len(names) != len(tensors):
-        return [f"{len(names)} inputs and outputs where the contract has {len(tensors)}"]
+        return [f"it has {len(names)} inputs and outputs, the contract has {len(tensors)}"]
     findings = []
     symbols: dict[str, str] = {}  # symbol -> axis, by first use
     for name, want in zip(names, tensors, strict=True):
@@ -42,15 +42,15 @@ def program_findings(program: torch.export.ExportedProgram, contract: GraphContr
                 shape.append(symbols.setdefault(str(dim), str(axis)))
         found = Tensor(want.name, str(value.dtype).removeprefix("torch."), tuple(shape))
         findings += _differences(found, want)
-    ends = {str(symbol): int(values.upper) for symbol, values in program.range_constraints.items()}
+    maxima = {str(symbol): int(values.upper) for symbol, values in program.range_constraints.items()}
     for symbol, axis in symbols.items():
-        if ends.get(symbol, 0) < contract.axes.get(axis, 1):
-            findings.append(f"axis {axis} ends at {ends.get(symbol)}, declared is {contract.axes.get(axis)}")
+        if maxima.get(symbol, 0) < contract.axes.get(axis, 1):
+            findings.append(f"axis {axis} ends at {maxima.get(symbol)}, declared is {contract.axes.get(axis)}")
     return findings + _program_angle_findings(program)
 
 
 def _program_angle_findings(program: torch.export.ExportedProgram) -> list[str]:
-    """Findings about rotary angles: all that cos and sin of positions are computed from is fp32."""
+    """Findings about rotary angles: cos and sin of positions must be computed from fp32 only."""
     inputs = set(map(str, program.graph_signature.user_inputs))
     findings = []
     for node in program.graph.nodes:
@@ -58,7 +58,7 @@ def _program_angle_findings(program: torch.export.ExportedProgram) -> list[str]:
             continue
         path = _upstream(node.args[0], lambda value: value.all_input_nodes)
         if len(inputs.intersection(value.name for value in path)) > 1:
-            continue  # of more than positions
+            continue  # computed from more than positions
         types = {value.name: value.meta["val"].dtype for value in path if hasattr(value.meta.get("val"), "dtype")}
         short = sorted(name for name, dtype in types.items() if dtype.is_floating_point and dtype.itemsize < 4)
         findings += [f"{node.name}: rotary angles are computed in 16 bits, in {', '.join(short)}"] if short else []
@@ -76,7 +76,7 @@ def onnx_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str]:
 
 
 def interface_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str]:
-    """Findings about the names, types and shapes of a graph's inputs and outputs; all that a lowered one must keep."""
+    """Findings about the names, types and shapes of a graph's inputs and outputs, which a lowered graph must keep."""
     initializers = {t.name for t in model.graph.initializer}
     found = {v.name: _tensor(v) for v in [*model.graph.input, *model.graph.output] if v.name not in initializers}
     findings = []
@@ -122,7 +122,7 @@ def _cache_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str
 
 
 def _angle_findings(model: onnx.ModelProto) -> list[str]:
-    """Findings about rotary angles: all that Cos and Sin of positions are computed from is fp32."""
+    """Findings about rotary angles: Cos and Sin of positions must be computed from fp32 only."""
     producers = {name: node for node in model.graph.node for name in node.output}
     half = {t.name for t in model.graph.initializer if t.data_type in HALF}
     inputs = {value.name for value in model.graph.input}
@@ -136,7 +136,7 @@ def _angle_findings(model: onnx.ModelProto) -> list[str]:
             continue
         path = _upstream(node.input[0], sources)
         if len(inputs.intersection(path)) > 1:
-            continue  # of more than positions
+            continue  # computed from more than positions
         made = (producers[name] for name in path if name in producers)
         casts = {n.name for n in made if any(a.name == "to" and a.i in HALF for a in n.attribute)}
         short = sorted(half.intersection(path) | casts)
@@ -145,7 +145,7 @@ def _angle_findings(model: onnx.ModelProto) -> list[str]:
 
 
 def _upstream(start: Any, sources: Callable[[Any], Iterable[Any]]) -> list[Any]:
-    """All that a value is computed from."""
+    """A value and everything it is computed from."""
     found: dict[Any, None] = {start: None}
     left = [start]
     while left:
@@ -173,10 +173,10 @@ def _differences(found: Tensor, want: Tensor) -> list[str]:
 
 
 def size_findings(sizes: dict[str, set[int]], largest: dict[str, int]) -> list[str]:
-    """Findings about which sizes of each axis were run: more than two where the axis has them, 1 among them."""
+    """Findings about the sizes of each axis that were run: 1 and at least two more, where the axis has as many."""
     findings = []
-    for axis, most in largest.items():
+    for axis, maximum in largest.items():
         ran = sizes.get(axis, set())
-        if 1 not in ran or len(ran) < min(3, most):
-            findings.append(f"axis {axis} was run at sizes {sorted(ran)} only")
+        if 1 not in ran or len(ran) < min(3, maximum):
+            findings.append(f"axis {axis} was only run at sizes {sorted(ran)}")
     return findings

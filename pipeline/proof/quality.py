@@ -1,11 +1,11 @@
-"""How good an engine's text is: its perplexity over a real text beside the original's in fp32.
+"""How good an engine's text is: its perplexity over a real text, beside the original's in fp32.
 
-The cases of pipeline.proof.cases hold every number to the original's; where weights are rounded to few bits those gates
-must be wide, and this says what the rounding costs. The engine runs as it generates: the text is cut into windows,
-each window starts from an empty cache, and its tokens are fed one per step (teacher forcing), as many windows at once
-as the engine runs rows, up to 16. The original runs beside it in a thread of its own, a chunk of positions ahead, so
-that nothing grows with the text and little with the vocabulary. Each has half of the cores: products of few rows on all
-of them mostly wait for each other (SmolLM2-135M on 2 cores: 84 processor seconds where 127 would be taken).
+The gates of pipeline.proof.cases must be wide where weights are rounded to few bits; quality measures what the rounding
+costs. The engine runs as it generates: the text is cut into windows, each window starts from an empty cache, and its
+tokens are fed one per step (teacher forcing), as many windows at once as the engine runs rows, up to 16. The original
+runs beside it in a thread of its own, a chunk of positions ahead, so memory does not grow with the text and grows
+little with the vocabulary. Each has half of the cores: products of few rows on all of them mostly wait for each other
+(SmolLM2-135M on 2 cores: 84 processor seconds instead of 127).
 """
 
 import json
@@ -23,9 +23,8 @@ from pipeline.core import layout
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.profiles import Bounds
 from pipeline.core.schema import Quality
-from pipeline.proof.distance import Worst
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import Limit, Result
+from pipeline.proof.results import QUALITY, Limit, Result, limits
 from pipeline.runtime.session import Runtime
 from pipeline.text import texts
 from pipeline.text.tokens import cut, load_tokenizer, split
@@ -60,7 +59,7 @@ def measure(
     """Perplexity (exp of the mean negative log-likelihood) of both models over tokens 2 to the last of each window,
     its relative increase, the mean KL(original || engine) in nats, and how often both rank the same token first.
 
-    carried_over: what the function of this name says; perplexity may have a gate of its own then.
+    carried_over: whether all weights of 4 bits are the checkpoint's own; perplexity may have a gate of its own then.
     """
     engine = engine.widened(min(ROWS, len(windows)))
     sums, rows = Sums(), rows_of_a_step(engine.bounds)
@@ -71,21 +70,23 @@ def measure(
     original, own = (
         float(torch.tensor(total / sums.seen, dtype=torch.float64).exp()) for total in (sums.original, sums.engine)
     )
-    result = Result()
-    result.figures |= {"perplexity": own, "perplexity_original": original, "predicted_tokens": sums.seen}
-    where = f"{sums.seen} predicted tokens"
-    key, limit = "verify.quality.perplexity", quality.perplexity
+    held = dict(limits(quality, QUALITY))
     if carried_over and quality.perplexity_carried_over is not None:
-        key, limit = "verify.quality.perplexity_carried_over", quality.perplexity_carried_over
-    result.gate("perplexity_increase", Worst(own / original - 1, where), Limit(limit, key))
-    result.gate("mean_kl", Worst(sums.kl / sums.seen, where), Limit(quality.kl, "verify.quality.kl"))
-    result.share("top1", sums.same / sums.seen, Limit(quality.top1, "verify.quality.top1"), where)
+        key = f"{QUALITY}.perplexity_carried_over"
+        held["perplexity_increase"] = Limit(quality.perplexity_carried_over, key)
+    result = Result()
+    result.record("perplexity", own)
+    result.record("perplexity_original", original)
+    result.record("predicted_tokens", sums.seen)
+    increase, mean_kl, top1 = own / original - 1, sums.kl / sums.seen, sums.same / sums.seen
+    for name, value in (("perplexity_increase", increase), ("mean_kl", mean_kl), ("top1", top1)):
+        result.gate(name, [(value, f"{sums.seen} predicted tokens")], held[name])
     return result
 
 
 def _side_by_side(engine: Runtime, reference: Reference, windows: list[list[int]], sums: Sums) -> Iterator[None]:
-    """Feed windows, a row each, to both models and add up; yields after each chunk of positions."""
-    session, reading = engine.session(len(windows)), reference.reading()
+    """Feed windows, a row each, to both models and add up; yield after each chunk of positions."""
+    session, original = engine.session(len(windows)), reference.streaming()
     vocab = int(engine.contract.logits.shape[2])
     longest = max(map(len, windows))
     padded = torch.tensor([window + [0] * (longest - len(window)) for window in windows])
@@ -95,11 +96,11 @@ def _side_by_side(engine: Runtime, reference: Reference, windows: list[list[int]
         _half_of_the_threads() as half,
         ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(half,)) as beside,
     ):
-        coming = beside.submit(reading.read, padded[:, : ends[0]])
+        coming = beside.submit(original.logits, padded[:, : ends[0]])
         for start, end, next_end in zip([0, *ends], ends, [*ends[1:], 0], strict=False):
             wanted, added = coming, []
             if next_end:
-                coming = beside.submit(reading.read, padded[:, end:next_end])
+                coming = beside.submit(original.logits, padded[:, end:next_end])
             for position in range(start, end):
                 # a row whose window has ended is idle
                 last = [position + 1 < len(window) for window in windows]
@@ -115,7 +116,7 @@ def _side_by_side(engine: Runtime, reference: Reference, windows: list[list[int]
 
 @contextmanager
 def _half_of_the_threads() -> Iterator[int]:
-    """Within, PyTorch computes with half of its threads, at least one; yields their number."""
+    """Inside this context PyTorch uses half of its threads, at least one; yields their number."""
     before = torch.get_num_threads()
     half = max(1, before // 2)
     torch.set_num_threads(half)
@@ -126,27 +127,27 @@ def _half_of_the_threads() -> Iterator[int]:
 
 
 def carried_over(point: Path) -> bool:
-    """Whether a point has weights of 4 bits, and every one of them is the checkpoint's own."""
+    """Whether a point has weights of 4 bits and all of them are the checkpoint's own."""
     entries = json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text(encoding="utf-8"))["tensors"]
     rows = [(entry["carried_over"], entry["rows"]) for entry in entries if entry["bits"] == 4]
-    return bool(rows) and all(carried == all_ for carried, all_ in rows)
+    return bool(rows) and all(carried == total for carried, total in rows)
 
 
 def rows_of_a_step(bounds: Bounds) -> int:
-    """The most rows that take one token each in a step."""
+    """The largest batch of a step of one token."""
     return max(axes["batch"][1] for axes in bounds.values() if axes["sequence"][0] == 1)
 
 
 def windows(point: Path, quality: Quality, vocab: int, seed: int) -> list[list[int]]:
     """The first `tokens` tokens of the text in windows of `window`, the last one shorter; each begins with the
     tokenizer's start token if it has one. Random tokens for a model without a tokenizer. Raises UserError for a text
-    of less than 2 tokens."""
+    of fewer than 2 tokens."""
     tokenizer = load_tokenizer(point / layout.WRAPPED)
     start: list[int] = []
     if tokenizer is None:
         tokens = np.random.default_rng(seed).integers(0, vocab, quality.tokens).tolist()
     else:
-        text = texts.read(quality.text, texts.QUALITY, point)[: texts.LETTERS * quality.tokens]
+        text = texts.read(quality.text, texts.QUALITY, point)[: texts.CHARS_PER_TOKEN * quality.tokens]
         start, tokens = split(tokenizer, text)
     tokens = tokens[: quality.tokens]
     found = [window for window in cut(start, tokens, quality.window) if len(window) > 1]

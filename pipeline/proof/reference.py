@@ -1,7 +1,7 @@
-"""What the original model says, in fp32, by transformers' own code: the truth that every artifact is held to.
+"""The original model in fp32, by transformers' own code: what every artifact is compared with.
 
 Each row runs by itself, unpadded, in one forward over a growing cache, so nothing of our cache, masks, padding
-or chunking can be in it. Only a long text (`Reading`) is read several rows and a chunk at a time.
+or chunking can be in it. Only a long text (`StreamingReference`) is read in several rows and in chunks.
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ from pipeline.core.dtypes import Floats
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One row's truth. logits: [positions, vocab]; caches: key and value of each layer in turn, of the new tokens,
-    [kv_heads, tokens, head_dim]."""
+class Expected:
+    """The original's answer to one row. logits: [positions, vocab]; caches: key and value of each layer in turn, of the
+    new tokens, [kv_heads, tokens, head_dim]."""
 
     logits: Floats
     caches: list[Floats]
@@ -31,23 +31,23 @@ class Reference:
         model.set_attn_implementation("eager")  # the definition, and the one that every architecture has
         self.model = model
 
-    def lend(self, weights: dict[str, torch.Tensor]) -> None:
-        """Put the original's own tensors in the place of those weights of the wrapped program that are equal to them,
-        number for number, so that no second copy stays in memory."""
+    def share_equal_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Replace each weight of the wrapped program that equals the original's, number for number, by the original's
+        own tensor, so that no second copy stays in memory."""
         own = dict(self.model.named_parameters(remove_duplicate=False))
         for name, tensor in weights.items():
             twin = own.get(name.removeprefix("model."))
             if twin is not None and twin.dtype == tensor.dtype and torch.equal(twin, tensor):
                 weights[name] = twin
 
-    def answer(self, past: list[Floats], tokens: list[int], positions: list[int]) -> Answer:
-        """Run `tokens` after the cached `past` (Answer.caches of what is there); logits only at `positions` (of the new
-        tokens)."""
+    def answer(self, cached: list[Floats], tokens: list[int], positions: list[int]) -> Expected:
+        """Run `tokens` after the `cached` keys and values (as Expected.caches); logits only at `positions` of the new
+        tokens."""
         cache = DynamicCache()  # of plain layers: a sliding-window layer's cache would drop what we compare
-        for layer in range(len(past) // 2):
-            key, value = (torch.from_numpy(t)[None] for t in past[2 * layer : 2 * layer + 2])
+        for layer in range(len(cached) // 2):
+            key, value = (torch.from_numpy(t)[None] for t in cached[2 * layer : 2 * layer + 2])
             cache.update(key, value, layer)
-        start = past[0].shape[1] if past else 0
+        start = cached[0].shape[1] if cached else 0
         with torch.inference_mode():
             logits = self.model(
                 input_ids=torch.tensor([tokens]),
@@ -56,15 +56,15 @@ class Reference:
                 use_cache=True,
                 logits_to_keep=torch.tensor(positions),
             ).logits[0]
-        tensors = (t for layer in cache.layers for t in (_of(layer.keys), _of(layer.values)))
-        caches = [t[0, :, start:].numpy().copy() for t in tensors]  # else the past stays in memory with them
-        return Answer(logits.float().numpy(), caches)
+        tensors = (t for layer in cache.layers for t in (_tensor(layer.keys), _tensor(layer.values)))
+        caches = [t[0, :, start:].numpy().copy() for t in tensors]  # without the copy all cached slots stay in memory
+        return Expected(logits.float().numpy(), caches)
 
     def greedy(self, tokens: list[int], count: int) -> npt.NDArray[np.int64]:
-        """The greedy choice after each of the last `count` prefixes of `tokens`, the whole of it included.
+        """The greedy choice after each of the last `count` prefixes of `tokens`, itself included: int64 [count].
 
-        If these equal the tokens that an artifact generated, the original would have generated the same ones:
-        one forward proves what would take `count` steps.
+        If these equal the tokens that an artifact generated, the original would have generated the same ones. So one
+        forward replaces `count` steps.
         """
         first = len(tokens) - count
         logits = self.answer([], tokens, list(range(first, len(tokens)))).logits
@@ -83,21 +83,21 @@ class Reference:
             new = text[-1:]
         return text
 
-    def reading(self) -> "Reading":
-        """Begin to read texts, a row each."""
-        return Reading(self.model)
+    def streaming(self) -> "StreamingReference":
+        """Start reading texts, a row each."""
+        return StreamingReference(self.model)
 
 
-class Reading:
-    """The original at work on several rows at once, of which each has the same number of tokens."""
+class StreamingReference:
+    """The original on several rows of equal length at once, a chunk of positions at a time."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._cache = DynamicCache()
         self._used = 0
 
-    def read(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits, fp32 [rows, n, vocab], at each of the next n tokens of each row; tokens: int64 [rows, n]."""
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read the next n tokens of each row, int64 [rows, n]; return their logits, fp32 [rows, n, vocab]."""
         positions = torch.arange(self._used, self._used + tokens.shape[1]).expand(tokens.shape)
         with torch.inference_mode():
             logits: torch.Tensor = self._model(
@@ -107,6 +107,6 @@ class Reading:
         return logits.float()
 
 
-def _of(tensor: Any) -> torch.Tensor:
+def _tensor(tensor: Any) -> torch.Tensor:
     assert isinstance(tensor, torch.Tensor)  # a layer that has been updated holds tensors
     return tensor

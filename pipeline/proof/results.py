@@ -1,15 +1,16 @@
-"""What verify finds: the figures and failures of one artifact in one case, and the limits that figures are held to."""
+"""The result of one artifact in one case: its figures, and where it misses a gate."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.core.schema import Gates
-from pipeline.proof.distance import Worst
+from pipeline.core.schema import Gates, Quality
+from pipeline.proof.metrics import METRICS, Found
 
 GATES = "verify.gates"
-NOT_FINITE = "not finite"  # what every failure by a NaN or an infinity says
+QUALITY = "verify.quality"
+NOT_FINITE = "not finite"  # in the failure of every NaN and infinity
 
 
 def for_json(figure: float) -> float | str:
@@ -19,27 +20,32 @@ def for_json(figure: float) -> float | str:
 
 @dataclass(frozen=True)
 class Limit:
-    """The largest value of a figure that passes (the least, for a share), and the config key that sets it."""
+    """The worst value of a metric that passes, and the config key that sets it."""
 
     value: float
     key: str
 
 
-Limits = Mapping[str, Limit]  # figure -> its limit
+Limits = Mapping[str, Limit]  # metric -> its limit
 
 
-def limits(gates: Gates, section: str = GATES) -> Limits:
-    """The gates of a config section."""
-    return {name: Limit(gate, f"{section}.{name}") for name, gate in asdict(gates).items()}
+def limits(gates: Gates | Quality, section: str = GATES) -> Limits:
+    """The limit of each metric whose gate is in this section of the configuration."""
+    return {
+        metric.name: Limit(getattr(gates, metric.key), f"{section}.{metric.key}")
+        for metric in METRICS.values()
+        if metric.section is type(gates)
+    }
 
 
 @dataclass
 class Result:
     """One artifact in one case. `failures` name the tensor; the case passed when there are none.
 
-    not_run: why the case was left out; empty when it ran. traceback: of what was raised, when the case did not end.
-    not_finite: the first tensor that held a NaN or an infinity. widened: gates that were missed by rows whose own
-    sensitivity allows that, and what it allows.
+    not_run: why the case was left out; empty when it ran.
+    traceback: of the exception that ended the case.
+    not_finite: the first tensor that held a NaN or an infinity.
+    widened: metrics whose gate was missed only by rows that are sensitive enough to rounding, and what was allowed.
     """
 
     failures: list[str] = field(default_factory=list)
@@ -49,19 +55,18 @@ class Result:
     not_finite: str = ""
     widened: dict[str, float] = field(default_factory=dict)
 
-    def gate(self, name: str, worst: Worst, limit: Limit) -> None:
-        """Record a figure that must not exceed its limit; NaN exceeds all."""
-        self.figures[name] = worst.value
-        if not np.isfinite(worst.value):
-            self.nonfinite(worst.where)
-        elif not worst.value <= limit.value:
-            self.failures.append(f"{name} is {worst.value:.3g} in {worst.where}, {limit.key} is {limit.value:g}")
+    def record(self, name: str, value: float) -> None:
+        """Record a figure of METRICS. Raises KeyError for any other."""
+        self.figures[METRICS[name].name] = value
 
-    def share(self, name: str, least: float, limit: Limit, where: str) -> None:
-        """The same for a figure that must not be below its limit."""
-        self.figures[name] = least
-        if not least >= limit.value:
-            self.failures.append(f"{name} is {least:.4f}, {limit.key} is {limit.value:g}; {where}")
+    def gate(self, name: str, found: Iterable[Found], limit: Limit) -> None:
+        """Record the worst value of a figure, and a failure when it misses its limit."""
+        value, where = METRICS[name].worst(found)
+        self.record(name, value)
+        if not np.isfinite(value):
+            self.nonfinite(where)
+        elif not METRICS[name].passes(value, limit.value):
+            self.failures.append(f"{name} is {value:.4g} in {where}, {limit.key} is {limit.value:g}")
 
     def nonfinite(self, where: str) -> None:
         """Record a tensor that holds a NaN or an infinity."""

@@ -1,8 +1,8 @@
-"""Token ids by another way than transformers: what the checkpoint's own files say, read by other libraries.
+"""Check an artifact's token ids against the checkpoint's own files, read by other libraries than transformers.
 
-The engine and the original share one tokenizer, so that no comparison of the two can see a wrong id. tokenizer.json is
-read by the tokenizers library alone; of a GGUF file the vocabulary is read by gguf, and a byte-level BPE is made of it
-with the pre-tokenizer that the file names. Vocabularies of sentencepiece are encoded by sentencepiece itself.
+The engine and the original share one tokenizer, so comparing them cannot show a wrong id. tokenizer.json is read by the
+tokenizers library alone. The vocabulary of a GGUF file is read by gguf, and a byte-level BPE is made of it with the
+pre-tokenizer that the file names. Sentencepiece vocabularies are encoded by sentencepiece itself.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from pipeline.checkpoint.pre_tokenizers import IGNORE_MERGES, pre_tokenizer
 from pipeline.checkpoint.tokenizer_files import SPACE
 from pipeline.core.schema import Model, Source
 
-WHOLE = (TokenType.CONTROL, TokenType.USER_DEFINED)  # tokens that are found in a text before anything splits it
+UNSPLIT = (TokenType.CONTROL, TokenType.USER_DEFINED)  # tokens that are found in a text before it is split
 CHECKED = (BYTE_LEVEL, SENTENCEPIECE)  # tokenizer.ggml.model
-LETTERS = 40_000  # characters of the text that are compared: 8,192 tokens of English and more
-NEIGHBORS = 4  # tokens that are shown before a difference and from it on
+COMPARED = 40_000  # characters of the text: at least 8,192 tokens of English
+NEIGHBORS = 4  # tokens shown before a difference, and from it on
 
 Encode = Callable[[str], list[int]]
 
@@ -55,7 +55,7 @@ EDGES = (
 
 
 def byte_level(path: Path) -> Backend:
-    """A GGUF file's byte-level BPE, as the file describes it."""
+    """The byte-level BPE that a GGUF file describes."""
     header = gguf_metadata.read(path)
     found = fields(path)
     tokens = found["tokenizer.ggml.tokens"].contents()
@@ -70,14 +70,14 @@ def byte_level(path: Path) -> Backend:
         [
             AddedToken(token, normalized=False, special=kind == TokenType.CONTROL)
             for token, kind in zip(tokens, kinds, strict=False)
-            if kind in WHOLE
+            if kind in UNSPLIT
         ]
     )
     return backend
 
 
 def sentencepiece(path: Path) -> SentencePieceProcessor:
-    """A GGUF file's sentencepiece vocabulary, as sentencepiece itself reads it."""
+    """A GGUF file's sentencepiece vocabulary in sentencepiece itself."""
     header = gguf_metadata.read(path)
     found = fields(path)
     values = (found[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "scores", "token_type"))
@@ -95,7 +95,7 @@ def sentencepiece(path: Path) -> SentencePieceProcessor:
 
 
 def of_gguf(path: Path) -> Encode:
-    """Text -> tokens by a GGUF file's own metadata, with the start and end tokens that it asks for."""
+    """Text -> tokens by a GGUF file's own metadata, with the start and end tokens that it demands."""
     header = gguf_metadata.read(path)
     start, end = ([] if token is None else [token] for token in header.edge_tokens)
     if header.pre_tokenizer is None:
@@ -106,7 +106,7 @@ def of_gguf(path: Path) -> Encode:
 
 
 def by_the_files(model: Model, link: Path) -> tuple[str, Encode] | None:
-    """What is read, and text -> tokens by it; None for a model whose files only transformers reads."""
+    """The file that is read, by name, and text -> tokens by it; None if only transformers reads the model's files."""
     if model.source is Source.gguf:
         path = link.resolve()
         kind = gguf_metadata.read(path).metadata.get("tokenizer.ggml.model")
@@ -119,14 +119,15 @@ def by_the_files(model: Model, link: Path) -> tuple[str, Encode] | None:
 
 
 def findings(tokenizer: Tokenizer, model: Model, link: Path, text: str) -> list[str] | None:
-    """How an artifact's tokenizer differs from the checkpoint's files, over the beginning of a text and over each edge
-    case as a text of its own; empty when no id does, None when nothing but transformers reads the files. `link`: the
-    point's `checkpoint`."""
+    """How an artifact's tokenizer differs from the checkpoint's files, on the beginning of a text and on each of EDGES.
+
+    Empty when no id differs; None when only transformers reads the files. link: the point's `checkpoint`.
+    """
     found = by_the_files(model, link)
     if found is None:
         return None
     name, encode = found
-    texts = [text[:LETTERS], *EDGES]
+    texts = [text[:COMPARED], *EDGES]
     compared = [(list(tokenizer(each, verbose=False)["input_ids"]), encode(each)) for each in texts]
     differing = [i for i, (ids, wanted) in enumerate(compared) if ids != wanted]
     if not differing:
@@ -138,7 +139,7 @@ def findings(tokenizer: Tokenizer, model: Model, link: Path, text: str) -> list[
     return [
         f"token ids differ from {name}'s own in {len(differing)} of {len(texts)} texts; "
         f"in {_excerpt(texts[first])} from token {at} on, after {before!r}: {ids[at : at + NEIGHBORS]}, "
-        f"and {name} gives {wanted[at : at + NEIGHBORS]}"
+        f"{name} gives {wanted[at : at + NEIGHBORS]}"
     ]
 
 

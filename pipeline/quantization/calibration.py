@@ -35,7 +35,7 @@ def windows(point: Path, options: Calibration, contract: GraphContract) -> list[
     if tokenizer is None:
         vocab = int(contract.logits.shape[2])
         return tokens.cut([], np.random.default_rng(0).integers(0, vocab, options.tokens).tolist(), width)
-    text = texts.read(options.text, texts.CALIBRATION, point)[-texts.LETTERS * options.tokens :]
+    text = texts.read(options.text, texts.CALIBRATION, point)[-texts.CHARS_PER_TOKEN * options.tokens :]
     start, found = tokens.split(tokenizer, text)
     if not found:
         raise UserError(Problem("the text has no token", texts.CALIBRATION.key, "give a text that has some"))

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.core.contract import LOGITS
 from pipeline.core.dtypes import Array
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 from pipeline.core.layout import PLAN
 from pipeline.runtime import tensorrt_api
 from pipeline.runtime.device import open_device
@@ -80,7 +80,7 @@ class TensorRT(Runtime):
             kernels = config.get_runtime_cache()
             compiled = bytes(memoryview(kernels.serialize()))
             if not self._kept.exists() or self._kept.stat().st_size != len(compiled):
-                with replacing(self._kept) as path:
+                with atomic_path(self._kept) as path:
                     path.write_bytes(compiled)
 
     @property

@@ -11,9 +11,9 @@ from pipeline.core.errors import Problem
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature: 0 is greedy; top_k: keep the k likeliest, 0 keeps all; top_p: keep the likeliest tokens whose
-    probabilities first reach p together (nucleus sampling, Holtzman et al. 2020), after top_k; seed: of the
-    random numbers, one stream for all rows."""
+    """temperature: 0 is greedy. top_k: keep the k most probable tokens, 0 keeps all. top_p: then keep the most probable
+    tokens whose probabilities together first reach p (nucleus sampling, Holtzman et al. 2020). seed: of the random
+    numbers, one stream for all rows."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -38,7 +38,7 @@ GREEDY = Sampling()
 
 
 def choose(logits: Floats, sampling: Sampling, rng: np.random.Generator) -> npt.NDArray[np.int64]:
-    """One token for each row of `logits` [rows, vocab]."""
+    """Choose one token for each row of `logits` [rows, vocab]: int64 [rows]."""
     if sampling.temperature == 0:
         greedy: npt.NDArray[np.int64] = logits.argmax(-1)
         return greedy
@@ -46,13 +46,13 @@ def choose(logits: Floats, sampling: Sampling, rng: np.random.Generator) -> npt.
 
 
 def probabilities(logits: Floats, sampling: Sampling) -> npt.NDArray[np.float64]:
-    """What a token of one row [vocab] is drawn from, for a temperature above 0: [vocab], sums to 1."""
+    """The distribution that the token of one row [vocab] is drawn from, for a temperature above 0: fp64 [vocab]."""
     order = np.argsort(-logits, kind="stable")
-    likely = np.exp((logits[order].astype(np.float64) - logits.max()) / sampling.temperature)
+    kept = np.exp((logits[order].astype(np.float64) - logits.max()) / sampling.temperature)
     if sampling.top_k:
-        likely[sampling.top_k :] = 0
-    likely /= likely.sum()
-    likely[np.cumsum(likely) - likely >= sampling.top_p] = 0  # always leaves the likeliest
-    result = np.zeros(len(likely), np.float64)
-    result[order] = likely / likely.sum()
+        kept[sampling.top_k :] = 0
+    kept /= kept.sum()
+    kept[np.cumsum(kept) - kept >= sampling.top_p] = 0  # always keeps the most probable
+    result = np.zeros(len(kept), np.float64)
+    result[order] = kept / kept.sum()
     return result

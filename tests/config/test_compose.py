@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.config import compose as config
 from pipeline.core.schema import ComputeType, Source
-from tests.support.config import CONF, add_option, assert_one_problem, problems
+from tests.support.mistakes import CONF, add_option, assert_one_problem, problems
 from tests.support.repository import ROOT, make
 
 FITTING = {  # options that need another one beside them

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.config import add_option, assert_one_problem, problems
+from tests.support.mistakes import add_option, assert_one_problem, problems
 from tests.support.repository import make
 
 

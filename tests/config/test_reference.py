@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import reference
 from pipeline.config.keys import KEYS
-from tests.support.config import CONF
+from tests.support.mistakes import CONF
 from tests.support.repository import ROOT
 
 FILES = sorted(CONF.rglob("*.yaml"))

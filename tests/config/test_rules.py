@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from pipeline.config import compose as config
 from pipeline.config import rules
 from pipeline.core.schema import Config
-from tests.support.config import CONF, add_option, assert_one_problem, problems
+from tests.support.mistakes import CONF, add_option, assert_one_problem, problems
 from tests.support.repository import make
 
 

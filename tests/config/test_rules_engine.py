@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.config import assert_one_problem
+from tests.support.mistakes import assert_one_problem
 
 WRONG = [
     (["engine.provider=DmlExecutionProvider"], "engine.provider", "choose CPUExecutionProvider"),

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from pipeline.config import compose as config
 from pipeline.config import rules
 from pipeline.core.schema import Config, Range
-from tests.support.config import CONF, assert_one_problem, problems
+from tests.support.mistakes import CONF, assert_one_problem, problems
 
 RTX = "engine=tensorrt_rtx"
 STATIC = "profile.decode={batch: {min: 1, opt: 1, max: 1}}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.files import replacing, replacing_folder, write_json, write_text
+from pipeline.core.files import atomic_folder, atomic_path, write_json, write_text
 from tests.support.repository import ROOT
 
 
@@ -24,7 +24,7 @@ def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     """What was there stays when writing fails."""
     target = tmp_path / "a.txt"
     target.write_text("old")
-    with pytest.raises(FileNotFoundError), replacing(target) as aside:
+    with pytest.raises(FileNotFoundError), atomic_path(target) as aside:
         aside.write_text((tmp_path / "nope").read_text())
     assert target.read_text() == "old"
 
@@ -33,7 +33,7 @@ def test_a_folder_takes_its_place(tmp_path: Path) -> None:
     """A folder is replaced as a whole: no file of the old one remains."""
     target = tmp_path / "out"
     for name in ("old", "new"):
-        with replacing_folder(target) as out:
+        with atomic_folder(target) as out:
             (out / name).write_text(name)
     assert [path.name for path in target.iterdir()] == ["new"]
     assert list(tmp_path.iterdir()) == [target]
@@ -42,9 +42,9 @@ def test_a_folder_takes_its_place(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_folder(tmp_path: Path) -> None:
     """What was there stays when making a folder fails."""
     target = tmp_path / "out"
-    with replacing_folder(target) as out:
+    with atomic_folder(target) as out:
         (out / "old").write_text("")
-    with pytest.raises(ZeroDivisionError), replacing_folder(target) as out:
+    with pytest.raises(ZeroDivisionError), atomic_folder(target) as out:
         _ = 1 / 0
     assert [path.name for path in target.iterdir()] == ["old"]
 
@@ -54,8 +54,8 @@ def test_a_killed_run_leaves_nothing_under_the_name(tmp_path: Path) -> None:
     code = """
 import sys, time
 from pathlib import Path
-from pipeline.files import replacing_folder
-with replacing_folder(Path(sys.argv[1])) as out:
+from pipeline.core.files import atomic_folder
+with atomic_folder(Path(sys.argv[1])) as out:
     (out / "half").write_text("")
     print(flush=True)
     time.sleep(60)
@@ -63,11 +63,11 @@ with replacing_folder(Path(sys.argv[1])) as out:
     target = tmp_path / "out"
     process = subprocess.Popen([sys.executable, "-c", code, str(target)], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
-    process.stdout.readline()
+    assert process.stdout.readline() == b"\n"  # it is writing
     process.kill()
     process.communicate()
     assert not target.exists()
-    with replacing_folder(target) as out:
+    with atomic_folder(target) as out:
         (out / "whole").write_text("")
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "whole"]
 
@@ -75,15 +75,15 @@ with replacing_folder(Path(sys.argv[1])) as out:
 HAMMER = """
 import sys
 from pathlib import Path
-from pipeline.files import replacing, replacing_folder
+from pipeline.core.files import atomic_path, atomic_folder
 target, mark, folder = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "folder"
 for _ in range(150):
     if folder:
-        with replacing_folder(target) as out:
+        with atomic_folder(target) as out:
             for name in "ab":
                 (out / name).write_text(mark * 1000)
     else:
-        with replacing(target) as out:
+        with atomic_path(target) as out:
             out.write_text(mark * 100_000)
 """
 
@@ -111,7 +111,7 @@ def test_processes_that_write_one_target_do_not_disturb_each_other(tmp_path: Pat
 def test_a_file_that_is_being_written_is_not_a_leftover(tmp_path: Path) -> None:
     """A writer inside another one on the same target leaves the other's file alone; the last to finish wins."""
     target = tmp_path / "a.txt"
-    with replacing(target) as outer:
+    with atomic_path(target) as outer:
         outer.write_text("outer")
         write_text(target, "inner")
         assert target.read_text() == "inner"

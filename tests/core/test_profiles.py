@@ -8,7 +8,7 @@ from pipeline.config import compose as config
 from pipeline.core import profiles
 from pipeline.core.contract import contract_for
 from pipeline.core.schema import Profile, Range, Shapes
-from tests.support.config import CONF
+from tests.support.mistakes import CONF
 
 CHUNK = "+profile.more.chunk={batch: {min: 1, opt: 1, max: 4}, sequence: {min: 17, opt: 64, max: 64}}"
 

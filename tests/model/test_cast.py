@@ -21,7 +21,7 @@ from pipeline.model import positions
 from pipeline.model.cast import cast
 from pipeline.proof.artifacts import artifacts
 from pipeline.proof.cases import Case
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from tests.support.architectures import ARCHITECTURES, SMALL
@@ -83,12 +83,12 @@ def failures(point: Path, contract: GraphContract, cases: Sequence[Case], gates:
     """What each artifact's contract and cases miss; those without are left out."""
     original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     positions.freeze(original, contract.cache_size)
-    truth = Truth(Reference(original), contract, seed=0)
+    answers = ReferenceAnswers(Reference(original), contract, seed=0)
     found = {}
     for artifact in artifacts(point, contract):
-        if (point / artifact.name).exists() and artifact.obstacle() is None:
+        if (point / artifact.name).exists() and artifact.why_unavailable() is None:
             runtime = artifact.open()
-            results = {case.name: run_case(case, runtime, truth, limits(gates)) for case in cases}
+            results = {case.name: run_case(case, runtime, answers, limits(gates)) for case in cases}
             missed = artifact.findings() + [f"{name}: {f}" for name, r in results.items() for f in r.failures]
             found |= {artifact.name: missed} if missed else {}
     return found

@@ -1,23 +1,32 @@
 """The wrapper on many architectures: equal to the original, or refused by name."""
 
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 
+from pipeline import wrap
 from pipeline.checkpoint import loading
+from pipeline.core import layout
 from pipeline.core.contract import contract_for
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import axes_bounds
-from pipeline.core.schema import Gates, Model, Source
+from pipeline.core.schema import Gates, Model, Source, section
 from pipeline.model import decoder
+from pipeline.model.tracing import trace
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
-from pipeline.wrap import trace
-from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL
+from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, random_model
+from tests.support.points import build_once
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2}, "cache"),
@@ -32,18 +41,14 @@ CACHE = 64
 @pytest.mark.parametrize(
     ("architecture", "logits"), [*((a, "last") for a in ARCHITECTURES), ("llama", "all"), ("gemma2", "all")]
 )
-def test_traced_wrapper_equals_the_original(architecture: str, logits: str) -> None:
+def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_path: Path) -> None:
     """Every case of verify on the exported program, sliding windows and soft-capping included."""
-    model = Model(source=Source.random, architecture=architecture, config=ARCHITECTURES[architecture])
-    original, other = (loading.load(model, None) for _ in range(2))
-    layers = decoder.cache_shapes(original, CACHE)
-    contract = contract_for(layers, 128, "fp32", logits, AXES)
-    program = trace(decoder.Decoder(other, logits).eval(), contract)
-    runtime = Torch(program, contract, axes_bounds(contract))
-    truth = Truth(Reference(original), contract, seed=0)
+    contract = build_once(tmp_path, [f"wrap.logits={logits}"], wrap, model=random_model(architecture))
+    runtime = Torch.load(tmp_path / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
+    answers = ReferenceAnswers(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
     cases = catalog(runtime.bounds, CACHE)
     assert len(cases) == 13
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, truth, GATES).failures)}
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures
 
 
@@ -61,14 +66,94 @@ def test_unfit_architectures_are_refused(architecture: str) -> None:
         refuse()
 
 
+def small(seed: int) -> PreTrainedModel:
+    """A small Llama with random weights."""
+    return loading.load(Model(source=Source.random, architecture="llama", config=SMALL, seed=seed), None)
+
+
+def inputs(model: PreTrainedModel, slot: int) -> tuple[torch.Tensor, ...]:
+    """Two rows of three tokens for an empty cache, written from `slot` on; the second row has one token."""
+    past = [torch.zeros(2, *shape) for layer in decoder.cache_shapes(model, CACHE) for shape in layer]
+    ids, mask = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0]])
+    return ids, mask, torch.arange(3).expand(2, 3), torch.full((2,), slot), past
+
+
+def test_decoders_within_and_beside_each_other() -> None:
+    """A decoder that runs in the middle of another one's forward, and two in threads, give what each gives alone."""
+    one, other = small(1), small(2)
+    first, second = inputs(one, 0), inputs(other, 5)
+    outer, inner = decoder.Decoder(one, "last"), decoder.Decoder(other, "all")
+    given = {outer: first, inner: second}
+    with torch.inference_mode():
+        alone = {each: each(*given[each]) for each in given}
+        nested = []
+        with one.model.layers[1].register_forward_pre_hook(lambda *_: nested.append(inner(*second))):
+            within = outer(*first)
+        assert len(nested) == 1
+    barrier = Barrier(2)
+
+    def meet(*_: Any) -> None:
+        barrier.wait(60)
+
+    def run(each: decoder.Decoder) -> Any:
+        with torch.inference_mode(), each.model.model.layers[1].register_forward_pre_hook(meet):
+            return each(*given[each])
+
+    with ThreadPoolExecutor(2) as threads:
+        beside = dict(zip(given, threads.map(run, given), strict=True))
+    for each, results in ((outer, within), (inner, nested[0]), *beside.items()):
+        torch.testing.assert_close(results, alone[each], rtol=0, atol=0)
+
+
+def test_a_dropped_decoder_leaves_nothing() -> None:
+    """transformers' tables do not grow, the model has no hooks, and decoder and model leave memory."""
+    tables = (AttentionInterface(), AttentionMaskInterface())
+    before = [len(table) for table in tables]
+    model = small(0)
+    given = inputs(model, 0)
+    for _ in range(2):
+        one = decoder.Decoder(model, "last")
+        one(*given)
+    assert [len(table) for table in tables] == before
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    left = [weakref.ref(one), weakref.ref(model)]
+    del one, model
+    gc.collect()
+    assert [reference() for reference in left] == [None, None]
+
+
+def test_the_cache_is_one_of_transformers() -> None:
+    """Of its class, with every slot in the mask, and none of its lengths a number that follows from one row."""
+    model = small(0)
+    ids, _, _, position, past = inputs(model, 7)
+    cache = decoder.StaticCache(past, position, ids.shape[1])
+    assert isinstance(cache, Cache)
+    assert len(cache) == SMALL["num_hidden_layers"]
+    assert cache.is_compileable
+    assert not any((*cache.is_sliding, *cache.is_linear, *cache.is_dummy))
+    assert [cache.get_mask_sizes(3, 0), cache.get_seq_length(), cache.get_query_offset()] == [(CACHE, 0), 0, 0]
+    assert cache.layers[0].get_max_length() == CACHE
+    new = torch.ones(2, *past[0].shape[1:2], 3, past[0].shape[3])
+    keys, values = cache.update(new, 2 * new, 1)
+    assert torch.equal(cache.present[2], keys)
+    assert torch.equal(cache.present[3], values)
+    assert torch.equal(keys[:, :, 7:10], new)
+    assert keys.sum() == new.sum()
+    assert cache.present[0] is past[0]
+
+
+def test_attention_outside_of_a_forward_is_an_error() -> None:
+    """A decoder's model that is run by itself has no static cache to attend over."""
+    model = decoder.Decoder(small(0), "last").model
+    with pytest.raises(LookupError):
+        model(input_ids=torch.ones(1, 2, dtype=torch.int64))
+
+
 def test_logits_at_padding_are_zero() -> None:
     """With logits "all", what stands at padded positions is exactly 0."""
-    model = loading.load(Model(source=Source.random, architecture="llama", config=SMALL), None)
-    past = [torch.zeros(2, *shape) for layer in decoder.cache_shapes(model, CACHE) for shape in layer]
-    mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    model = small(0)
+    given = inputs(model, 0)
     with torch.no_grad():
-        wrapped = decoder.Decoder(model, "all")
-        ids = torch.ones(2, 3, dtype=torch.int64)
-        logits, _ = wrapped(ids, mask, torch.arange(3).expand(2, 3), torch.zeros(2, dtype=torch.int64), past)
+        logits, _ = decoder.Decoder(model, "all")(*given)
     assert (logits[1, 1:] == 0).all()
     assert (logits[1, 0] != 0).any()

@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -17,8 +18,9 @@ from pipeline.core.errors import UserError
 from pipeline.core.profiles import axes_bounds
 from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder, positions
+from pipeline.model.tracing import trace
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
@@ -86,13 +88,13 @@ def failed(architecture: str, config: dict[str, Any], freeze: bool = True) -> di
         positions.freeze(model, CACHE)
     layers = decoder.cache_shapes(original, CACHE)
     contract = contract_for(layers, 128, "fp32", "last", AXES, positions.limits(original.config))
-    runtime = Torch(wrap.trace(decoder.Decoder(other, "last").eval(), contract), contract, axes_bounds(contract))
-    truth = Truth(Reference(original), contract, seed=0)
+    runtime = Torch(trace(decoder.Decoder(other, "last").eval(), contract), contract, axes_bounds(contract))
+    answers = ReferenceAnswers(Reference(original), contract, seed=0)
     cases = catalog(runtime.bounds, CACHE, contract.limits)
     assert len(cases) == 13 + len(contract.limits)
     if "rope_parameters" not in config:
         cases = cases[13:]
-    results = {case.name: run_case(case, runtime, truth, GATES).failures for case in cases}
+    results = {case.name: run_case(case, runtime, answers, GATES).failures for case in cases}
     return {name: failures for name, failures in results.items() if failures}
 
 
@@ -149,11 +151,9 @@ def test_a_mask_by_the_first_row_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     """A sliding window that is placed by row 0's position, for all rows."""
 
     def planted(batch_size: int, *args: Any, **kwargs: Any) -> torch.Tensor | None:
-        own = decoder._Step.position
-        decoder._Step.position = own[:1].expand(batch_size)
-        mask = decoder._mask(batch_size, *args, **kwargs)
-        decoder._Step.position = own
-        return mask
+        cache = decoder._running.get()
+        with patch.object(cache, "position", cache.position[:1].expand(batch_size)):
+            return decoder._mask(batch_size, *args, **kwargs)
 
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, decoder.IMPLEMENTATION, planted)
     assert "both sides of position 6" in failed("mistral", ARCHITECTURES["mistral"])

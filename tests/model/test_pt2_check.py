@@ -17,8 +17,8 @@ from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.model import pt2
 from pipeline.model.pt2_check import EXPRESSION, GRAPH, SYMBOL_NAME, check
-from tests.support.architectures import ARCHITECTURES
-from tests.support.points import build
+from tests.support.architectures import random_model
+from tests.support.points import build_once
 
 WEIGHTS = "data/weights/model_weights_config.json"
 CONSTANTS = "data/constants/model_constants_config.json"
@@ -191,8 +191,7 @@ def test_a_missing_weight(tiny: tuple[Path, GraphContract], tmp_path: Path) -> N
 @pytest.mark.parametrize("architecture", ["gpt2", "gemma2", "opt"])
 def test_own_programs_pass(tmp_path: Path, architecture: str) -> None:
     """Learned positions, sliding windows and offsets: guards and expressions of every kind that we write."""
-    model = {"source": "random", "architecture": architecture, "config": ARCHITECTURES[architecture], "seed": 0}
-    build(tmp_path, [], wrap, model=model)
+    build_once(tmp_path, [], wrap, model=random_model(architecture))
     check(tmp_path / layout.WRAPPED / layout.PROGRAM)
 
 

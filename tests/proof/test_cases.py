@@ -62,8 +62,8 @@ def test_rows_stand_on_both_sides_of_each_limit(batch: int, sequence: int, cache
     cases = [case for case in catalog(bounds, cache_size, (limit,)) if "both sides" in case.name]
     assert len(cases) == (limit < cache_size and batch > 1)
     for case in cases:
-        ends = [case.past[row] + sum(step[row] for step in case.steps) for row in range(case.batch)]
+        ends = [case.cached[row] + sum(step[row] for step in case.steps) for row in range(case.batch)]
         if limit + 10 < cache_size:
-            assert case.past[0] < limit < ends[0]
+            assert case.cached[0] < limit < ends[0]
         if limit + 10 < cache_size and limit > 3 and batch > 2:
-            assert ends[1] <= limit < case.past[2]
+            assert ends[1] <= limit < case.cached[2]

@@ -14,13 +14,13 @@ from pipeline.core.profiles import axes_bounds
 from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder
 from pipeline.model.cast import cast
+from pipeline.model.tracing import trace
 from pipeline.proof import sensitivity
 from pipeline.proof.cases import catalog
-from pipeline.proof.compare import Truth, run_case
+from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import Result, limits
 from pipeline.runtime.torch import Torch
-from pipeline.wrap import trace
 from tests.support.architectures import ARCHITECTURES
 from tests.support.points import composed
 
@@ -71,9 +71,9 @@ def run(config: dict[str, Any], change: Change, compute: str, damage: Change) ->
     contract = contract_for(layers, config["vocab_size"], compute, "last", {"batch": 4, "sequence": 32})
     program = trace(decoder.Decoder(cast(wrapped, getattr(torch, DTYPES[compute])), "last").eval(), contract)
     verify = composed([f"precision={compute}", "engine=tensorrt_rtx"])["verify"]
-    truth = Truth(reference, contract, seed=0, headroom=verify["headroom"])
+    answers = ReferenceAnswers(reference, contract, seed=0, headroom=verify["headroom"])
     runtime, held = Torch(program, contract, axes_bounds(contract)), limits(Gates(**verify["gates"]))
-    return [run_case(case, runtime, truth, held) for case in catalog(runtime.bounds, CACHE)]
+    return [run_case(case, runtime, answers, held) for case in catalog(runtime.bounds, CACHE)]
 
 
 @pytest.mark.parametrize("damaged", [False, True], ids=["sound", "damaged"])

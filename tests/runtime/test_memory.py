@@ -12,15 +12,15 @@ from pipeline.runtime import memory
 from tests.support.points import ROOT
 
 LARGE_PAGES = """
-from pipeline import pages
+from pipeline.runtime import memory
 theirs = b"12" * 2**26  # 128 MiB; numpy asks for large pages itself
 def large():
-    return pages.MAPS.with_name("smaps_rollup").read_text().partition("AnonHugePages:")[2].split()[0]
+    return memory.MAPS.with_name("smaps_rollup").read_text().partition("AnonHugePages:")[2].split()[0]
 before = large()
-with pages.enlarged():
+with memory.enlarged():
     pass
 host = large()
-with pages.enlarged():
+with memory.enlarged():
     ours = b"34" * 2**26
 assert (theirs, ours) == (b"12" * 2**26, b"34" * 2**26)
 print(before, host, large())
@@ -63,15 +63,14 @@ def test_a_mapping_that_was_written_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.skipif(not memory.MAPS.exists(), reason="needs Linux")
 def test_large_allocations_move_to_large_pages() -> None:
     """At least half of 128 MiB that are allocated inside the context, none of those that were there before it; in a
-    process of its own. Nothing where the kernel has no large pages."""
+    process of its own."""
     enabled = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if not enabled.exists() or "[never]" in enabled.read_text(encoding="utf-8"):
-        pytest.skip("the kernel has no transparent large pages")
+    if not enabled.exists() or "[madvise]" not in enabled.read_text(encoding="utf-8"):
+        pytest.skip("the kernel gives large pages to every process or to none, not to those that ask")
     done = subprocess.run([sys.executable, "-c", LARGE_PAGES], cwd=ROOT, capture_output=True, text=True, check=True)
     before, host, after = map(int, done.stdout.split())
-    assert after >= host >= before
-    if "[always]" not in enabled.read_text(encoding="utf-8"):
-        assert (before, host, after >= 2**16) == (0, 0, True)
+    assert (before, host) == (0, 0)
+    assert after >= 2**16
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ HELD = """
 import sys
 from pathlib import Path
 import psutil
-from pipeline.runtime import open_engine
+from pipeline.runtime.open import open_engine
 session = open_engine(Path(sys.argv[1])).session(1)
 for cache in session.caches:
     cache[...] = 0  # makes its pages
@@ -78,7 +78,7 @@ def test_a_prompts_activations_are_given_back(tmp_path: Path) -> None:
 FLASH = """
 import hashlib, os, sys
 from pathlib import Path
-from pipeline.runtime import open_engine
+from pipeline.runtime.open import open_engine
 runtime = open_engine(Path(sys.argv[1]))
 os.environ["ORT_GQA_DISABLE_FLASH_ATTENTION"] = "0"  # too late
 print(hashlib.sha256(runtime.session(1).step([list(range(1, 65))]).tobytes()).hexdigest())
@@ -103,7 +103,7 @@ def test_opening_an_engine_leaves_the_environment_alone(tiny: tuple[Path, GraphC
 
 def test_an_engine_opens_under_a_limit_of_address_space(tiny: tuple[Path, GraphContract]) -> None:
     """ulimit -v, as batch systems set it: weights are mapped, large pages asked for, a step runs."""
-    code = "import sys; from pathlib import Path; from pipeline.runtime import open_engine; "
+    code = "import sys; from pathlib import Path; from pipeline.runtime.open import open_engine; "
     code += "print(open_engine(Path(sys.argv[1])).session(1).step([[1, 2]]).shape)"
     command = [sys.executable, "-c", code, str(tiny[0] / layout.ENGINE)]
     shell = ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "bash", *command]

@@ -13,7 +13,7 @@ from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.session import Runtime
-from tests.support.points import build
+from tests.support.points import build_once
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_chunks_can_be_shorter_than_the_profile(engine: Runtime) -> None:
 
 def test_chunks_of_all_logits_are_zero_at_padding(tmp_path: Path) -> None:
     """With wrap.logits=all, in one chunk or several: 0 behind a row's own tokens, and in all of an idle row."""
-    build(tmp_path, ["wrap.logits=all"])
+    build_once(tmp_path, ["wrap.logits=all"])
     engine = open_engine(tmp_path / layout.ENGINE)
     tokens = [[1], [5, 6, 7, 8, 9, 10], []]
     whole, chunks = engine.session(3), engine.session(3)

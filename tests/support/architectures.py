@@ -1,4 +1,4 @@
-"""Small configurations of many architectures: every kind of mask, norm, position and head that the wrapper knows."""
+"""Small models of many architectures: every kind of mask, norm, position and head that the wrapper knows."""
 
 from typing import Any
 
@@ -32,3 +32,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt_neox": SMALL,
     "opt": SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
 }
+
+
+def random_model(architecture: str, **changes: Any) -> dict[str, Any]:
+    """Return an architecture's section `model` of params.yaml, with these changes to its configuration."""
+    config = ARCHITECTURES[architecture] | changes
+    return {"source": "random", "architecture": architecture, "config": config, "seed": 0}

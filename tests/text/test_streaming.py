@@ -1,104 +1,99 @@
-"""Text from engines of tiny models, built by the real stages: whatever tokenizer and end tokens a checkpoint brings."""
-
-import json
-from pathlib import Path
-from typing import Any
+"""streaming: pieces of text join to the whole, with whatever tokenizer a model brings."""
 
 import pytest
-from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import ByT5Tokenizer, PreTrainedTokenizerBase, TokenizersBackend
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from pipeline.core import layout
-from pipeline.core.schema import Model, Source, section
-from pipeline.generate import Generator
-from pipeline.proof import token_ids
-from pipeline.text import tokens
-from pipeline.verify import token_ids_of
+from pipeline.text import streaming
+from pipeline.text.streaming import decode_stream
 from tests.support import gguf_files
-from tests.support.points import build
-
-SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def local(folder: Path, tokenizer: Any, **config: Any) -> dict[str, str]:
-    """A local checkpoint, as a section of params; its generation config has settings that transformers calls odd."""
-    LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=384, **config)).save_pretrained(folder)
-    (folder / "generation_config.json").write_text('{"eos_token_id": 7, "do_sample": false, "temperature": 0.5}')
-    tokenizer.save_pretrained(folder)
-    return {"source": "local", "path": str(folder)}
+@given(ids=st.lists(st.integers(0, len(gguf_files.TOKENS) - 1), max_size=60))
+def test_pieces_join_to_the_text_of_all_tokens(bytewise: PreTrainedTokenizerBase, ids: list[int]) -> None:
+    """Random bytes, most of them not UTF-8, and special tokens among them: nothing raises, and what comes is what the
+    tokenizer makes of all at once, up to a last character that is not whole."""
+    assert_joined(bytewise, ids)
 
 
-@pytest.fixture(scope="module")
-def of_bytes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The engine of a local checkpoint with ByT5's tokenizer and two chat templates."""
-    folder = tmp_path_factory.mktemp("bytes")
-    tokenizer = ByT5Tokenizer(chat_template={"default": "{{ messages[0].content }}!", "tool_use": "x"})
-    build(folder / "point", [], model=local(folder / "model", tokenizer, eos_token_id=[9, 11]))
-    return folder / "point" / layout.ENGINE
+def assert_joined(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
+    """Pieces join to the whole text, but for a few tokens at its end that are not whole characters."""
+    joined, whole = "".join(decode_stream(tokenizer, iter(ids))), tokenizer.decode(ids, skip_special_tokens=True)
+    assert whole.startswith(joined)
+    assert set(whole[len(joined) :]) <= {"\ufffd"}
+    assert len(whole) - len(joined) <= streaming.PENDING
 
 
-def test_a_tokenizer_without_a_rust_backend(of_bytes: Path) -> None:
-    """Text comes out, stopped by every end token of the checkpoint."""
-    assert json.loads((of_bytes / "generation_config.json").read_text())["eos_token_id"] == [1, 7, 9, 11]
-    generator = Generator.load(of_bytes)
-    assert generator.tokenizer is not None
-    assert generator.stop == {1, 7, 9, 11}
-    generator.stop = frozenset()
-    ids = [token for (token,) in generator.tokens([encoded(generator, "naïve")], 20) if token is not None]
-    text = "".join(generator.stream("naïve", 20, chat=False))
-    assert text == generator.tokenizer.decode(ids, skip_special_tokens=True)
+BYTES = {byte: gguf_files.TOKENS.index(letter) for byte, letter in bytes_to_unicode().items()}
 
 
-def encoded(generator: Generator, text: str) -> list[int]:
-    """Tokens of a prompt."""
-    assert generator.tokenizer is not None
-    return tokens.encode(generator.tokenizer, text, chat=False, system=None)
+@given(
+    data=st.lists(
+        st.sampled_from([b"\xff", b"\x80", b"\xe6", "東".encode(), "😀".encode(), b"\xf0\x9f", b""]), max_size=40
+    )
+)
+def test_long_runs_that_are_not_characters(bytewise: PreTrainedTokenizerBase, data: list[bytes]) -> None:
+    """Among them whole characters, of which none comes in parts, and special tokens (here the empty ones)."""
+    assert_joined(bytewise, [token for part in data for token in [BYTES[byte] for byte in part] or [0]])
 
 
-def test_several_templates_reach_the_engine(of_bytes: Path) -> None:
-    """As one file each they would be a folder, which the engine stage does not copy."""
-    again = tokens.load_tokenizer(of_bytes)
-    assert again is not None
-    assert set(again.chat_template) == {"default", "tool_use"}
-    assert again.decode(tokens.encode(again, "ab", chat=True, system=None), skip_special_tokens=True) == "ab!"
+@pytest.mark.parametrize(("token", "wanted"), [(BYTES[0xFF], "\ufffd"), (0, "")])
+def test_tokens_without_a_character_come_soon(
+    bytewise: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, token: int, wanted: str
+) -> None:
+    """500 of them, which no character ends: held back to the end they would be decoded 125,250 times."""
+    decoded, whole = [], streaming._decoded
+
+    def counted(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+        decoded.append(len(ids))
+        return whole(tokenizer, ids)
+
+    monkeypatch.setattr(streaming, "_decoded", counted)
+    text = "".join(decode_stream(bytewise, iter([BYTES[ord("a")], *[token] * 500, BYTES[ord("b")]])))
+    assert text == f"a{wanted * 500}b"
+    assert sum(decoded) < 500 * 4 * streaming.PENDING
 
 
-@pytest.fixture(scope="module")
-def of_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A point of a tiny GGUF file, up to its engine."""
-    folder = tmp_path_factory.mktemp("gguf")
-    file = gguf_files.write(folder / "a.gguf", {"tokenizer.ggml.eot_token_id": 1, "tokenizer.ggml.pre": "llama-bpe"})
-    build(folder / "point", [], model={"source": "gguf", "path": str(file)})
-    return folder / "point"
+def test_a_space_behind_many_special_tokens() -> None:
+    """The decoder takes the space from the first word of a text, and not from a word behind special tokens."""
+    pieces = ["<unk>", "\u2581the", "\u2581cat"]
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, []))
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    backend.add_special_tokens(["<unk>"])
+    tokenizer = TokenizersBackend(tokenizer_object=backend)
+    assert list(decode_stream(tokenizer, iter([1, *[0] * 50, 2]))) == ["the", " cat"]
 
 
-def test_an_engine_of_a_gguf_file(of_gguf: Path) -> None:
-    """It stands alone: end tokens of text and turn, ids by the pre-tokenizer and with the start token of the file."""
-    generator = Generator.load(of_gguf / layout.ENGINE)
-    assert generator.stop == {1, 2}
-    assert generator.tokenizer is not None
-    assert encoded(generator, "the  123") == [1, *(gguf_files.TOKENS.index(t) for t in ("the", "Ġ", "Ġ", "123"))]
-    for folder in (layout.WRAPPED, layout.ENGINE):
-        tokenizer = tokens.load_tokenizer(of_gguf / folder)
-        assert token_ids.findings(tokenizer, section(Model, of_gguf), of_gguf / layout.CHECKPOINT, "the end") == []
+@given(text=st.text(max_size=40))
+def test_pieces_of_a_text_are_whole_characters(bytewise: PreTrainedTokenizerBase, text: str) -> None:
+    """Any text comes back, no character in parts."""
+    ids = bytewise(text)["input_ids"]
+    pieces = list(decode_stream(bytewise, iter(ids)))
+    assert "".join(pieces) == text.rstrip("\ufffd")
+    assert all(pieces)
 
 
-def test_a_changed_tokenizer_is_found(of_gguf: Path) -> None:
-    """An artifact whose vocabulary lost a merge."""
-    tokenizer = tokens.load_tokenizer(of_gguf / layout.ENGINE)
-    assert tokenizer is not None
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    backend["model"]["merges"] = backend["model"]["merges"][1:]
-    tokenizer._tokenizer = tokenizer.backend_tokenizer.from_str(json.dumps(backend))
-    (said,) = token_ids.findings(tokenizer, section(Model, of_gguf), of_gguf / layout.CHECKPOINT, "in the end")
-    assert "token ids differ from a.gguf's own in 2 of 20 texts" in said
+@given(text=st.text(max_size=40), broken=st.lists(st.integers(3, 258), max_size=10))
+def test_a_tokenizer_without_a_rust_backend(text: str, broken: list[int]) -> None:
+    """ByT5, whose tokens are bytes; it leaves out what is not UTF-8."""
+    tokenizer = ByT5Tokenizer()
+    assert not hasattr(tokenizer, "backend_tokenizer")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert "".join(decode_stream(tokenizer, iter(ids))) == tokenizer.decode(ids, skip_special_tokens=True)
+    "".join(decode_stream(tokenizer, iter(ids + broken)))
 
 
-def test_verify_says_what_it_cannot_check(of_gguf: Path, tmp_path: Path) -> None:
-    """Ids that the file gives pass. Without a tokenizer, or where nothing else reads it, the report says that none were
-    compared."""
-    model = section(Model, of_gguf)
-    assert token_ids_of(of_gguf / layout.ENGINE, model, of_gguf, None).as_dict() == {"passed": True, "failures": []}
-    none = token_ids_of(tmp_path, Model(Source.random), tmp_path, None)
-    assert none.as_dict() == {"not_run": "the model has no tokenizer"}
-    other = token_ids_of(of_gguf / layout.ENGINE, Model(Source.local, path=str(tmp_path)), tmp_path, None)
-    assert other.as_dict() == {"not_run": "no library but transformers reads this tokenizer's files"}
+def test_byte_fallback_comes_whole() -> None:
+    """Sentencepiece's tokens of single bytes, and the space that its decoder takes from the first word."""
+    pieces = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581the", "\u2581cat"]
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [], byte_fallback=True))
+    strip = decoders.Strip(" ", 1, 0)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
+    )
+    tokenizer = TokenizersBackend(tokenizer_object=backend)
+    ids = [257, *(1 + byte for byte in "é東".encode()), 258, 257]
+    assert list(decode_stream(tokenizer, iter(ids))) == ["the", "é", "東", " cat", " the"]

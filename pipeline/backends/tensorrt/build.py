@@ -21,7 +21,7 @@ from pipeline.backends.tensorrt.network import Parsed
 from pipeline.core import hardware, layout, machine, profiles
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.files import replacing
+from pipeline.core.files import atomic_path
 from pipeline.core.schema import Engine, Profile
 from pipeline.runtime import engine_info, tensorrt_api
 from pipeline.runtime.tensorrt_api import TensorRT
@@ -157,7 +157,7 @@ def _serialize(parsed: Parsed, config: Any) -> Any:
     if plan is None:
         raise _failed(parsed, "engine")
     if cache is not None:
-        with replacing(cache) as path:
+        with atomic_path(cache) as path:
             path.write_bytes(memoryview(config.get_timing_cache().serialize()))
     return plan
 

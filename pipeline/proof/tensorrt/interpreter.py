@@ -3,9 +3,9 @@
     runtime = Interpreter(parse(api, folder), contract, bounds)   # a Runtime like any other
     runtime.session(batch=2).step([[1, 2, 3], [4]])
 
-It computes the network as parsed and then fixed by tensorrt_network.cure, so a wrong token shows on a machine without a
-GPU. Floats are computed with in fp32, and each layer's result is rounded to the type that the network declares for it,
-as kernels do that accumulate in fp32. What the builder then makes of the network only a GPU can show.
+It computes the network as it was parsed and then repaired by backends.tensorrt.network, so a wrong token shows on a
+machine without a GPU. Floats are computed in fp32, and each layer's result is rounded to the type that the network
+declares for it, as kernels that accumulate in fp32 do. Only a GPU can show what the builder then makes of the network.
 """
 
 from graphlib import TopologicalSorter
@@ -30,7 +30,7 @@ CONSTANT = "IConstantLayer"
 
 
 class Interpreter(Runtime):
-    """A parsed network. Raises NotImplementedError for a kind of layer that it does not know."""
+    """A parsed network as a runtime. Raises NotImplementedError for an unknown kind of layer."""
 
     def __init__(self, parsed: Parsed, contract: GraphContract, bounds: Bounds) -> None:
         self.contract = contract
@@ -54,7 +54,7 @@ class Interpreter(Runtime):
                 self._layers.append(layer)
         self._wanted = [LOGITS, *contract.aliases]
         last = {name: i for i, layer in enumerate(self._layers) for name in self._reads(layer)}
-        self._done: list[list[str]] = [[] for _ in self._layers]  # what no layer after this one reads
+        self._done: list[list[str]] = [[] for _ in self._layers]  # values that no later layer reads
         for name in last.keys() - set(self._wanted):
             self._done[last[name]].append(name)
 
@@ -80,7 +80,7 @@ class Interpreter(Runtime):
 
     def _constant(self, layer: Any) -> Value:
         numbers = layer.weights
-        if not isinstance(numbers, np.ndarray):  # bf16 and fewer bits, whose bytes Python is not shown: the graph's
+        if not isinstance(numbers, np.ndarray):  # Python cannot see bytes of bf16 or fewer bits: take the graph's
             parsed = self._parsed
             weight = next(weight for weight in parsed.proto.graph.initializer if weight.name == layer.name)
             numbers = onnx.numpy_helper.to_array(weight, str(parsed.folder))
@@ -99,18 +99,18 @@ class InterpretedSession(Session):
         self._runtime = runtime
 
     def _run(self, feeds: dict[str, Array]) -> Array:
-        past = {tensor.name: cache for tensor, cache in zip(self.contract.caches, self.caches, strict=True)}
+        caches = {tensor.name: cache for tensor, cache in zip(self.contract.caches, self.caches, strict=True)}
         given = {name: torch.from_numpy(value) for name, value in feeds.items()}
-        given |= {name: torch.from_numpy(cache.astype("float32")) for name, cache in past.items()}
+        given |= {name: torch.from_numpy(cache.astype("float32")) for name, cache in caches.items()}
         found = self._runtime.run(given)
         for present, name in self.contract.aliases.items():
-            past[name][...] = found[present].numpy()
+            caches[name][...] = found[present].numpy()
         result: Array = found[LOGITS].numpy()
         return result
 
 
 def open_network(point: Path, contract: GraphContract) -> Interpreter:
-    """The network that a point's plan was built of, made anew of the same model. Raises UserError as `parse` does."""
+    """Parse again the network that a point's plan was built from. Raises UserError as `parse` does."""
     info = engine_info.read(point / layout.ENGINE)
     parsed = parse(tensorrt_api.load(info.kind), layout.final_model(point))
     return Interpreter(parsed, contract, info.bounds)

@@ -1,9 +1,9 @@
 """What each kind of TensorRT layer computes, in PyTorch: LAYERS, by the name of its class.
 
-Each takes the module, the layer and its operands by their places (None where one is left out), floats in fp32, and
-gives the result before it is rounded to the layer's own type. The kinds and options are those that occur in decoders;
-any other raises NotImplementedError. Source: the docstrings of the Python module, and the operators' specification at
-docs.nvidia.com/deeplearning/tensorrt/latest/_static/operators.
+Each takes the tensorrt module, the layer and its operands by position (None for one that is left out), floats in fp32,
+and returns the result before it is rounded to the layer's own type. The kinds and options are those that occur in
+decoders; any other raises NotImplementedError. Sources: the docstrings of the Python module, and the operators'
+specification at docs.nvidia.com/deeplearning/tensorrt/latest/_static/operators.
 """
 
 import math
@@ -19,13 +19,13 @@ WIDE = {"int4": torch.int8, "fp8": torch.float32, "fp4": torch.float32}  # const
 
 
 def rounded(value: Value, dtype: str) -> Value:
-    """A value as its type holds it; floats are given back in fp32, so that nothing is computed in less."""
+    """A value rounded to its type; floats are returned in fp32, so that nothing is computed in less."""
     value = value.to(TYPES.get(dtype) or WIDE[dtype])
     return value.float() if value.is_floating_point() else value
 
 
 def _axes(mask: int) -> list[int]:
-    """Axes out of a bit for each."""
+    """The axes of a bit mask."""
     return [axis for axis in range(mask.bit_length()) if mask >> axis & 1]
 
 
@@ -59,7 +59,7 @@ def _shuffle(_trt: Any, layer: Any, value: Value, sizes: Value | None = None) ->
 
 
 def _slice(trt: Any, layer: Any, value: Value, *given: Value | None) -> Value:
-    """From `start` on, `shape` numbers, `stride` apart (0: the same again), of each axis or of those named."""
+    """Of each axis, or of those in `axes`: `shape` numbers from `start` on, `stride` apart (0 repeats one)."""
     parts = dict(zip(("start", "shape", "stride", "fill", "axes"), given, strict=False))
     start, shape, stride, axes = (
         getattr(layer, name) if (part := parts.get(name)) is None else part.tolist()
@@ -219,9 +219,13 @@ def _attention(
     ends = torch.full((batch,), size) if lengths is None else lengths.long()
     slots, rows = torch.arange(size), torch.arange(sequence)[:, None]
     seen = slots < ends[:, None, None, None]
-    if attention.causal_kind == trt.CausalMaskKind.UPPER_LEFT:
+    if hasattr(attention, "causal_kind"):
+        causal = attention.causal_kind.name
+    else:  # TensorRT 10
+        causal = "UPPER_LEFT" if attention.causal else "NONE"
+    if causal == "UPPER_LEFT":
         seen = seen & (slots <= rows)
-    elif attention.causal_kind == trt.CausalMaskKind.LOWER_RIGHT:
+    elif causal == "LOWER_RIGHT":
         seen = seen & (slots <= rows + (ends - sequence)[:, None, None, None])
     if mask is not None:
         if mask.dtype != torch.bool:

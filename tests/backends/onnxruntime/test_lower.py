@@ -20,8 +20,8 @@ from pipeline.graph import onnx_file
 from pipeline.graph.editor import Editor
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.open import open_engine
-from tests.support.architectures import ARCHITECTURES
-from tests.support.points import build
+from tests.support.architectures import random_model
+from tests.support.points import build_once
 
 WIDE = {"intermediate_size": 512}  # weights of 64 KiB and more are quantized
 
@@ -62,9 +62,8 @@ def test_lowering_changes_no_answer(tiny: tuple[Path, GraphContract]) -> None:
 @pytest.mark.parametrize("architecture", ["llama", "qwen3"])
 def test_queries_are_scaled_ahead_of_quantized_weights(architecture: str, tmp_path: Path) -> None:
     """By a Mul in the place of the kernel's slower scale; packed projections or not, the numbers stay."""
-    model = {"source": "random", "architecture": architecture, "config": ARCHITECTURES[architecture] | WIDE}
     options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
-    contract = build(tmp_path, options, model=model)
+    contract = build_once(tmp_path, options, model=random_model(architecture, **WIDE))
     nodes = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False).graph.node
     scales = [a.f for n in nodes if n.op_type == "GroupQueryAttention" for a in n.attribute if a.name == "scale"]
     assert scales == [1.0] * len(scales) != []
@@ -85,13 +84,13 @@ def test_slots_beyond_the_used_ones_are_not_read(tiny: tuple[Path, GraphContract
 
 def test_head_sizes_without_a_kernel_stay_standard(tmp_path: Path) -> None:
     """GroupQueryAttention takes multiples of 16; GPT-2's tiny heads of 8 keep the standard Attention."""
-    build(tmp_path, [], model={"source": "random", "architecture": "gpt2", "config": ARCHITECTURES["gpt2"]})
+    build_once(tmp_path, [], model=random_model("gpt2"))
     assert operators(tmp_path / layout.ENGINE)["Attention"] == 3
 
 
 def test_lowering_can_be_switched_off(tmp_path: Path) -> None:
     """engine.lower=false leaves the portable graph as it is."""
-    build(tmp_path, ["engine.lower=false"])
+    build_once(tmp_path, ["engine.lower=false"])
     assert operators(tmp_path / layout.ENGINE) == operators(tmp_path / layout.SIMPLIFIED)
 
 
@@ -165,9 +164,8 @@ def test_exact_products_take_the_fastest_kernel_that_is_exact(bits: int, width: 
 def test_activations_that_are_not_rounded(cuda: bool, digits: int, tmp_path: Path) -> None:
     """engine.int8_activations=false: on the CPU every product of 8 bits is given digits, attention's output included;
     on CUDA, whose kernels round nothing, none."""
-    config = ARCHITECTURES["llama"] | WIDE | {"vocab_size": 512}
     options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
-    contract = build(tmp_path, options, model={"source": "random", "architecture": "llama", "config": config})
+    contract = build_once(tmp_path, options, model=random_model("llama", **WIDE, vocab_size=512))
     assert_no_answer_changed(tmp_path, layout.QUANTIZED, contract, atol=5e-5)  # sums in another order
     model = onnx_file.load(tmp_path / layout.QUANTIZED)
     lower(model, int8_activations=False, cuda=cuda)
@@ -180,9 +178,8 @@ def test_activations_that_are_not_rounded(cuda: bool, digits: int, tmp_path: Pat
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_head_alone_has_two_rows(tied: bool, tmp_path: Path) -> None:
     """Its own rounding is a third of what all rounded activations cost; the other products would double the nodes."""
-    config = ARCHITECTURES["llama"] | WIDE | {"vocab_size": 512, "tie_word_embeddings": tied}
     options = ["precision=int8", "quantize.rounding=nearest"]
-    build(tmp_path, options, model={"source": "random", "architecture": "llama", "config": config})
+    build_once(tmp_path, options, model=random_model("llama", **WIDE, vocab_size=512, tie_word_embeddings=tied))
     nodes = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False).graph.node
     products = {n.name: n for n in nodes if n.op_type == "MatMulNBits"}
     doubled = [n.input[0] for n in nodes if n.op_type == "Split" and n.name.startswith("lm_head")]

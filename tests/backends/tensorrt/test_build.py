@@ -18,15 +18,15 @@ from pipeline.core.schema import Engine, Profile, Weights, section
 from pipeline.generate import Generator
 from pipeline.proof.artifacts import artifacts
 from pipeline.runtime.open import cannot_run, open_engine
+from tests.support.fakes import fake_nvidia_smi
 from tests.support.tensorrt import quantized, rtx
-from tests.test_toolchain import fake_nvidia_smi
 
 Point = tuple[Path, GraphContract]
 
 
 def obstacles(point: Path, contract: GraphContract) -> dict[str, str]:
     """The artifacts that no case can be run of, and why."""
-    found = {artifact.name: artifact.obstacle() for artifact in artifacts(point, contract)}
+    found = {artifact.name: artifact.why_unavailable() for artifact in artifacts(point, contract)}
     return {name: why for name, why in found.items() if why is not None}
 
 
@@ -233,6 +233,6 @@ def test_floats_of_4_bits_are_run_as_a_network_only(half: Point, plan: Path, tmp
     (point / layout.QUANTIZED / layout.QUANTIZATION).write_text(json.dumps({"weights": "nvfp4"}))
     skipped = obstacles(point, half[1])
     assert skipped.keys() == {"quantized", "engine"}
-    assert "floats of 4 bits" in skipped["quantized"]
+    assert "4-bit floats" in skipped["quantized"]
     (graph,) = [artifact for artifact in artifacts(point, half[1]) if artifact.name == layout.QUANTIZED]
     assert graph.findings() == []

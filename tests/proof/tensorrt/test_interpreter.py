@@ -22,8 +22,8 @@ from pipeline.proof.tensorrt.interpreter import Interpreter
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.session import Runtime
 from pipeline.runtime.tensorrt_api import TensorRT
-from tests.support.architectures import ARCHITECTURES
-from tests.support.points import build
+from tests.support.architectures import random_model
+from tests.support.points import build_once
 from tests.support.tensorrt import contract_of, quantized, rtx
 
 Point = tuple[Path, GraphContract]
@@ -36,9 +36,8 @@ def usual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A portable model of one architecture with weights of the usual size, and its type."""
     architecture, compute = request.param
     folder = tmp_path_factory.mktemp(architecture)
-    config = ARCHITECTURES[architecture] | {"initializer_range": 0.05 if architecture == "gpt2" else 0.02}
-    model = {"source": "random", "architecture": architecture, "config": config, "seed": 0}
-    build(folder, [f"precision={compute}", "engine=tensorrt_rtx"], quantize, model=model)
+    model = random_model(architecture, initializer_range=0.05 if architecture == "gpt2" else 0.02)
+    build_once(folder, [f"precision={compute}", "engine=tensorrt_rtx"], quantize, model=model)
     return folder / layout.SIMPLIFIED, compute
 
 
@@ -48,9 +47,9 @@ def run(case: Case, runtime: Runtime) -> tuple[list[Floats], list[Floats]]:
     session = runtime.session(case.batch)
     for cache in session.caches:
         cache[...] = SENTINEL
-        for row, used in enumerate(case.past):
+        for row, used in enumerate(case.cached):
             cache[row, :, :used] = rng.standard_normal(cache[row, :, :used].shape)
-    session.lengths[:] = case.past
+    session.lengths[:] = case.cached
     vocab = int(runtime.contract.logits.shape[2])
     logits = []
     for step in case.steps:
@@ -103,7 +102,10 @@ def test_masks_instead_of_lengths(usual: tuple[Path, str], monkeypatch: pytest.M
     """The form for versions whose attention takes no lengths computes the same."""
     folder, compute = usual
     api = rtx()
-    monkeypatch.setattr(type(api), "lengths", False)
+    monkeypatch.delattr(api.trt, "CausalMaskKind")  # TensorRT 10 has none of these
+    for name in ("causal_kind", "key_value_lengths"):
+        monkeypatch.delattr(api.trt.IAttention, name)
+    assert not api.lengths
     network = interpreted(folder, api)
     agree(folder, network, TOLERANCE[compute])
 
@@ -150,7 +152,7 @@ def test_softcap_and_sliding_window(window: Point) -> None:
 def test_bf16_is_computed_in_bf16(half: Point, tmp_path: Path) -> None:
     """ONNX Runtime has no kernels for it: held against the network in fp16 of the same weights."""
     folder = tmp_path / "bf16"
-    build(folder, ["precision=bf16", "engine=tensorrt_rtx"], quantize)
+    build_once(folder, ["precision=bf16", "engine=tensorrt_rtx"], quantize)
     case = Case("decode", (0, 0), ((6, 9), (1, 1), (1, 1)))
     network = interpreted(folder / layout.SIMPLIFIED)
     found, wanted = run(case, network)[0], run(case, interpreted(half[0] / layout.SIMPLIFIED))[0]

@@ -1,13 +1,15 @@
-"""distance: relative figures, and no NaN is lost wherever it stands."""
+"""metrics: figures are relative, have a direction and a gate, and no NaN is lost wherever it stands."""
 
 import math
+from dataclasses import fields
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.proof.distance import Worst, cache_error, kl, logits_error
+from pipeline.core.schema import Gates, Quality
+from pipeline.proof.metrics import COMPARISONS, METRICS, Better, Metric, cache_error, kl, logits_error
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.standard_normal((3, 50), np.float32) * 4
@@ -15,19 +17,42 @@ CACHE = RNG.standard_normal((2, 5, 8), np.float32)
 FIGURES = {logits_error: LOGITS, kl: LOGITS, cache_error: CACHE}
 
 
-@given(st.lists(st.floats(0, 1e6), min_size=1), st.integers(0, 100), st.booleans())
-def test_the_worst_is_the_largest_and_a_nan_is_worse(values: list[float], at: int, broken: bool) -> None:
-    """In any order, with a NaN anywhere: it stays the worst, and the place is that of its first."""
-    if broken:
-        values.insert(at % (len(values) + 1), math.nan)
-    worst = Worst()
-    for number, value in enumerate(values):
-        worst.add(value, f"{number}")
-    if broken:
-        assert math.isnan(worst.value)
-        assert math.isnan(values[int(worst.where)])
+@pytest.mark.parametrize("better", Better)
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.integers(0, 100), st.sampled_from([None, math.nan, math.inf]))
+def test_the_worst_value_and_where_it_was_seen(
+    better: Better, values: list[float], at: int, broken: float | None
+) -> None:
+    """The largest error or the smallest share, in any order; the first value that is not finite is worse than all."""
+    if broken is not None:
+        values.insert(at % (len(values) + 1), broken)
+    value, where = Metric("x", better).worst((each, f"{number}") for number, each in enumerate(values))
+    assert values[int(where)] is value
+    if broken is None:
+        assert value == (max(values) if better is Better.lower else min(values))
     else:
-        assert worst.value == max(values)
+        assert value is broken
+
+
+@pytest.mark.parametrize(("better", "passing", "failing"), [(Better.lower, 0.2, 0.9), (Better.higher, 0.9, 0.2)])
+def test_the_direction_of_a_gate(better: Better, passing: float, failing: float) -> None:
+    """The limit itself passes, NaN does not."""
+    metric = Metric("x", better)
+    assert [metric.passes(value, 0.5) for value in (passing, 0.5, failing, math.nan)] == [True, True, False, False]
+    assert metric.distance(failing) == pytest.approx(metric.distance(passing) + 0.7)
+
+
+def test_every_gate_has_a_metric_and_every_metric_of_a_gate_its_key() -> None:
+    """A gate that is configured and never measured would prove nothing."""
+    measured = {(metric.section, metric.key) for metric in METRICS.values() if metric.section}
+    assert {key for kind, key in measured if kind is Gates} == {field.name for field in fields(Gates)}
+    assert {key for kind, key in measured if kind is Quality} == {field.name for field in fields(Quality)} - {
+        "text",
+        "tokens",
+        "window",
+        "perplexity_carried_over",
+    }
+    assert len(measured) == sum(metric.section is not None for metric in METRICS.values())
+    assert set(COMPARISONS) < set(METRICS.values())
 
 
 @pytest.mark.parametrize("figure", FIGURES)

@@ -1,10 +1,10 @@
-"""Composing in tests: with the project's conf/, or one of the test's own."""
+"""Mistakes in a configuration, as the compose stage reports them."""
 
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import compose as config
+from pipeline.config.compose import compose
 from pipeline.core.errors import Problem, UserError
 from tests.support.repository import ROOT
 
@@ -12,9 +12,9 @@ CONF = ROOT / "conf"
 
 
 def problems(*overrides: str, conf: Path = CONF) -> list[Problem]:
-    """What is wrong with these overrides."""
+    """Return what is wrong with these overrides; fail if nothing is."""
     with pytest.raises(UserError) as error:
-        config.compose(overrides, conf)
+        compose(overrides, conf)
     return list(error.value.problems)
 
 

@@ -1,0 +1,79 @@
+"""results: a figure is in the table of metrics, and a missed gate names figure, place and config key."""
+
+import json
+import math
+
+import pytest
+
+from pipeline.core.schema import Gates, Quality
+from pipeline.proof.metrics import METRICS
+from pipeline.proof.results import QUALITY, Limit, Result, limits
+
+GATES = Gates(logits_error=1e-4, kl=1e-8, cache_error=2e-4, greedy_agreement=0.97)
+
+
+def test_limits_of_each_section() -> None:
+    """By metric, whose name may differ from the key's."""
+    quality = Quality(perplexity=0.1, kl=0.2, top1=0.9, added_repetition=0.5)
+    assert limits(GATES, "verify.quantized_gates")["kl"] == Limit(1e-8, "verify.quantized_gates.kl")
+    assert limits(quality, QUALITY) == {
+        "added_repetition": Limit(0.5, "verify.quality.added_repetition"),
+        "perplexity_increase": Limit(0.1, "verify.quality.perplexity"),
+        "mean_kl": Limit(0.2, "verify.quality.kl"),
+        "top1": Limit(0.9, "verify.quality.top1"),
+    }
+    assert limits(GATES).keys() | limits(quality).keys() == {m.name for m in METRICS.values() if m.section}
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "failures"),
+    [
+        ("kl", [(0.0, "step 0"), (1e-8, "step 1")], []),
+        ("kl", [(0.0, "step 0"), (3e-8, "step 1")], ["kl is 3e-08 in step 1, verify.gates.kl is 1e-08"]),
+        ("greedy_agreement", [(1.0, "row 0"), (0.97, "row 1")], []),
+        (
+            "greedy_agreement",
+            [(0.5, "row 0"), (1.0, "row 1")],
+            ["greedy_agreement is 0.5 in row 0, verify.gates.greedy_agreement is 0.97"],
+        ),
+        ("kl", [(9.0, "step 0"), (math.nan, "step 1")], ["step 1 is not finite"]),
+        ("greedy_agreement", [(0.0, "row 0"), (math.inf, "row 1")], ["row 1 is not finite"]),
+    ],
+)
+def test_a_gate_holds_the_worst_value(name: str, found: list[tuple[float, str]], failures: list[str]) -> None:
+    """The largest error and the smallest share; what is not finite fails whatever the gate."""
+    result = Result()
+    result.gate(name, found, limits(GATES)[name])
+    assert result.failures == failures
+    assert result.as_dict()["passed"] == (not failures)
+    assert result.not_finite == (found[1][1] if failures and "finite" in failures[0] else "")
+
+
+def test_a_figure_that_is_not_in_the_table_is_a_bug() -> None:
+    """Otherwise nobody would know which way it is worse."""
+    with pytest.raises(KeyError, match="top5"):
+        Result().record("top5", 0.5)
+
+
+def test_one_tensor_is_named_once() -> None:
+    """However many figures it spoils; the first tensor is kept."""
+    result = Result()
+    for name in ("logits_error", "kl"):
+        result.gate(name, [(math.nan, "logits, step 0, row 0")], limits(GATES)[name])
+    result.gate("cache_error", [(math.inf, "past_key_values.0.key, row 0")], limits(GATES)["cache_error"])
+    assert result.failures == ["logits, step 0, row 0 is not finite", "past_key_values.0.key, row 0 is not finite"]
+    assert result.not_finite == "logits, step 0, row 0"
+
+
+def test_a_report_is_json() -> None:
+    """Numbers that are not finite as text, a traceback as lines, and a case that was left out by its reason alone."""
+    result = Result(["x"], {"kl": math.nan, "top1": 0.5}, traceback="a\nb\n", widened={"kl": 0.5})
+    assert json.loads(json.dumps(result.as_dict(), allow_nan=False)) == {
+        "passed": False,
+        "kl": "nan",
+        "top1": 0.5,
+        "failures": ["x"],
+        "widened": {"kl": 0.5},
+        "traceback": ["a", "b"],
+    }
+    assert Result(not_run="needs 2 rows").as_dict() == {"not_run": "needs 2 rows"}
