@@ -21,8 +21,8 @@ MADE_BY = {"models/gemma-3-270m-q4_k_m.gguf": "run make gemma3, which downloads 
 def find(model: Model) -> Path | None:
     """The absolute path of the local folder or GGUF file; None for a model that is not a local file.
 
-    Raises UserError when it is missing, a local folder is not a complete checkpoint, or a GGUF file is damaged, split or
-    of a model that cannot be built.
+    Raises UserError when it is missing, a local folder is not a complete checkpoint, or a GGUF file is damaged, split
+    or of a model that cannot be built.
     """
     if model.source not in (Source.local, Source.gguf):
         return None
