@@ -26,8 +26,10 @@ A point is made of options and keys: `python -m pipeline precision=int8 cache.si
 group `conf/precision/` and overrides one key. An option is a YAML file; one of your own, put beside the others, can be
 chosen in the same way.
 
-The defaults below are those of `conf/config.yaml` with the options that it takes."""
-COLUMNS = "| Key | Type | Accepts | Default | Meaning |\n| --- | --- | --- | --- | --- |"
+Names are relative to their section: `size` below `cache` is the key `cache.size`. The defaults are those of
+`conf/config.yaml` with the options that it takes."""
+COLUMNS = "| Key | Meaning | Value | Default |\n| --- | --- | --- | --- |"
+LONGEST = 24  # characters of a default that is shown: a longer one makes the table too wide
 TYPES = {
     int: "whole number",
     float: "number",
@@ -69,26 +71,26 @@ def listing(width: int = 110) -> Iterator[str]:
 
 
 def _row(name: str, key: Key, value: Any) -> Iterator[str]:
-    if is_dataclass(key.type):
-        if name not in SECTIONS:
-            yield f"| `{name}` | section | | | {key.meaning} |"
-        return
-    only = f" Only with {' and '.join(f'`{one.value}`' for one in key.effective_with)}." if key.effective_with else ""
-    yield f"| `{name}` | {_type(key.type)} | {_accepted(key)} | `{_text(value)}` | {key.meaning}{only} |"
+    short = name.partition(".")[2] or name
+    if not is_dataclass(key.type):
+        only = " and ".join(f"`{one.value}`" for one in key.effective_with)
+        default = _text(value)
+        shown = f"`{default}`" if len(default) <= LONGEST else "see `conf/`"
+        yield f"| `{short}` | {key.meaning}{only and f' Only with {only}.'} | {_value(key)} | {shown} |"
+    elif name not in SECTIONS:
+        yield f"| **{short}** | {key.meaning} | | |"
 
 
-def _type(kind: Any) -> str:
-    if isinstance(kind, types.UnionType):
-        return f"{_type(typing.get_args(kind)[0])}, or null"
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return "name"
-    return TYPES.get(kind, "mapping")
-
-
-def _accepted(key: Key) -> str:
+def _value(key: Key) -> str:
+    """The type of a key, and what it accepts."""
     if isinstance(key.type, type) and issubclass(key.type, Enum):
         return ", ".join(f"`{name}`" for name in key.type.__members__)
-    return str(key.interval or "") or ", ".join(f"`{value}`" for value in key.allowed)
+    if key.allowed:
+        return ", ".join(f"`{value}`" for value in key.allowed)
+    optional = isinstance(key.type, types.UnionType)
+    kind = typing.get_args(key.type)[0] if optional else key.type
+    parts = [TYPES.get(kind, "mapping"), str(key.interval or ""), "or null" if optional else ""]
+    return ", ".join(filter(None, parts))
 
 
 def _text(value: Any) -> str:

@@ -24,16 +24,19 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_the_page_has_every_key() -> None:
-    """Each once, with its type, what it accepts and its default, in tables of five columns."""
-    rows = [line for line in reference.markdown().splitlines() if line.startswith("| `")]
-    named = [row.split("`")[1] for row in rows]
-    sections = {name for name in KEYS if name not in named}
-    assert len(named) == len(set(named))
-    assert all("." not in name and any(key.startswith(f"{name}.") for key in named) for name in sections)
-    assert {row.count("|") for row in rows} == {6}
-    assert "| `cache.size` | whole number | 1 or more | `1024` | Slots" in reference.markdown()
-    assert "| `verify.gates.kl` | number | 0 or more | `1e-07` | Largest" in reference.markdown()
-    assert "| `precision.compute` | name | `fp32`, `fp16`, `bf16` | `fp32` | Type" in reference.markdown()
+    """Each once, below its section, with its meaning, what it accepts and its default."""
+    named, section = [], ""
+    page = reference.markdown()
+    for line in page.splitlines():
+        section = line.removeprefix("## ") if line.startswith("## ") else section
+        if line.startswith("| `"):
+            named.append(f"{section}.{line.split('`')[1]}".replace("point.point", "point"))
+            assert line.count("|") == 5
+    assert named == [name for name, key in KEYS.items() if not is_dataclass(key.type)]
+    assert "have together. | whole number, 1 or more | `1024` |" in page
+    assert "in nats. | number, 0 or more | `1e-07` |" in page
+    assert "not quantized. | `fp32`, `fp16`, `bf16` | `fp32` |" in page
+    assert "no limit. Only with `tensorrt` and `tensorrt_rtx`. | number, above 0, or null | `null` |" in page
 
 
 def test_help_lists_every_key() -> None:
