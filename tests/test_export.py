@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, section
 from pipeline.graph.naming import ROOT
 from pipeline.graph.pack import ATTENTION, FEED_FORWARD
@@ -24,7 +24,7 @@ from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, random_model
+from tests.support.architectures import ARCHITECTURES, mostly_slow, random_model
 from tests.support.points import build_once
 
 GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
@@ -48,7 +48,7 @@ def test_reference_evaluator_agrees_with_pytorch(tiny: tuple[Path, GraphContract
     """onnx's own evaluator, on a ragged prefill and a chunk after it, gives the wrapped program's logits and cache."""
     folder, contract = tiny
     evaluator = ReferenceEvaluator(onnx.load(folder / artifact / layout.MODEL))
-    runtime = Torch.load(folder / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
+    runtime = Torch.load(folder / layout.WRAPPED / layout.PROGRAM, contract, Profiles.of_axes(contract))
     session = runtime.session(2)
     caches = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in contract.caches}
     used = np.zeros(2, np.int64)
@@ -90,7 +90,7 @@ def misnamed(graph: Path, modules: set[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", mostly_slow(ARCHITECTURES, "llama", "gemma2", "phi3", "gpt2"))
 def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) -> None:
     """Sliding windows, soft-capping, partial rotary, learned positions, biases: every case of verify, on the engine
     that is made of the simplified graph; and the graph keeps the contract, its nodes named after modules."""
@@ -102,7 +102,7 @@ def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) 
     for artifact in GRAPHS:
         assert misnamed(tmp_path / artifact / layout.MODEL, {name for name, _ in original.named_modules()}) == []
     answers = ReferenceAnswers(Reference(original), contract, seed=0)
-    cases = catalog(runtime.bounds, contract.cache_size)
+    cases = catalog(runtime.profiles, contract.cache_size)
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures
     assert len(cases) == 13

@@ -20,7 +20,7 @@ from pipeline import quantize
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Embedding, Gates, Model, Quantize, Rounding, Weights, section
 from pipeline.graph import onnx_file
 from pipeline.proof.cases import catalog
@@ -30,7 +30,7 @@ from pipeline.proof.reference import Reference
 from pipeline.proof.results import Limits, limits
 from pipeline.quantization import grids, weights
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from tests.support.architectures import random_model
+from tests.support.architectures import mostly_slow, random_model
 from tests.support.points import build_once
 
 GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
@@ -89,11 +89,11 @@ def assert_right(point: Path, out: Path, contract: GraphContract, options: Quant
     """The graph keeps the contract, and in ONNX Runtime every case of verify equals the rounded original."""
     onnx.checker.check_model(out / layout.MODEL, full_check=True)
     assert onnx_findings(onnx.load(out / layout.MODEL), contract) == []
-    runtime = OnnxRuntime(out / layout.MODEL, contract, axes_bounds(contract))
+    runtime = OnnxRuntime(out / layout.MODEL, contract, Profiles.of_axes(contract))
     original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     rounded_too = with_rounded_weights(original, options, contract.logits.dtype)
     answers = ReferenceAnswers(Reference(rounded_too), contract, seed=0)
-    cases = catalog(runtime.bounds, contract.cache_size)
+    cases = catalog(runtime.profiles, contract.cache_size)
     assert len(cases) == 13
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, held).failures)}
     assert not failures
@@ -125,7 +125,7 @@ def test_fp16_is_right(tmp_path: Path) -> None:
     assert_right(tmp_path / "point", tmp_path / "out", contract, INT4_CENTER, HALF)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "qwen2", "phi3"])
+@pytest.mark.parametrize("architecture", mostly_slow(["gpt2", "qwen2", "phi3"], "gpt2"))
 def test_architectures_are_right(architecture: str, tmp_path: Path) -> None:
     """Gemm of GPT-2 and OPT, biases, packed projections, widths that 32 does not divide, all with 8 and with 4 bits."""
     point = tmp_path / "point"
@@ -141,7 +141,7 @@ def test_reference_evaluator_agrees(tied: tuple[Path, GraphContract], options: Q
     """onnx's own evaluator and ONNX Runtime give the same logits: the forms mean the same to both."""
     folder, contract = tied
     quantized(folder, options, tmp_path / "out")
-    runtime = OnnxRuntime(tmp_path / "out" / layout.MODEL, contract, axes_bounds(contract))
+    runtime = OnnxRuntime(tmp_path / "out" / layout.MODEL, contract, Profiles.of_axes(contract))
     ids = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
     feeds: dict[str, Any] = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in contract.caches} | {
         "input_ids": ids,
@@ -275,7 +275,7 @@ def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
     options = Quantize(Weights.int4, 64, True, Embedding.none, True, Rounding.nearest)
     value = ir.Value(name="w", const_value=ir.tensor(packed))
     quantizer = quantize.Quantizer(options, library)
-    (job,) = quantizer.jobs([quantize.Weight(value, (), False, False, True)])
+    (job,) = quantizer.jobs([weights.Weight(value, (), False, False, True)])
     grid, entry = quantizer.quantize(job, {})
     assert (entry.carried_over, entry.exact, entry.block) == (50, 50, 32)
     assert np.abs(grid.values() - packed).max() < 0.05
@@ -310,6 +310,7 @@ def test_blocks_that_are_carried_over_need_no_text(tiny: tuple[Path, GraphContra
     assert inputs == next(job.inputs for job in jobs if job.weight.value.name == names[1])
 
 
+@pytest.mark.slow
 def test_gptq_from_end_to_end(tmp_path: Path) -> None:
     """The stage reads random tokens, as this model has no tokenizer; on others its logits are closer than nearest's."""
     size = "model.config.intermediate_size=512"  # weights of 128 KiB, which the stage quantizes
@@ -321,7 +322,7 @@ def test_gptq_from_end_to_end(tmp_path: Path) -> None:
             folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"]
         )
         for name in (layout.SIMPLIFIED, layout.QUANTIZED):
-            runtime = OnnxRuntime(folder / name / layout.MODEL, contract, axes_bounds(contract))
+            runtime = OnnxRuntime(folder / name / layout.MODEL, contract, Profiles.of_axes(contract))
             logits[rounding, name] = runtime.session(4).step(rows)
         entries = json.loads((folder / layout.QUANTIZED / layout.QUANTIZATION).read_text())["tensors"]
         assert [e["form"] for e in entries].count("linear, int4 blocks of 32 with a center") == 4

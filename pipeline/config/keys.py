@@ -1,13 +1,22 @@
 """All keys of the configuration, and what rules and diagnosis need to go through them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem
-from pipeline.core.keys import Key, keys_of
 from pipeline.core.schema import Config
+from pipeline.core.tables.keys import Key, keys_of
 
-KEYS: dict[str, Key] = dict(keys_of(Config))  # by dotted name; sections too
+
+def _keys() -> Iterator[tuple[str, Key]]:
+    for name, key in keys_of(Config):
+        kinds = [kind for kind in KINDS if name in {f"engine.{own}" for own in KINDS[kind].config_keys}]
+        yield name, replace(key, used_by=tuple(kinds)) if kinds else key
+
+
+KEYS = dict(_keys())  # by dotted name; sections too
 SECTIONS = {name for name in KEYS if "." not in name}
 
 Rule = tuple[Callable[..., Iterator[Problem]], *tuple[str, ...]]  # what finds problems in the values of these keys

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from pipeline.config import compose as config
 from pipeline.config.keys import KEYS, SECTIONS
 from pipeline.core.files import write_text
-from pipeline.core.keys import Key
+from pipeline.core.tables.keys import Key
 
 FILE = Path("docs/configuration.md")
 HEAD = """\

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from pipeline.config.keys import Rule
+from pipeline.core.engines import PROVIDERS, EngineKind
 from pipeline.core.errors import Problem
-from pipeline.core.schema import PROVIDERS, ComputeType, Embedding, EngineKind, Rounding, Weights
+from pipeline.core.schema import ComputeType, Embedding, Rounding, Weights
 
 INT4_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel for 4 bits, MatMulNBits, takes
 FLOAT_BLOCKS = {Weights.fp8: 0, Weights.nvfp4: 16}  # the block of each small float: the channel, and NVIDIA's format

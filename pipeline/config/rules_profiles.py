@@ -6,11 +6,10 @@ from functools import partial
 from typing import Any
 
 from pipeline.config.keys import Rule
+from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.errors import Problem
-from pipeline.core.profiles import to_shapes
-from pipeline.core.schema import Axes, EngineKind, Profile, Range, Shapes
-
-AXES = ("batch", "sequence")
+from pipeline.core.profiles import AXES, Sizes, StepSizes
+from pipeline.core.schema import Axes, Profile, Range, Shapes
 
 
 def _more(more: Mapping[str, Any], axes: Axes) -> Iterator[Problem]:
@@ -18,7 +17,7 @@ def _more(more: Mapping[str, Any], axes: Axes) -> Iterator[Problem]:
     for name, raw in more.items():
         where = f"profile.more.{name}"
         try:
-            ranges = to_shapes(raw)
+            ranges = StepSizes.from_dict(raw)
         except (ValueError, TypeError):
             fix = f"give +{where}={{batch: {{min: 1, opt: 1, max: 4}}, sequence: {{min: 1, opt: 64, max: 64}}}}"
             yield Problem(f"{where} has not batch and sequence, each with min, opt and max", where, fix)
@@ -26,13 +25,13 @@ def _more(more: Mapping[str, Any], axes: Axes) -> Iterator[Problem]:
         if name in ("prefill", "decode"):
             yield Problem(f"there is a profile {name} already", where, f"set profile.{name}, or choose another name")
         for axis in AXES:
-            ends: Range = getattr(ranges, axis)
+            ends: Sizes = getattr(ranges, axis)
             if min(ends.min, ends.opt, ends.max) < 1:
                 yield Problem(f"{where}.{axis} goes below 1", f"{where}.{axis}", "give 1 or more")
             yield from _range(f"{where}.{axis}", ends, getattr(axes, axis))
 
 
-def _range(where: str, ends: Range, largest: int) -> Iterator[Problem]:
+def _range(where: str, ends: Range | Sizes, largest: int) -> Iterator[Problem]:
     """In order, and inside the declared axis."""
     axis = where.rpartition(".")[2]
     if not ends.min <= ends.opt <= ends.max:
@@ -69,7 +68,7 @@ def _gap(profile: Profile) -> Iterator[Problem]:
             return
 
 
-def _hole(ranges: list[tuple[Range, str]]) -> tuple[int, int, str] | None:
+def _hole(ranges: list[tuple[Range | Sizes, str]]) -> tuple[int, int, str] | None:
     """The first sizes, from and to, that lie below a range and in none, and that range's key."""
     reached = 0
     for ends, key in sorted(ranges, key=lambda item: item[0].min):
@@ -87,7 +86,7 @@ def _between(axis: str, first: int, last: int, key: str) -> Problem:
 def _static(kind: EngineKind, profile: Profile, axes: Axes) -> Iterator[Problem]:
     """A profile of one shape beside another: TensorRT stores all weights once more for it. The plan of SmolLM2-135M in
     fp16 has 500 MB then; 288 with a batch of 1 to 2, 290 with a sequence of 1 to 2."""
-    if kind is EngineKind.onnxruntime:
+    if not KINDS[kind].static_costs:
         return
     for key, ranges in _by_key(profile).items():
         if all(ends.min == ends.max for ends in (ranges.batch, ranges.sequence)):
@@ -105,12 +104,12 @@ def _bench(key: str, where: str, value: int, ends: Range) -> Iterator[Problem]:
         yield Problem(what, key, "choose a size inside the profile, or widen the profile")
 
 
-def _by_key(profile: Profile) -> dict[str, Shapes]:
+def _by_key(profile: Profile) -> dict[str, Shapes | StepSizes]:
     """All profiles by their config keys."""
-    named = {"profile.prefill": profile.prefill, "profile.decode": profile.decode}
+    named: dict[str, Shapes | StepSizes] = {"profile.prefill": profile.prefill, "profile.decode": profile.decode}
     for name, raw in profile.more.items():
         with contextlib.suppress(ValueError, TypeError):  # already reported
-            named[f"profile.more.{name}"] = to_shapes(raw)
+            named[f"profile.more.{name}"] = StepSizes.from_dict(raw)
     return named
 
 

@@ -10,21 +10,20 @@ from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.core.engines import PROVIDERS
+from pipeline.core.engines import EngineKind as EngineKind  # sections and their choices come from one place
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.keys import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Interval, key
-from pipeline.core.keys import ComputeType as ComputeType  # a section and its choices come from one place
-from pipeline.core.keys import Embedding as Embedding
-from pipeline.core.keys import EngineKind as EngineKind
-from pipeline.core.keys import Logits as Logits
-from pipeline.core.keys import Optimization as Optimization
-from pipeline.core.keys import Rounding as Rounding
-from pipeline.core.keys import Source as Source
-from pipeline.core.keys import Weights as Weights
 from pipeline.core.layout import PARAMS
+from pipeline.core.tables.keys import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Interval, key
+from pipeline.core.tables.keys import ComputeType as ComputeType
+from pipeline.core.tables.keys import Embedding as Embedding
+from pipeline.core.tables.keys import Logits as Logits
+from pipeline.core.tables.keys import Optimization as Optimization
+from pipeline.core.tables.keys import Rounding as Rounding
+from pipeline.core.tables.keys import Source as Source
+from pipeline.core.tables.keys import Weights as Weights
 
 HUB, LOCAL, GGUF, RANDOM = Source
-ONNXRUNTIME, TENSORRT, TENSORRT_RTX = EngineKind
-PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")  # of onnxruntime
 OPSETS = (24, 25)
 BLOCKS = (0, 16, 32, 64, 128, 256)
 
@@ -111,35 +110,33 @@ class Profile:
 
 @dataclass
 class Engine:
-    """What runs the model, and how. Each kind has keys of its own."""
+    """What runs the model, and how. Each kind has keys of its own (pipeline.core.engines)."""
 
     kind: EngineKind = key(
         "What runs the engine. A plan of TensorRT is for the GPU of the machine that builds it; one of TensorRT-RTX is "
         "for several generations of GPUs and can be built without one."
     )
-    provider: str | None = key("Execution provider.", default=None, used_by=(ONNXRUNTIME,), allowed=PROVIDERS)
+    provider: str | None = key("Execution provider.", default=None, allowed=PROVIDERS)
     lower: bool = key(
         "Whether to rewrite the graph with ONNX Runtime's own operators, which read only the used part of the cache.",
-        default=False, used_by=(ONNXRUNTIME,),
+        default=False,
     )  # fmt: skip
     int8_activations: bool = key(
         "Whether products with quantized weights also round their input to 8 bits, in blocks: faster, less exact.",
-        default=False, used_by=(ONNXRUNTIME,),
+        default=False,
     )  # fmt: skip
-    optimization: Optimization = key(
-        "Graph optimization level when the engine is loaded.", default=Optimization.all, used_by=(ONNXRUNTIME,)
-    )
+    optimization: Optimization = key("Graph optimization level when the engine is loaded.", default=Optimization.all)
     threads: int = key(  # ONNX Runtime starts them all, and a million takes minutes to fail
-        "Threads within an operator; 0 takes all cores.", Interval(0, 1024), default=0, used_by=(ONNXRUNTIME,)
+        "Threads within an operator; 0 takes all cores.", Interval(0, 1024), default=0
     )
     targets: list[float] = key(
         "Compute capabilities that the plan is built for, such as 8.6 (RTX 30), 8.9 (RTX 40) and 12.0 (RTX 50). "
         "It runs on no others.",
-        default=list, used_by=(TENSORRT_RTX,),
+        default=list,
     )  # fmt: skip
     workspace_gb: float | None = key(
         "Most GPU memory that a layer may take for intermediate results, in GB (2^30 bytes); null for no limit.",
-        POSITIVE, default=None, used_by=(TENSORRT, TENSORRT_RTX),
+        POSITIVE, default=None,
     )  # fmt: skip
 
 

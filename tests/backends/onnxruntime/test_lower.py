@@ -15,15 +15,15 @@ from pipeline.backends.onnxruntime.linear import EXACT, lower_linear, pack
 from pipeline.backends.onnxruntime.lower import lower
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.graph import onnx_file
 from pipeline.graph.editor import Editor
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.open import open_engine
-from tests.support.architectures import random_model
+from tests.support.architectures import mostly_slow, random_model
 from tests.support.points import build_once
 
-WIDE = {"intermediate_size": 512}  # weights of 64 KiB and more are quantized
+WIDE = {"intermediate_size": 512, "vocab_size": 512}  # weights of 64 KiB and more are quantized
 
 
 def operators(folder: Path) -> Counter[str]:
@@ -46,7 +46,7 @@ def test_a_layer_becomes_ten_nodes(tiny: tuple[Path, GraphContract]) -> None:
 def assert_no_answer_changed(folder: Path, artifact: str, contract: GraphContract, atol: float = 1e-5) -> None:
     """Ragged prefill, a ragged chunk after it and decode: the engine's logits are those of the graph it was made of."""
     steps = ([[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10]], [[11], [12]], [[], [13]])
-    plain = OnnxRuntime(folder / artifact / layout.MODEL, contract, axes_bounds(contract))
+    plain = OnnxRuntime(folder / artifact / layout.MODEL, contract, Profiles.of_axes(contract))
     sessions = [runtime.session(2) for runtime in (plain, open_engine(folder / layout.ENGINE))]
     for tokens in steps:
         want, got = (session.step(tokens) for session in sessions)
@@ -59,7 +59,7 @@ def test_lowering_changes_no_answer(tiny: tuple[Path, GraphContract]) -> None:
     assert_no_answer_changed(tiny[0], layout.SIMPLIFIED, tiny[1])
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3"])
+@pytest.mark.parametrize("architecture", mostly_slow(["llama", "qwen3"], "llama"))
 def test_queries_are_scaled_ahead_of_quantized_weights(architecture: str, tmp_path: Path) -> None:
     """By a Mul in the place of the kernel's slower scale; packed projections or not, the numbers stay."""
     options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
@@ -165,7 +165,7 @@ def test_activations_that_are_not_rounded(cuda: bool, digits: int, tmp_path: Pat
     """engine.int8_activations=false: on the CPU every product of 8 bits is given digits, attention's output included;
     on CUDA, whose kernels round nothing, none."""
     options = ["precision=int8", "quantize.rounding=nearest", "engine.int8_activations=false"]
-    contract = build_once(tmp_path, options, model=random_model("llama", **WIDE, vocab_size=512))
+    contract = build_once(tmp_path, options, model=random_model("llama", **WIDE))
     assert_no_answer_changed(tmp_path, layout.QUANTIZED, contract, atol=5e-5)  # sums in another order
     model = onnx_file.load(tmp_path / layout.QUANTIZED)
     lower(model, int8_activations=False, cuda=cuda)
@@ -175,11 +175,11 @@ def test_activations_that_are_not_rounded(cuda: bool, digits: int, tmp_path: Pat
     assert len(rounded) == max(0, digits - 1) * len(products) != len(products)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_head_alone_has_two_rows(tied: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tied", [{"tie_word_embeddings": True}, {}], ids=["tied", "untied"])
+def test_the_head_alone_has_two_rows(tied: dict[str, bool], tmp_path: Path) -> None:
     """Its own rounding is a third of what all rounded activations cost; the other products would double the nodes."""
     options = ["precision=int8", "quantize.rounding=nearest"]
-    build_once(tmp_path, options, model=random_model("llama", **WIDE, vocab_size=512, tie_word_embeddings=tied))
+    build_once(tmp_path, options, model=random_model("llama", **WIDE, **tied))
     nodes = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False).graph.node
     products = {n.name: n for n in nodes if n.op_type == "MatMulNBits"}
     doubled = [n.input[0] for n in nodes if n.op_type == "Split" and n.name.startswith("lm_head")]

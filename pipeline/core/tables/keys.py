@@ -125,14 +125,6 @@ class Rounding(Enum):
     gptq = "gptq"
 
 
-class EngineKind(Enum):
-    """What runs the engine."""
-
-    onnxruntime = "onnxruntime"
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt_rtx"
-
-
 class Optimization(Enum):
     """ONNX Runtime's graph optimization level when the engine is loaded."""
 

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.core.keys import POSITIVE, SEED, SHARE, Interval
+from pipeline.core.tables.keys import POSITIVE, SEED, SHARE, Interval
 
 
 @given(st.floats())
