@@ -5,11 +5,8 @@ from collections.abc import Iterator, Sequence
 from pipeline.config.keys import Rule
 from pipeline.core.engines import PROVIDERS, EngineKind
 from pipeline.core.errors import Problem
+from pipeline.core.formats import FORMATS
 from pipeline.core.schema import ComputeType, Embedding, Rounding, Weights
-
-INT4_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel for 4 bits, MatMulNBits, takes
-FLOAT_BLOCKS = {Weights.fp8: 0, Weights.nvfp4: 16}  # the block of each small float: the channel, and NVIDIA's format
-FLOAT_TARGETS = {Weights.fp8: 8.9, Weights.nvfp4: 12.0}  # least compute capability that computes with them
 
 
 def _compute(provider: str, compute: ComputeType) -> Iterator[Problem]:
@@ -20,17 +17,15 @@ def _compute(provider: str, compute: ComputeType) -> Iterator[Problem]:
 
 def _block_size(weights: Weights, size: int) -> Iterator[Problem]:
     """Block sizes that both formats and kernels know."""
-    if weights in FLOAT_BLOCKS:
-        allowed: tuple[int, ...] = (FLOAT_BLOCKS[weights],)
-    else:
-        allowed = INT4_BLOCKS if weights is Weights.int4 else (0, *INT4_BLOCKS)
-    if weights is not Weights.none and size not in allowed:
+    fmt = FORMATS.get(weights)
+    if fmt is not None and size not in fmt.blocks:
         what = f"quantize.block_size={size} is not supported with quantize.weights={weights.value}"
-        yield Problem(what, "quantize.block_size", f"choose one of {', '.join(map(str, allowed))}")
+        yield Problem(what, "quantize.block_size", f"choose one of {', '.join(map(str, fmt.blocks))}")
 
 
 def _symmetric(weights: Weights, symmetric: bool) -> Iterator[Problem]:
-    if weights is not Weights.int4 and not symmetric:
+    fmt = FORMATS.get(weights)
+    if not symmetric and not (fmt is not None and fmt.offsets):
         yield _no_effect("quantize.symmetric", "false", weights, "quantize.symmetric=true, or precision=int4")
 
 
@@ -38,9 +33,10 @@ def _rounding(weights: Weights, rounding: Rounding, compute: ComputeType) -> Ite
     where = "quantize.rounding"
     if rounding is not Rounding.gptq:
         return
-    if weights is Weights.none:
+    fmt = FORMATS.get(weights)
+    if fmt is None:
         yield _no_effect(where, "gptq", weights, f"{where}=nearest, or precision=int8")
-    if weights in FLOAT_BLOCKS:
+    elif not fmt.gptq:
         yield Problem(f"{where}=gptq is for whole numbers", where, f"{where}=nearest, or precision=int8")
     if compute is ComputeType.bf16:
         what = f"{where}=gptq reads its text in ONNX Runtime on the CPU, which has no kernels for bf16"
@@ -61,7 +57,8 @@ def _provider(kind: EngineKind, provider: str, weights: Weights) -> Iterator[Pro
     if kind is EngineKind.onnxruntime and provider not in PROVIDERS:
         what = f"{kind.value} has no provider {provider} here"
         yield Problem(what, "engine.provider", f"choose {' or '.join(PROVIDERS)}")
-    if provider in PROVIDERS[1:] and weights is not Weights.none:
+    fmt = FORMATS.get(weights)
+    if provider in PROVIDERS[1:] and fmt is not None and provider not in fmt.providers:
         what = f"{provider} has no kernels for kvforge's weights of {weights.value}"
         yield Problem(what, "quantize.weights", "precision=fp16, engine=tensorrt_rtx or engine=onnxruntime_cpu")
 
@@ -72,14 +69,15 @@ def _targets(kind: EngineKind, targets: Sequence[float]) -> Iterator[Problem]:
         yield Problem("TensorRT-RTX needs to know the GPUs to build for", "engine.targets", fix)
 
 
-def _small_floats(kind: EngineKind, targets: Sequence[float], weights: Weights) -> Iterator[Problem]:
-    """Engines that compute with them: TensorRT's, for GPUs that are new enough."""
-    least = FLOAT_TARGETS.get(weights)
-    if least is None:
+def _kernels(kind: EngineKind, targets: Sequence[float], weights: Weights) -> Iterator[Problem]:
+    """Engines and GPUs that compute with the weights' format."""
+    fmt = FORMATS.get(weights)
+    if fmt is None:
         return
-    if kind is EngineKind.onnxruntime:
+    if kind is EngineKind.onnxruntime and not fmt.providers:
         what = f"ONNX Runtime has no kernels for weights of {weights.value}"
         yield Problem(what, "quantize.weights", "engine=tensorrt_rtx, or precision=int8 or int4")
+    least = fmt.min_capability or 0.0
     old = [target for target in targets if target < least]
     if old:
         what = f"{weights.value} needs compute capability {least} or later, not {', '.join(map(str, old))}"
@@ -95,5 +93,5 @@ RULES: tuple[Rule, ...] = (
     (_embedding, "quantize.weights", "quantize.embedding"),
     (_provider, "engine.kind", "engine.provider", "quantize.weights"),
     (_targets, "engine.kind", "engine.targets"),
-    (_small_floats, "engine.kind", "engine.targets", "quantize.weights"),
+    (_kernels, "engine.kind", "engine.targets", "quantize.weights"),
 )

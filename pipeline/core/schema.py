@@ -13,6 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from pipeline.core.engines import PROVIDERS
 from pipeline.core.engines import EngineKind as EngineKind  # sections and their choices come from one place
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.formats import FORMATS
+from pipeline.core.formats import Weights as Weights
 from pipeline.core.layout import PARAMS
 from pipeline.core.tables.keys import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Interval, key
 from pipeline.core.tables.keys import ComputeType as ComputeType
@@ -21,11 +23,10 @@ from pipeline.core.tables.keys import Logits as Logits
 from pipeline.core.tables.keys import Optimization as Optimization
 from pipeline.core.tables.keys import Rounding as Rounding
 from pipeline.core.tables.keys import Source as Source
-from pipeline.core.tables.keys import Weights as Weights
 
 HUB, LOCAL, GGUF, RANDOM = Source
 OPSETS = (24, 25)
-BLOCKS = (0, 16, 32, 64, 128, 256)
+BLOCK_SIZES = "; ".join(f"{kind.value}: {', '.join(map(str, one.blocks))}" for kind, one in FORMATS.items())
 
 
 @dataclass
@@ -181,9 +182,8 @@ class Quantize:
 
     weights: Weights = key("Type of the linear layers' weights; none leaves all weights in the compute type.")
     block_size: int = key(
-        "Neighbouring weights of an output channel that share a scale; 0 for the whole channel. int4 has no 0, fp8 "
-        "only 0, nvfp4 only 16. A layer whose input is not a multiple of it takes a smaller one that fits, or int8.",
-        allowed=BLOCKS,
+        "Neighbouring weights of an output channel that share a scale; 0 for the whole channel. A layer whose input "
+        f"is not a multiple of it takes a smaller one that fits, or int8. Accepted sizes: {BLOCK_SIZES}.",
     )
     symmetric: bool = key("Whether int4's grids are centred on 0; false gives each block an offset: closer, larger.")
     embedding: Embedding = key("Type of the embedding and the LM head, with one scale per token.")

@@ -101,16 +101,6 @@ class Logits(Enum):
     all = "all"
 
 
-class Weights(Enum):
-    """Type of the linear layers' weights; none leaves them in the compute type."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-    fp8 = "fp8"
-    nvfp4 = "nvfp4"
-
-
 class Embedding(Enum):
     """Type of the embedding and the LM head; none leaves them. ONNX's Gather does not take int4."""
 
