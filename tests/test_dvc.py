@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.core import layout
-from pipeline.core.stages import downstream
+from pipeline.core.tables.stages import downstream
 from tests.support.dvc_yaml import params
 from tests.support.fakes import fake_distribution, fake_nvidia_smi
 from tests.support.points import composed

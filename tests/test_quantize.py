@@ -12,9 +12,9 @@ from gguf import GGMLQuantizationType
 from pipeline import quantize
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.formats import Weights
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Embedding, Quantize, Rounding
+from pipeline.core.tables.formats import Weights
 from pipeline.graph import onnx_file
 from pipeline.quantization.find import Weight, find
 from pipeline.runtime.onnxruntime import OnnxRuntime

@@ -330,8 +330,8 @@ def test_an_engine_may_be_built_for_less_than_the_axes(tmp_path: Path) -> None:
 
 
 def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], answers: ReferenceAnswers) -> None:
-    """A model in quantized/ gives the engine the gates of verify.quantized_gates, and no earlier artifact; a gate that
-    is null there stays that of verify.gates. Failures name the section."""
+    """A model in quantized/ gives the engine the gates of verify.quantized_gates, and no earlier artifact. Failures
+    name the section."""
     folder = tiny_copy()
     options = section(Verify, folder)
     options.quantized_gates.logits_error = 0.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Floats
+from pipeline.core.tables.dtypes import Floats
 from pipeline.proof import sensitivity
 from pipeline.proof.cases import Case
 from pipeline.proof.metrics import CACHES, COMPARISONS, LOGITS, SMALLEST, Comparison, Found

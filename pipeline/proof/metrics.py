@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn.functional import kl_div
 
-from pipeline.core.dtypes import Floats
 from pipeline.core.schema import Gates, Quality
+from pipeline.core.tables.dtypes import Floats
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # in place of a scale of 0: any difference is then far above every gate
 

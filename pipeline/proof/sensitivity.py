@@ -17,8 +17,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from pipeline.core.dtypes import Floats
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.tables.dtypes import Floats
 from pipeline.proof.metrics import CACHES, COMPARISONS, LOGITS, Found
 from pipeline.proof.reference import Expected, Reference
 

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Floats
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.schema import Calibration
+from pipeline.core.tables.dtypes import Floats
 from pipeline.text import texts, tokens
 
 WINDOW = 512  # tokens read from an empty cache at a time, if the model accepts that many

@@ -19,8 +19,8 @@ from typing import Any
 import ml_dtypes  # noqa: F401  # numpy knows bfloat16 once it is imported
 import numpy as np
 
-from pipeline.core.dtypes import Array
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.tables.dtypes import Array
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Array, Floats
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.profiles import Profiles
+from pipeline.core.tables.dtypes import Array, Floats
 
 PYTHON_INTEGERS = {int}  # the types of the ids in nearly every row
 

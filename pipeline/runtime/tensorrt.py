@@ -10,11 +10,11 @@ from typing import Any
 
 from pipeline.core import hardware
 from pipeline.core.contract import LOGITS
-from pipeline.core.dtypes import Array
-from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_path
 from pipeline.core.layout import PLAN
+from pipeline.core.tables.dtypes import Array
+from pipeline.core.tables.engines import KINDS
 from pipeline.runtime import device, tensorrt_api
 from pipeline.runtime.device import open_device
 from pipeline.runtime.engine_info import EngineInfo, rebuild

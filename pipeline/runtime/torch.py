@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Array
 from pipeline.core.profiles import Profiles
+from pipeline.core.tables.dtypes import Array
 from pipeline.model import pt2
 from pipeline.runtime.session import Runtime, Session
 

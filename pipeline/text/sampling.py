@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.dtypes import Floats
 from pipeline.core.errors import Problem
+from pipeline.core.tables.dtypes import Floats
 
 
 @dataclass(frozen=True)

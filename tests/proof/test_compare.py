@@ -8,9 +8,9 @@ import pytest
 
 from pipeline.checkpoint import loading
 from pipeline.core.contract import contract_for
-from pipeline.core.dtypes import Array, Floats
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, Quality, Source
+from pipeline.core.tables.dtypes import Array, Floats
 from pipeline.model import decoder
 from pipeline.model.tracing import trace
 from pipeline.proof.cases import Case

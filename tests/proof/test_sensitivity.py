@@ -9,10 +9,10 @@ from transformers import PreTrainedModel
 
 from pipeline.checkpoint import loading
 from pipeline.core.contract import contract_for
-from pipeline.core.dtypes import COMPUTE
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, Source
+from pipeline.core.tables.dtypes import COMPUTE
 from pipeline.model import decoder
 from pipeline.model.cast import cast
 from pipeline.model.tracing import trace

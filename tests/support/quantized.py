@@ -15,9 +15,9 @@ from pipeline import quantize
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.formats import FORMATS, Weights
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Embedding, Gates, Model, Quantize, Rounding, section
+from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.graph import onnx_file
 from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case

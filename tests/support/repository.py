@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.core import stages
+from pipeline.core.tables import stages
 from tests.support import common
 
 ROOT = Path(__file__).parents[2]

@@ -13,9 +13,9 @@ from pipeline import quantize
 from pipeline.backends.tensorrt.network import layers, parse
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Floats
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Weights
+from pipeline.core.tables.dtypes import Floats
 from pipeline.proof.cases import Case, catalog
 from pipeline.proof.compare import SENTINEL
 from pipeline.proof.tensorrt.interpreter import Interpreter
