@@ -204,4 +204,4 @@ def test_however_sensitive_a_row_is_another_text_fails(sound: tuple[Torch, Refer
             cache[:, :, 3:7] = np.roll(cache[:, :, 3:7], 1, axis=-1)  # type: ignore[index]
 
     failures = run_case(CASE, Damaged(runtime, logits=damage, caches=other), lenient, HELD).failures
-    assert [failure.split()[0] for failure in failures] == ["logits_error", "kl", "cache_error"]
+    assert {failure.split()[0] for failure in failures} >= {"logits_error", "kl", "cache_error"}
