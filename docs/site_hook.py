@@ -22,6 +22,7 @@ PAGES = {
     "LICENSE": "LICENSE",
 }
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")  # the path of a relative link
+WIDE = re.compile(r"^\|([^|\n]*\|){8}", re.MULTILINE)  # a row of eight columns or more
 
 
 def outside() -> dict[str, str]:
@@ -38,9 +39,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn a page's links into links of the site; give the front page, the only one in its tab, the whole width."""
+    """Turn a page's links into links of the site; give the front page and pages with wide tables the menu's width."""
     places, own = outside(), page.file.src_uri
-    if page.is_homepage:
+    if page.is_homepage or WIDE.search(markdown):
         page.meta["hide"] = ["navigation"]
     origin = {uri: path for path, uri in places.items()}.get(own, f"docs/{own}")
 

@@ -158,6 +158,15 @@ def test_every_page_is_in_the_navigation() -> None:
     assert sorted(listed) == sorted([*pages, "index.md", "rules.md", "reporting.md", "CHANGELOG.md"])
 
 
+def test_the_table_of_imports_is_the_rule() -> None:
+    """docs/contributing.md says of each folder what it may import, as tests/test_layout.py has it."""
+    rows = re.findall(r"^\| `pipeline/([\w/]+)/` \|[^|]*\| ?([^|]*?) ?\|$", prose(ROOT / "docs/contributing.md"), re.M)
+    layout = ast.parse((ROOT / "tests/test_layout.py").read_text(encoding="utf-8"))
+    assigned = {ast.unparse(node.target): node.value for node in layout.body if isinstance(node, ast.AnnAssign)}
+    rule = ast.literal_eval(assigned["MAY_IMPORT"] or "")
+    assert {folder: set(filter(None, named.split(", "))) for folder, named in rows} == rule
+
+
 def test_no_page_names_a_package_that_is_not_there() -> None:
     """kvforge is on no index: nothing in the repository says to install it from one."""
     found = subprocess.run(
