@@ -16,7 +16,7 @@ from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import contract_for
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Model, Source, section
 from pipeline.model import decoder
 from pipeline.model.tracing import trace
@@ -44,9 +44,9 @@ CACHE = 64
 def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_path: Path) -> None:
     """Every case of verify on the exported program, sliding windows and soft-capping included."""
     contract = build_once(tmp_path, [f"wrap.logits={logits}"], wrap, model=random_model(architecture))
-    runtime = Torch.load(tmp_path / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
+    runtime = Torch.load(tmp_path / layout.WRAPPED / layout.PROGRAM, contract, Profiles.of_axes(contract))
     answers = ReferenceAnswers(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
-    cases = catalog(runtime.bounds, CACHE)
+    cases = catalog(runtime.profiles, CACHE)
     assert len(cases) == 13
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures

@@ -16,10 +16,12 @@ from typing import Any
 
 import yaml
 
+from pipeline.core import stages
+
 ROOT = Path(__file__).parents[2]
 PARAMS = "# what has been asked for\npoints:\n  smollm2: []\n"
 TINY = "points:\n  tiny: [experiment=tiny]\n"
-STAGES = ("toolchain", "compose", "wrap", "export", "simplify", "quantize", "engine", "verify", "bench")
+STAGES = stages.NAMES
 COPIED = (".dvcignore", ".gitignore", ".dvc/.gitignore", ".dvc/config", "dvc.yaml", "conf", "pipeline")
 
 
