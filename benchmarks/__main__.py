@@ -57,7 +57,7 @@ class Bench:
             if name in self.whys:
                 continue
             folder = self.facts[name]["folder"]
-            request = {"module": system.module, "folder": str(folder), "options": system.options}
+            request: dict[str, Any] = {"module": system.module, "folder": str(folder), "options": system.options}
             request |= {"threads": self.threads, "tokens": str(self.tokens)}
             worker = Worker(request, SCRATCH / "logs" / f"{system.slug}.run")
             if "why" in worker.ready:
@@ -147,7 +147,7 @@ class Bench:
     def _row(self, name: str, case: Case | None) -> report.Row:
         """What is known before anything is measured."""
         system, facts = self.systems[name], self.facts.get(name, {})
-        row = {"system": system.name, "precision": system.precision, "point": system.point}
+        row: report.Row = {"system": system.name, "precision": system.precision, "point": system.point}
         row |= {key: getattr(case, key, None) for key in ("batch", "prompt", "cache")}
         row |= dict.fromkeys(
             ("prefill_s", "decode_tok_s", "peak_mb", "perplexity", "read_gb_s", "share_of_bandwidth", "why")

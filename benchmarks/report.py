@@ -72,7 +72,8 @@ def case_of(row: Row) -> tuple[int, int, int]:
 
 
 def _class(row: Row) -> str:
-    return CLASSES.get(row["precision"], row["precision"])
+    precision: str = row["precision"]
+    return CLASSES.get(precision, precision)
 
 
 def table(rows: Sequence[Row], threads: int) -> str:

@@ -100,7 +100,7 @@ def translate(program: torch.export.ExportedProgram, contract: GraphContract, op
     fold_weight_transposes(model)
     naming.keep_module_names(model)
     pack_projections(model)
-    naming.name_nodes(model)
+    naming.name_nodes(model, naming.exported_modules(model))
     return model
 
 

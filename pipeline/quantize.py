@@ -1,8 +1,8 @@
 """Stage quantize: simplified/ -> quantized/, the same graph with weights of 8 or 4 bits, in standard operators.
 
-Which weights: pipeline.quantization.find. Their numbers: grids and, with a text, gptq; or the checkpoint's own blocks,
-gguf_blocks. Weights are read one at a time from the data file; what has been quantized stays in memory, and with a text
-X^T X of each layer's inputs, three quarters of the weights' bytes.
+Which weights: pipeline.quantization.find. Their numbers: grids and gptq, or the checkpoint's own blocks, gguf_blocks.
+The formats: pipeline.core.formats. Weights are read one at a time from the data file; quantized ones stay in memory,
+and with GPTQ the Hessians of the layers' inputs, three quarters of the weights' bytes.
 With quantize.weights=none quantized/ holds the report alone, and the engine is made of simplified/.
 """
 
@@ -16,30 +16,29 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from onnx_ir.passes.common import NameFixPass
 from tqdm import tqdm
 
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import Floats
 from pipeline.core.files import atomic_folder, write_json
-from pipeline.core.schema import Calibration, Embedding, Quantize, Rounding, section
-from pipeline.core.schema import Weights as Kind
+from pipeline.core.formats import FORMATS, Format, Weights
+from pipeline.core.schema import Calibration, Quantize, Rounding, section
 from pipeline.graph import onnx_file
-from pipeline.quantization import grids, weights
-from pipeline.quantization.gguf_blocks import BLOCK, Library, is_gguf
-from pipeline.quantization.gptq import factor, gptq
-from pipeline.quantization.grids import FLOAT4, FLOAT8, Grid
-from pipeline.quantization.weights import Weight
+from pipeline.quantization import grids
+from pipeline.quantization.find import Weight, find
+from pipeline.quantization.gguf_blocks import BLOCK, CARRIED_OVER, GgufRowIndex, is_gguf
+from pipeline.quantization.gptq import gptq, inverse_hessian_cholesky
+from pipeline.quantization.grids import Grid
+from pipeline.quantization.write import Writer
 
-SMALL_FLOATS = {Kind.fp8: (FLOAT8, 8), Kind.nvfp4: (FLOAT4, 4)}  # and their bits
 Array = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What became of a weight. rms: of the difference from what it was, over the rms of what it was."""
+class WeightReport:
+    """The result for one weight. rms: of the error, relative to the rms of the weight."""
 
     name: str
     form: str
@@ -47,135 +46,122 @@ class Entry:
     block: int
     rows: int
     carried_over: int  # rows whose blocks are the checkpoint's own
-    exact: int  # rows of these that are what they were, bit for bit
+    exact: int  # rows of these that are bit for bit what they were
     rms: float
     bytes_before: int
     bytes_after: int
 
 
 @dataclass(frozen=True)
-class Job:
-    """A weight to be quantized. carried: the rows whose blocks are the checkpoint's own, bool [N], and their grid."""
+class WeightPlan:
+    """How a weight will be quantized. carried: which rows have blocks of the checkpoint, bool [N], and their grid."""
 
     weight: Weight
-    bits: int
+    format: Format
     block: int
-    carried: tuple[Mask, Grid] | None
-    dtype: np.dtype[Any] | None = None  # of small floats; None for whole numbers
+    carried: tuple[Mask, Grid] | None = None
 
     @property
     def inputs(self) -> set[str]:
-        """Names of what is multiplied with the weight: one, but for a weight that is used in several places."""
+        """Names of the values multiplied by the weight: one, unless the weight is used in several places."""
         return {str(reader.inputs[0].name) for reader in self.weight.readers if reader.inputs[0] is not None}
 
 
 class Quantizer:
-    """Chooses and makes the grid of each weight.
+    """Chooses and computes the grid of each weight.
 
-    library(bits): the checkpoint's own rows of so many bits. moments(names): X^T X of these inputs of linear layers.
+    gguf_rows(format): the checkpoint's own rows in a format. hessians(names): X^T X of these inputs of linear layers.
     """
 
     def __init__(
         self,
         options: Quantize,
-        library: Callable[[int], Library | None],
-        moments: Callable[[set[str]], dict[str, Floats]] | None = None,
+        gguf_rows: Callable[[Format], GgufRowIndex | None],
+        hessians: Callable[[set[str]], dict[str, Floats]] | None = None,
     ) -> None:
         self._options = options
-        self._library = library
-        self._moments = moments
+        self._gguf_rows = gguf_rows
+        self._compute_hessians = hessians
 
-    def jobs(self, found: list[Weight]) -> list[Job]:
-        """What is to be done, in the weights' order."""
-        jobs = []
+    def plan(self, found: list[Weight]) -> list[WeightPlan]:
+        """What is to be done, in the weights' order; weights that stay as they are have no plan."""
+        plans = []
         for weight in found:
-            job = self._job(weight)
-            if job is not None:
-                jobs.append(job)
+            plan = self._plan(weight)
+            if plan is not None:
+                plans.append(plan)
             weight.release()
-        return jobs
+        return plans
 
-    def calibrated(self, jobs: list[Job]) -> dict[str, Floats]:
-        """X^T X of the inputs by whose numbers GPTQ will round."""
-        needed = [job.inputs for job in jobs if self._by_gptq(job)]
-        return self._moments(set().union(*needed)) if self._moments is not None and needed else {}
+    def hessians(self, plans: list[WeightPlan]) -> dict[str, Floats]:
+        """X^T X of the inputs that GPTQ needs, by name."""
+        needed = [plan.inputs for plan in plans if self._by_gptq(plan)]
+        return self._compute_hessians(set().union(*needed)) if self._compute_hessians is not None and needed else {}
 
-    def quantize(self, job: Job, moments: dict[str, Floats]) -> tuple[Grid, Entry]:
-        """A weight's grid with the numbers that its type can hold, and what is to be reported."""
-        rows, tensor = job.weight.rows(), job.weight.tensor
-        found, method = np.zeros(len(rows), np.bool_), self._method(job, moments)
-        if job.carried is None:
-            grid = grids.by_chunks(rows, method)
+    def quantize(self, plan: WeightPlan, hessians: dict[str, Floats]) -> tuple[Grid, WeightReport]:
+        """A weight's grid, with scales and offsets as they are stored, and its report."""
+        rows, tensor = plan.weight.rows(), plan.weight.tensor
+        found, round_rows = np.zeros(len(rows), np.bool_), self._method(plan, hessians)
+        if plan.carried is None:
+            grid = grids.by_chunks(rows, round_rows)
         else:
-            found, grid = job.carried
+            found, grid = plan.carried
             if not found.all():
-                grid = grids.merge(found, grid, grids.by_chunks(rows[~found], method))
+                grid = grids.merge(found, grid, grids.by_chunks(rows[~found], round_rows))
         grid = grid.rounded(tensor.dtype.numpy())
         rms, exact = _difference(rows, grid, found)
-        per_block = 1 if grid.q.dtype == FLOAT4 else tensor.dtype.itemsize * (1 + (grid.center is not None))
-        size = grid.q.size * grid.bits // 8 + grid.scale.size * per_block
-        entry = Entry(
-            name=str(job.weight.value.name),
-            form=_form(job.weight, grid),
-            bits=grid.bits,
+        report = WeightReport(
+            name=str(plan.weight.value.name),
+            form=_form(plan.weight, grid),
+            bits=grid.format.bits,
             block=grid.block,
             rows=len(rows),
             carried_over=int(found.sum()),
             exact=exact,
             rms=rms,
             bytes_before=tensor.nbytes,
-            bytes_after=int(size),
+            bytes_after=grid.stored_bytes(tensor.dtype.numpy().itemsize),
         )
-        return grid, entry
+        return grid, report
 
-    def _kind(self, weight: Weight) -> Kind:
-        """What its numbers become."""
-        if weight.is_table or weight.is_head:
-            return {Embedding.none: Kind.none, Embedding.int8: Kind.int8}[self._options.embedding]
-        return self._options.weights
-
-    def _job(self, weight: Weight) -> Job | None:
-        kind, k = self._kind(weight), weight.width
-        if kind is Kind.none:
+    def _plan(self, weight: Weight) -> WeightPlan | None:
+        by_row = weight.is_table or weight.is_head  # a scale for each row
+        kind = Weights(self._options.embedding.value) if by_row else self._options.weights
+        if kind is Weights.none:
             return None
-        if kind in SMALL_FLOATS:
-            dtype, bits = SMALL_FLOATS[kind]
-            block = self._options.block_size or k
-            return Job(weight, bits, block, None, dtype) if k % block == 0 else None
-        bits = {Kind.int8: 8, Kind.int4: 4}[kind]
-        carried = self._carried(weight, bits)
+        fmt, k = FORMATS[kind], weight.width
+        carried = self._carried(weight, fmt)
         if carried is not None:
-            return Job(weight, bits, BLOCK, carried)
-        by_blocks = not (weight.is_table or weight.is_head) and self._options.block_size > 0
-        block_or_none = grids.largest_block(k, self._options.block_size) if by_blocks else k
-        # where no divisor of k is a block: 8 bits for the whole row
-        return Job(weight, 8, k, None) if block_or_none is None else Job(weight, bits, block_or_none, None)
+            return WeightPlan(weight, fmt, BLOCK, carried)
+        size = 0 if by_row else self._options.block_size
+        block = grids.largest_block(k, size) if size else k
+        if block is not None:
+            return WeightPlan(weight, fmt, block)
+        # a width that no block divides: integers of 8 bits for the whole row, but engines mix no floats with them
+        return None if fmt.is_float else WeightPlan(weight, FORMATS[Weights.int8], k)
 
-    def _by_gptq(self, job: Job) -> bool:
-        anew = job.carried is None or not job.carried[0].all()
-        linear = not (job.weight.is_table or job.weight.is_head)
+    def _by_gptq(self, plan: WeightPlan) -> bool:
+        anew = plan.carried is None or not plan.carried[0].all()
+        linear = not (plan.weight.is_table or plan.weight.is_head)
         return self._options.rounding is Rounding.gptq and linear and anew
 
-    def _method(self, job: Job, moments: dict[str, Floats]) -> Callable[[Floats], Grid]:
+    def _method(self, plan: WeightPlan, hessians: dict[str, Floats]) -> Callable[[Floats], Grid]:
         """How to round the rows that are not carried over."""
-        if job.dtype is not None:
-            return partial(grids.nearest_float, block=job.block, dtype=job.dtype)
-        centered = job.bits == 4 and (job.carried is not None or not self._options.symmetric)
-        if self._by_gptq(job):
-            total = np.sum([moments[name] for name in job.inputs], axis=0)
-            return partial(gptq, factor=factor(total), block=job.block, bits=job.bits, centered=centered)
-        if job.bits == 8:
-            return partial(grids.nearest, block=job.block, bits=8)
-        return partial(grids.closest, block=job.block, bits=4, centered=centered)
+        offset = plan.format.offsets and (plan.carried is not None or not self._options.symmetric)
+        options: dict[str, Any] = {"block": plan.block, "fmt": plan.format, "offset": offset}
+        if self._by_gptq(plan):
+            hessian = np.sum([hessians[name] for name in plan.inputs], axis=0)
+            return partial(gptq, cholesky=inverse_hessian_cholesky(hessian), **options)
+        return partial(grids.round_rows, **options)
 
-    def _carried(self, weight: Weight, bits: int) -> tuple[Mask, Grid] | None:
+    def _carried(self, weight: Weight, fmt: Format) -> tuple[Mask, Grid] | None:
         """The checkpoint's own blocks, if at least half the rows are there."""
-        library = self._library(bits)
-        if library is None or weight.width % BLOCK:
+        index = self._gguf_rows(fmt) if fmt in CARRIED_OVER.values() else None
+        if index is None or weight.width % BLOCK:
             return None
-        places = library.locate(weight.rows())
+        places = index.locate(weight.rows())
         found = places[:, 0] >= 0
-        return (found, library.grid(places[found])) if found.mean() >= 0.5 else None
+        return (found, index.grid(places[found])) if found.mean() >= 0.5 else None
 
 
 def _difference(rows: Array, grid: Grid, which: Mask) -> tuple[float, int]:
@@ -193,68 +179,66 @@ def _difference(rows: Array, grid: Grid, which: Mask) -> tuple[float, int]:
 
 
 def _form(weight: Weight, grid: Grid) -> str:
-    whole = grid.bits == 8 and grid.block == grid.q.shape[1]
+    whole = grid.format.bits == 8 and grid.block == grid.q.shape[1]
     sharing = f"blocks of {grid.block}" if not whole else "per row" if weight.is_table else "per channel"
-    center = "" if grid.center is None else " with a center"
-    return f"{'table' if weight.is_table else 'linear'}, {grid.kind} {sharing}{center}"
+    offset = "" if grid.offset is None else " with a center"  # the report's word for an offset
+    return f"{'table' if weight.is_table else 'linear'}, {grid.format.numbers} {sharing}{offset}"
 
 
-def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLINE_BELOW) -> list[Entry]:
-    """Quantize the model's weights of `least` bytes and more in place; returns what became of each."""
-    jobs = quantizer.jobs(weights.find(model.graph, least))
-    moments = quantizer.calibrated(jobs)
-    writer = weights.Writer(model.graph)
-    entries = []
-    for job in tqdm(jobs, desc="quantize", unit="weight", leave=False):
-        grid, entry = quantizer.quantize(job, moments)
-        (writer.table if job.weight.is_table else writer.linear)(job.weight, grid)
-        entries.append(entry)
-        job.weight.release()
-    NameFixPass()(model)
-    return entries
+def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLINE_UP_TO) -> list[WeightReport]:
+    """Quantize the model's weights of `least` bytes and more in place; returns a report for each."""
+    plans = quantizer.plan(find(model.graph, least))
+    hessians = quantizer.hessians(plans)
+    writer = Writer(model)
+    reports = []
+    for plan in tqdm(plans, desc="quantize", unit="weight", leave=False):
+        grid, weight_report = quantizer.quantize(plan, hessians)
+        writer.write(plan.weight, grid)
+        reports.append(weight_report)
+        plan.weight.release()
+    writer.finish()
+    return reports
 
 
-def blocks_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[int], Library | None]:
-    """The rows of a GGUF checkpoint by their bits, read when first asked for; none of another checkpoint."""
-    return functools.cache(lambda bits: Library(checkpoint, bits, dtype) if is_gguf(checkpoint) else None)
+def gguf_rows_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[Format], GgufRowIndex | None]:
+    """The rows of a GGUF checkpoint by format, read when first asked for; None for another kind of checkpoint."""
+    return functools.cache(lambda fmt: GgufRowIndex(checkpoint, fmt, dtype) if is_gguf(checkpoint) else None)
 
 
-def moments(options: Calibration, names: set[str]) -> dict[str, Floats]:
+def hessians(options: Calibration, names: set[str]) -> dict[str, Floats]:
     """X^T X of these values of the simplified graph over the calibration text, in a point's folder."""
-    from pipeline.quantization import (
-        calibration,  # with transformers and ONNX Runtime: seconds that are not needed without
-    )
+    from pipeline.quantization import calibration  # imports transformers and ONNX Runtime, seconds that others save
 
     contract = GraphContract.load(Path(layout.WRAPPED, layout.CONTRACT))
-    read = calibration.windows(Path(), options, contract)
-    print(f"calibration: {sum(map(len, read))} tokens, inputs of {len(names)} layers")
-    return calibration.moments(Path(layout.SIMPLIFIED), contract, names, read)
+    windows = calibration.windows(Path(), options, contract)
+    print(f"calibration: {sum(map(len, windows))} tokens, inputs of {len(names)} layers")
+    return calibration.hessians(Path(layout.SIMPLIFIED), contract, names, windows)
 
 
-def report(options: Quantize, entries: list[Entry]) -> dict[str, Any]:
-    """What quantize.json holds."""
-    totals = {name: sum(getattr(e, name) for e in entries) for name in ("bytes_before", "bytes_after")}
-    return {"weights": options.weights.value, **totals, "tensors": [asdict(entry) for entry in entries]}
+def summary(options: Quantize, reports: list[WeightReport]) -> dict[str, Any]:
+    """The content of quantize.json."""
+    totals = {name: sum(getattr(r, name) for r in reports) for name in ("bytes_before", "bytes_after")}
+    return {"weights": options.weights.value, **totals, "tensors": [asdict(report) for report in reports]}
 
 
 def main() -> None:
     """Run the stage in a point's folder."""
     options = section(Quantize)
     with atomic_folder(Path(layout.QUANTIZED)) as out:
-        entries: list[Entry] = []
-        if options.weights is not Kind.none:
+        reports: list[WeightReport] = []
+        if options.weights is not Weights.none:
             model = onnx_file.load(Path(layout.SIMPLIFIED))
             logits = model.graph.outputs[0].dtype
             assert logits is not None
-            library = blocks_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda _: None
-            entries = quantize(model, Quantizer(options, library, partial(moments, options.calibration)))
+            rows = gguf_rows_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda _: None
+            reports = quantize(model, Quantizer(options, rows, partial(hessians, options.calibration)))
             onnx_file.save(model, out)
-        summary = report(options, entries)
-        write_json(out / layout.QUANTIZATION, summary)
-    carried = sum(entry.carried_over == entry.rows for entry in entries)
-    megabytes = (summary[name] / 1e6 for name in ("bytes_before", "bytes_after"))
+        totals = summary(options, reports)
+        write_json(out / layout.QUANTIZATION, totals)
+    carried = sum(report.carried_over == report.rows for report in reports)
+    megabytes = (totals[name] / 1e6 for name in ("bytes_before", "bytes_after"))
     print(
-        "{} weights, {} of them as in the checkpoint: {:.0f} MB -> {:.0f} MB".format(len(entries), carried, *megabytes)
+        "{} weights, {} of them as in the checkpoint: {:.0f} MB -> {:.0f} MB".format(len(reports), carried, *megabytes)
     )
 
 

@@ -1,9 +1,9 @@
 """Stage simplify: onnx/ -> simplified/, by onnxsim in a subprocess with a memory and a time limit.
 
-onnxsim sees the graph without its large weights: they go in as inputs and come back as initializers, so their
-bytes are untouched, simplified/ shares the data file of onnx/, and memory does not grow with the model
-(SmolLM2-135M: 0.3 GB, against 2.8 GB with the weights inside).
-When onnxsim crashes or passes a limit, the graph goes on as it is; simplify.json says which, and why.
+onnxsim gets the graph without its large weights: they are inputs for it and become initializers again afterwards. So
+their bytes are untouched, simplified/ has the data file of onnx/, and memory does not grow with the model
+(SmolLM2-135M: 0.3 GB instead of 2.8 GB).
+When onnxsim crashes or exceeds a limit, simplified/ holds the graph of onnx/ as it is; simplify.json says why.
 """
 
 import difflib
@@ -16,16 +16,17 @@ from collections import Counter
 from pathlib import Path
 
 import onnx
+import onnx_ir as ir
 
 from pipeline.core import layout, machine, stage
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Simplify, section
-from pipeline.graph.naming import ROOT, numbered
+from pipeline.graph.naming import inherited_modules, name_nodes
 from pipeline.graph.rotary import fuse_rotary
 
-# Address space that takes no memory: mapped files 0.11 GB, and 0.04 GB of stack and reserve for each thread, of which
-# there may be one for each processor. RLIMIT_AS counts it, a container's limit does not.
+# Address space that uses no memory: mapped files 0.11 GB, and 0.04 GB of stack and reserve for each thread, of which
+# there may be one per processor. RLIMIT_AS counts it, a container's limit does not.
 MAPPED, THREAD = 2**28, 2**26
 # Runs onnxsim's command line within a limit of address space: the first argument, 0 for none. The process sets it
 # itself, as code between fork and exec can hang where the parent has threads.
@@ -61,7 +62,7 @@ def attach_weights(model: onnx.ModelProto, weights: list[onnx.TensorProto]) -> N
 
 
 def check_passes(names: list[str]) -> None:
-    """Raise UserError for names that are no pass of onnxsim, which would take them without a word."""
+    """Raise UserError for names that are not passes of onnxsim, which would ignore them."""
     if not names:
         return
     command = [sys.executable, "-c", LIMITED, "0", "--list-default-optimizers"]
@@ -74,7 +75,7 @@ def check_passes(names: list[str]) -> None:
 
 
 def onnxsim(source: Path, target: Path, options: Simplify) -> str | None:
-    """Run onnxsim from file to file within the limits; returns why it failed, or None."""
+    """Run onnxsim from file to file within the limits; return why it failed, or None."""
     limit, limited_by = memory_limit(options.memory_gb)
     command = [sys.executable, "-c", LIMITED, str(limit), str(source), str(target)]
     if options.skip:
@@ -96,10 +97,10 @@ def onnxsim(source: Path, target: Path, options: Simplify) -> str | None:
 
 
 def memory_limit(wanted_gb: float, root: Path = machine.ROOT) -> tuple[int, str]:
-    """Bytes of address space that onnxsim may take, and what sets that limit.
+    """Bytes of address space that onnxsim may use, and what sets that limit.
 
-    The least of simplify.memory_gb, `ulimit -v` of this process, and the memory of the machine or container, to which
-    the address space that takes no memory is added. root: as in machine.memory_limit.
+    The smallest of simplify.memory_gb, `ulimit -v` of this process, and the memory of the machine or container plus the
+    address space that uses no memory. root: as in machine.memory_limit.
     """
     memory, unused = machine.memory_limit(root), MAPPED + THREAD * (os.cpu_count() or 1)
     limits = [
@@ -117,17 +118,17 @@ def memory_limit(wanted_gb: float, root: Path = machine.ROOT) -> tuple[int, str]
 
 
 def changed_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:
-    """Which input or output onnxsim renamed, retyped or reshaped; None when all are as they were."""
+    """Which input or output onnxsim renamed, retyped or reshaped; None when all are as before."""
     old = [*before.graph.input, *before.graph.output]
     new = [*after.graph.input, *after.graph.output]
     for was, now in zip(old, new, strict=False):
         if (was.name, was.type) != (now.name, now.type):
             return f"onnxsim changed {was.name} from {was.type} to {now.name} {now.type}"
-    return None if len(old) == len(new) else f"onnxsim left {len(new)} of {len(old)} inputs and outputs"
+    return None if len(old) == len(new) else f"onnxsim kept {len(new)} of {len(old)} inputs and outputs"
 
 
 def simplify(model: onnx.ModelProto, options: Simplify) -> tuple[onnx.ModelProto, str | None]:
-    """The simplified model and None, or the model as it was and the reason. Weights stay references to the file."""
+    """The simplified model and None, or the model itself and the reason. Weights stay references to the file."""
     if not options.enabled:
         return model, "simplify.enabled is false"
     check_passes(options.skip)
@@ -144,24 +145,10 @@ def simplify(model: onnx.ModelProto, options: Simplify) -> tuple[onnx.ModelProto
     if reason is not None:
         return model, reason
     attach_weights(simplified, weights)
-    simplified = fuse_rotary(simplified)
-    name_nodes(model, simplified)
-    return simplified, None
-
-
-def name_nodes(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Give the nodes of a simplified graph names of modules again; onnxsim drops them where it fuses.
-
-    A fused node has an output of the nodes that it replaces, and so their module; any other that of its inputs.
-    """
-    modules = {name: node.name.rpartition(".")[0] for node in before.graph.node for name in node.output}
-    names = []
-    for node in after.graph.node:
-        module = next((modules[name] for name in [*node.output, *node.input] if name in modules), ROOT)
-        modules |= dict.fromkeys(node.output, module)
-        names.append(f"{module}.{node.op_type}")
-    for node, name in zip(after.graph.node, numbered(names), strict=True):
-        node.name = name
+    graph = ir.from_proto(simplified)
+    fuse_rotary(graph)
+    name_nodes(graph, inherited_modules(model, graph))
+    return ir.to_proto(graph), None
 
 
 def counts(model: onnx.ModelProto) -> dict[str, int]:
@@ -176,7 +163,7 @@ def main() -> None:
     simplified, reason = simplify(model, section(Simplify))
     before, after = counts(model), counts(simplified)
     if reason is not None:
-        print(f"going on with the graph as it is: {reason}", file=sys.stderr)
+        print(f"not simplified, the graph stays as it is: {reason}", file=sys.stderr)
     nodes = {"before": sum(before.values()), "after": sum(after.values())}
     with atomic_folder(Path(layout.SIMPLIFIED)) as out:
         onnx.save(simplified, out / layout.MODEL)

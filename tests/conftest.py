@@ -25,7 +25,17 @@ from tests.support.points import build_once
 settings.register_profile("kvforge", settings.default, deadline=None)
 settings.load_profile("kvforge")
 
-FIRST = ("test_smollm2", "test_dvc", "test_sweep", "test_resilience")  # files that take minutes
+# files that take longest: the real model and DVC's builds minutes, the others 20 s and more
+FIRST = (
+    "test_smollm2",
+    "test_dvc",
+    "test_resilience",
+    "test_sweep",
+    "test_interpreter",
+    "test_verify",
+    "test_quantize",
+    "test_quantize",
+)
 
 
 def pytest_configure() -> None:

@@ -1,6 +1,7 @@
 """pipeline.doctor: what it says of this machine, and of machines that are not as they should be."""
 
 import os
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -117,7 +118,7 @@ esac"""
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the size of models that still fit."""
-    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**9})())
     wrong = [finding for finding in findings() if finding.state == "wrong"]
     assert [finding.what for finding in wrong] == [
         "1 GB of disk free: models of up to about 0.0 billion parameters in fp32"

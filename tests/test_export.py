@@ -23,7 +23,7 @@ from pipeline.proof.interface import onnx_findings
 from pipeline.proof.reference import Reference
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, random_model
+from tests.support.architectures import ARCHITECTURES, mostly_slow, random_model
 from tests.support.gates import held
 from tests.support.points import build_once
 
@@ -90,7 +90,7 @@ def misnamed(graph: Path, modules: set[str]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", mostly_slow(ARCHITECTURES, "llama", "gemma2", "phi3", "gpt2"))
 def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) -> None:
     """Sliding windows, soft-capping, partial rotary, learned positions, biases: every case of verify, on the engine
     that is made of the simplified graph; and the graph keeps the contract, its nodes named after modules."""

@@ -13,6 +13,7 @@ FILE = Path("models/gemma-3-270m-q4_k_m.gguf")
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.real,
     pytest.mark.skipif(not (ROOT / FILE).exists(), reason=f"needs {FILE.name}: make gemma3"),
 ]
 

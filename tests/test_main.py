@@ -1,6 +1,8 @@
 """The front door, as a process of its own: python -m pipeline. DVC's part is cut short by a dvc.yaml of the test."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -44,15 +46,21 @@ if point == "bad":
 """
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with those stages. Not to be changed."""
+    folder = make(tmp_path_factory.mktemp("made"))
+    (folder / "dvc.yaml").write_text(DVC_YAML)
+    (folder / "stage.py").write_text(STAGE)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=folder, check=True)
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository with those stages, as the working folder."""
-    make(tmp_path)
-    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
-    (tmp_path / "stage.py").write_text(STAGE)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=tmp_path, check=True)
+def repository(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of it, as the working folder."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -156,10 +164,17 @@ def test_parallel_launchers_take_turns() -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with points.locked("kvforge.lock"):
         job = subprocess.Popen([sys.executable, "-m", "pipeline", "experiment=tiny"], env=environment)
-        deadline = time.monotonic() + 60
-        while "tiny" not in points.read() and time.monotonic() < deadline:
+        deadline = time.monotonic() + 300
+        while not waits_for_a_lock(job.pid):
+            assert job.poll() is None, "the job did not wait"
+            assert time.monotonic() < deadline
             time.sleep(0.05)
-        time.sleep(1)
-        assert job.poll() is None
+        assert "tiny" in points.read()
         assert not Path("artifacts").exists()
-    assert job.wait(60) == 0
+    assert job.wait(300) == 0
+    assert Path("artifacts").exists()
+
+
+def waits_for_a_lock(pid: int) -> bool:
+    """Whether the kernel lists the process among those that wait for a lock on a whole file."""
+    return re.search(rf"-> FLOCK .* {pid} ", Path("/proc/locks").read_text(encoding="utf-8")) is not None

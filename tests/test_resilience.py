@@ -15,6 +15,8 @@ import pytest
 from pipeline.core import stages
 from tests.support.repository import built, edit, environment, make_whole, of_tiny, override, repro, run
 
+pytestmark = pytest.mark.slow
+
 POINT = Path("artifacts/tiny")
 PATIENCE = 300.0  # seconds until a stage must have been reached
 ANSWER = """
@@ -84,13 +86,13 @@ def answer(folder: Path) -> str:
 @pytest.fixture
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the built repository."""
-    return built(tmp_path_factory.getbasetemp()).copy(tmp_path_factory.mktemp("killed") / "repository")
+    return built().copy(tmp_path_factory.mktemp("killed") / "repository")
 
 
 @pytest.fixture(scope="module")
-def former(tmp_path_factory: pytest.TempPathFactory) -> str:
+def former() -> str:
     """What the engine in it answers."""
-    return answer(built(tmp_path_factory.getbasetemp()).folder)
+    return answer(built().folder)
 
 
 def test_a_first_build_that_is_killed_twice_completes(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import yaml
 from pipeline.core.stages import downstream
 from tests.support.repository import Build, make_whole, run
 
+pytestmark = pytest.mark.slow
+
 SWEEP = ("-m", "pipeline", "-m", "experiment=tiny", "model.seed=0,1", "engine.threads=1,2")
 OVERRIDES = [["experiment=tiny", f"model.seed={seed}", f"engine.threads={n}"] for seed in (0, 1) for n in (1, 2)]
 

@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -69,7 +69,12 @@ def test_no_package_is_imported() -> None:
 
 
 def test_it_is_quick(tmp_path: Path) -> None:
-    """It costs a fraction of a second; the limit is wide, for a busy machine."""
-    start = time.perf_counter()
+    """It computes for a fraction of a second, however long it has to wait on a busy machine: 0.1 s; torch alone 1.5."""
+
+    def computed() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = computed()
     run(tmp_path)
-    assert time.perf_counter() - start < 2
+    assert computed() - before < 1

@@ -13,10 +13,11 @@ import onnx
 import pytest
 import torch
 
-from pipeline import wrap
+from pipeline import verify, wrap
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.core.errors import UserError
 from pipeline.core.patching import replaced
 from pipeline.core.schema import Cache, Model, Verify, section
 from pipeline.model import decoder
@@ -232,7 +233,9 @@ DAMAGES: dict[Callable[[onnx.ModelProto], None], tuple[set[str], str]] = {
 }
 
 
-@pytest.mark.parametrize("artifact", [layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
+@pytest.mark.parametrize(
+    "artifact", [layout.ONNX, pytest.param(layout.SIMPLIFIED, marks=pytest.mark.slow), layout.ENGINE]
+)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damage_is_caught_and_named(
     tiny_copy: Callable[[], Path], answers: ReferenceAnswers, artifact: str, damage: Callable[[onnx.ModelProto], None]
@@ -273,7 +276,7 @@ def test_a_damaged_program_is_caught(tiny_copy: Callable[[], Path], answers: Ref
     tokens = {t.name: torch.ones(t.sized(batch=2, sequence=3), dtype=getattr(torch, t.dtype)) for t in contract.inputs}
     first, past = list(tokens.values())[:4], list(tokens.values())[4:]
     sequence = torch.export.Dim("sequence", min=1, max=32)
-    shapes = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
+    shapes: tuple[object, ...] = ({1: sequence}, {1: sequence}, {1: sequence}, {}, [{} for _ in past])
     wrapped = decoder.Decoder(model, "last")
     # as wrap does: without stack traces, and the subgraph that the rotary embedding's no_grad makes, which are refused
     with (
@@ -437,26 +440,28 @@ def test_behind_rounded_activations_the_fix_names_their_key(tiny_copy: Callable[
     assert problem.fix.startswith("set engine.int8_activations=false, so that activations are not rounded to 8 bits; ")
 
 
-def test_cases_that_a_profile_leaves_out_are_in_the_report(tmp_path: Path) -> None:
+def test_cases_that_a_profile_leaves_out_are_in_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """By name, with the reason; on the command line too."""
     build_once(tmp_path, ["profile=single", "profile.prefill.sequence.opt=8", "profile.prefill.sequence.max=16"])
-    command = [sys.executable, "-m", "pipeline.verify"]
-    done = subprocess.run(command, cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    verify.main()
     engine = json.loads((tmp_path / layout.VERIFY).read_text())["artifacts"][layout.ENGINE]
     assert engine["ragged prefill"] == {"not_run": "needs 2 rows, the profiles take 1"}
-    assert "engine: case not run: ragged prefill: needs 2 rows, the profiles take 1" in done.stdout
+    assert "engine: case not run: ragged prefill: needs 2 rows, the profiles take 1" in capsys.readouterr().out
     assert len(engine["greedy 0"]) > 2  # the text of each prompt
 
 
-def test_an_engine_that_says_nothing_sound_of_itself_is_a_failure(tiny_copy: Callable[[], Path]) -> None:
+def test_an_engine_that_says_nothing_sound_of_itself_is_a_failure(
+    tiny_copy: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """engine.json is damaged: the other artifacts are proven all the same, and the report is written."""
     folder = tiny_copy()
     (folder / layout.ENGINE / layout.ENGINE_INFO).write_text("{")
-    command = [sys.executable, "-m", "pipeline.verify"]
-    done = subprocess.run(command, cwd=folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="this is not JSON"):
+        verify.main()
     proven = json.loads((folder / layout.VERIFY).read_text())["artifacts"]
     assert list(proven) == [layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED, layout.ENGINE]
     assert "this is not JSON" in proven[layout.ENGINE]["contract"]["failures"][0]

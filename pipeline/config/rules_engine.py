@@ -5,11 +5,9 @@ from dataclasses import MISSING, fields
 
 from pipeline.core.engines import KINDS, PROVIDERS, EngineKind
 from pipeline.core.errors import Problem
+from pipeline.core.formats import FORMATS
 from pipeline.core.schema import Compute, Config, Embedding, Engine, Rounding, Weights
 
-INT4_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel for 4 bits, MatMulNBits, takes
-FLOAT_BLOCKS = {Weights.fp8: 0, Weights.nvfp4: 16}  # the block of each small float: the channel, and NVIDIA's format
-FLOAT_TARGETS = {Weights.fp8: 8.9, Weights.nvfp4: 12.0}  # least compute capability that computes with them
 NO_KERNELS = {(provider, Compute.bf16) for provider in PROVIDERS}
 
 
@@ -25,12 +23,11 @@ def _weights(config: Config) -> Iterator[Problem]:
     """Block sizes that both formats and kernels know, and no key that would be without effect."""
     quantize = config.quantize
     size, where = quantize.block_size, "quantize.block_size"
-    small = FLOAT_BLOCKS.get(quantize.weights)
-    allowed = INT4_BLOCKS if quantize.weights is Weights.int4 else (0, *INT4_BLOCKS) if small is None else (small,)
-    if quantize.weights is not Weights.none and size not in allowed:
+    fmt = FORMATS.get(quantize.weights)
+    if fmt is not None and size not in fmt.blocks:
         what = f"{where}={size} is not supported with quantize.weights={quantize.weights.value}"
-        yield Problem(what, where, f"choose one of {', '.join(map(str, allowed))}")
-    if quantize.weights is not Weights.int4 and not quantize.symmetric:
+        yield Problem(what, where, f"choose one of {', '.join(map(str, fmt.blocks))}")
+    if not quantize.symmetric and not (fmt is not None and fmt.offsets):
         where = "quantize.symmetric"
         what = f"{where}=false has no effect with quantize.weights={quantize.weights.value}"
         yield Problem(what, where, f"{where}=true, or precision=int4")
@@ -38,7 +35,7 @@ def _weights(config: Config) -> Iterator[Problem]:
         where = "quantize.rounding"
         what = f"{where}=gptq has no effect with quantize.weights=none"
         yield Problem(what, where, f"{where}=nearest, or precision=int8")
-    if quantize.weights in FLOAT_BLOCKS and quantize.rounding is Rounding.gptq:
+    if fmt is not None and not fmt.gptq and quantize.rounding is Rounding.gptq:
         where = "quantize.rounding"
         yield Problem(f"{where}=gptq is for whole numbers", where, f"{where}=nearest, or precision=int8")
     if quantize.rounding is Rounding.gptq and config.precision.compute is Compute.bf16:
@@ -63,11 +60,11 @@ def _engine(config: Config) -> Iterator[Problem]:
 
 
 def _provider(config: Config) -> Iterator[Problem]:
-    engine = config.engine
+    engine, fmt = config.engine, FORMATS.get(config.quantize.weights)
     if engine.kind is EngineKind.onnxruntime and engine.provider not in PROVIDERS:
         what = f"{engine.kind.value} has no provider {engine.provider} here"
         yield Problem(what, "engine.provider", f"choose {' or '.join(PROVIDERS)}")
-    if engine.provider in PROVIDERS[1:] and config.quantize.weights is not Weights.none:
+    if engine.provider in PROVIDERS[1:] and fmt is not None and engine.provider not in fmt.providers:
         what = f"{engine.provider} has no kernels for kvforge's weights of {config.quantize.weights.value}"
         yield Problem(what, "quantize.weights", "precision=fp16, engine=tensorrt_rtx or engine=onnxruntime_cpu")
 
@@ -79,15 +76,16 @@ def _targets(config: Config) -> Iterator[Problem]:
         yield Problem("TensorRT-RTX needs to know the GPUs to build for", "engine.targets", fix)
 
 
-def _small_floats(config: Config) -> Iterator[Problem]:
-    """Engines that compute with them: TensorRT's, for GPUs that are new enough."""
+def _kernels(config: Config) -> Iterator[Problem]:
+    """Engines and GPUs that compute with the weights' format."""
     weights, engine = config.quantize.weights, config.engine
-    least = FLOAT_TARGETS.get(weights)
-    if least is None:
+    fmt = FORMATS.get(weights)
+    if fmt is None:
         return
-    if engine.kind is EngineKind.onnxruntime:
+    if engine.kind is EngineKind.onnxruntime and not fmt.providers:
         what = f"ONNX Runtime has no kernels for weights of {weights.value}"
         yield Problem(what, "quantize.weights", "engine=tensorrt_rtx, or precision=int8 or int4")
+    least = fmt.min_capability or 0.0
     old = [target for target in engine.targets if target < least]
     if old:
         what = f"{weights.value} needs compute capability {least} or later, not {', '.join(map(str, old))}"
@@ -97,5 +95,5 @@ def _small_floats(config: Config) -> Iterator[Problem]:
 
 
 RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
-    _precision, _weights, _engine, _provider, _targets, _small_floats,
+    _precision, _weights, _engine, _provider, _targets, _kernels,
 )  # fmt: skip

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from pipeline.core.engines import EngineKind
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.formats import Weights as Weights  # the values of quantize.weights
 from pipeline.core.layout import PARAMS
 
 REQUIRED: Any = "???"  # OmegaConf's mark for a key that has no default
@@ -40,16 +41,6 @@ class Logits(Enum):
 
     last = "last"
     all = "all"
-
-
-class Weights(Enum):
-    """Type of the linear layers' weights; none leaves them in the compute type."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-    fp8 = "fp8"
-    nvfp4 = "nvfp4"
 
 
 class Embedding(Enum):

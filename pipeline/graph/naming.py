@@ -1,10 +1,14 @@
-"""Names in the graph: of nodes, after the modules of the model that they came from, such as
-`model.layers.3.self_attn.Attention`, so that an error of a runtime points at a module; of weights; of axes."""
+"""Names in the graph: of nodes, weights and axes.
+
+A node is named after the module of the model that it came from, such as `model.layers.3.self_attn.Attention`, so that
+a runtime's error points at a module.
+"""
 
 import ast
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import onnx
 import onnx_ir as ir
 
 MODULE = "module"  # key of a node's metadata: the module of the model that it came from
@@ -12,12 +16,12 @@ ROOT = "decoder"  # what the wrapper itself computes, and the model outside of i
 
 
 def module_name(scope: str) -> str:
-    """A module's name in the original model, from its name in the wrapper, pipeline.model.decoder."""
+    """A module's name in the original model, from its name in the wrapper (pipeline.model.decoder)."""
     return scope.removeprefix("model.") if scope.startswith("model.") else ROOT
 
 
 def numbered(names: Iterable[str]) -> Iterator[str]:
-    """Each name as it is the first time, then with _1, _2 and so on."""
+    """Each name unchanged the first time, then with _1, _2 and so on."""
     seen: Counter[str] = Counter()
     for name in names:
         yield f"{name}_{seen[name]}" if seen[name] else name
@@ -42,8 +46,8 @@ def _values(graph: ir.Graph) -> list[ir.Value]:
 
 
 def keep_module_names(model: ir.Model) -> None:
-    """Reduce each node's metadata to the module that it came from, the exporter's traces hold paths; and name weights
-    as the original model does."""
+    """Reduce each node's metadata to its module, as the exporter's traces contain paths of this machine, and name
+    weights as the original model does."""
     for node in model.graph:
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]")  # "['', 'model', ..., operator]"
         node.metadata_props.clear()
@@ -54,8 +58,28 @@ def keep_module_names(model: ir.Model) -> None:
         value.name = str(value.name).removeprefix("model.")
 
 
-def name_nodes(model: ir.Model) -> None:
-    """Name each node after its module and its operator."""
-    names = numbered(f"{node.metadata_props[MODULE]}.{node.op_type}" for node in model.graph)
+def name_nodes(model: ir.Model, modules: Iterable[str]) -> None:
+    """Name each node after its module, given in the nodes' order, and its operator."""
+    names = numbered(f"{module}.{node.op_type}" for module, node in zip(modules, model.graph, strict=True))
     for node, name in zip(model.graph, names, strict=True):
         node.name = name
+
+
+def exported_modules(model: ir.Model) -> list[str]:
+    """The module of each node, from the metadata that `keep_module_names` and passes over it leave."""
+    return [node.metadata_props[MODULE] for node in model.graph]
+
+
+def inherited_modules(before: onnx.ModelProto, after: ir.Model) -> list[str]:
+    """The module of each node of a graph that onnxsim made of another, whose nodes are named after theirs.
+
+    A fused node has an output of the nodes that it replaces, and so their module; any other that of its inputs.
+    """
+    known = {name: node.name.rpartition(".")[0] for node in before.graph.node for name in node.output}
+    found = []
+    for node in after.graph:
+        values = [str(value.name) for value in [*node.outputs, *node.inputs] if value is not None]
+        module = next((known[name] for name in values if name in known), ROOT)
+        known |= {str(output.name): module for output in node.outputs}
+        found.append(module)
+    return found

@@ -1,4 +1,4 @@
-"""An ONNX model's files: model.onnx, and model.onnx.data with every weight of 64 KiB and more."""
+"""An ONNX model's files: model.onnx, and model.onnx.data with the weights of more than 64 KiB."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import onnx_ir as ir
 
 from pipeline.core.layout import DATA, MODEL
 
-INLINE_BELOW = 65536  # bytes; smaller tensors stay in the graph, where constant folding reaches them
+INLINE_UP_TO = 65536  # bytes; such tensors stay in the graph, where constant folding reaches them
 
 
 def save(model: ir.Model, folder: Path) -> None:
     """Write `folder`/model.onnx and `folder`/model.onnx.data."""
-    ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=INLINE_BELOW)
+    ir.save(model, folder / MODEL, external_data=DATA, size_threshold_bytes=INLINE_UP_TO)
 
 
 def load(folder: Path) -> ir.Model:

@@ -1,7 +1,7 @@
-"""Operators of PyTorch as ONNX operators, where torch.onnx has none or writes more nodes than are needed.
+"""Translations of PyTorch operators to ONNX, where torch.onnx has none or writes more nodes than necessary.
 
-torch.onnx takes every integer argument through Cast, Reshape and Concat to a tensor, also when it is a number:
-of SmolLM2's 3,739 exported nodes 2,000 were of that kind.
+torch.onnx turns every integer argument into a tensor by Cast, Reshape and Concat, even if it is a constant: 2,000 of
+SmolLM2's 3,739 exported nodes were of that kind.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def _cast(value: Any, dtype: int, *_: Any, **__: Any) -> Any:
 
 
 def _reshape(value: Any, shape: Sequence[Any]) -> Any:
-    """A dimension that stays is written as 0, so that the shape is a constant: [0, 0, 9, 64] for a view as heads."""
+    """Write a dimension that stays as 0, so that the shape is a constant: [0, 0, 9, 64] for a view as heads."""
     before = [str(dim) for dim in value.shape]
     dims = [0 if _symbol(dim) in before[i : i + 1] else dim for i, dim in enumerate(shape)]
     if any(isinstance(dim, ir.Value) for dim in dims):
@@ -42,7 +42,7 @@ def _reshape(value: Any, shape: Sequence[Any]) -> Any:
 
 
 def _symbol(dim: Any) -> str | None:
-    """The symbol that a dimension is, when it is the size of an axis that is not a number."""
+    """The symbol of a dimension that is the size of a symbolic axis; None for any other."""
     producer = dim.producer() if isinstance(dim, ir.Value) else None
     return str(producer.meta["node"].meta["val"]) if producer is not None and "node" in producer.meta else None
 

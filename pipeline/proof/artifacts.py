@@ -13,9 +13,9 @@ import torch
 
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.core.formats import FORMATS, Weights
 from pipeline.core.machine import cores
 from pipeline.core.profiles import Profiles
-from pipeline.core.schema import Weights
 from pipeline.model import pt2
 from pipeline.proof.interface import interface_findings, onnx_findings, program_findings
 from pipeline.proof.reference import Reference
@@ -97,8 +97,9 @@ class Quantized(Graph):
 
     def why_unavailable(self) -> str | None:
         report = json.loads((self.point / self.name / layout.QUANTIZATION).read_text(encoding="utf-8"))
-        if report["weights"] == Weights.nvfp4.value:
-            return "ONNX Runtime has no CPU kernels for 4-bit floats"
+        fmt = FORMATS[Weights(report["weights"])]
+        if not fmt.cpu_dequantizes:
+            return f"ONNX Runtime has no CPU kernels for {fmt.bits}-bit {'floats' if fmt.is_float else 'integers'}"
         return super().why_unavailable()
 
 

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core.contract import GraphContract, Tensor
 from pipeline.core.dtypes import BY_ONNX
-from pipeline.graph.attention import LENGTHS, MASK
+from pipeline.graph.attention import AttentionForm
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 FORBIDDEN = {"If", "Loop", "Scan"}
@@ -95,12 +95,11 @@ def _operator_findings(model: onnx.ModelProto) -> list[str]:
     for node in model.graph.node:
         if node.op_type != "Attention":
             continue
-        causal = any(a.name == "is_causal" and a.i for a in node.attribute)
-        has = [i < len(node.input) and bool(node.input[i]) for i in (LENGTHS, MASK)]
-        if has != [causal, not causal]:
+        form = AttentionForm.of_proto(node)
+        if not form.is_portable:
             findings.append(
                 f"{node.name} must either be causal with key lengths or have a mask alone: it has "
-                f"is_causal={int(causal)}, lengths={has[0]}, mask={has[1]}"
+                f"is_causal={int(form.is_causal)}, lengths={form.lengths is not None}, mask={form.mask is not None}"
             )
     return findings
 

@@ -1,7 +1,7 @@
-"""What the linear layers see of a text: H = X^T X of each one's inputs, by which GPTQ rounds its weights.
+"""Hessians for GPTQ: H = X^T X of each linear layer's inputs over a text.
 
-The simplified graph itself reads the text in ONNX Runtime, with these inputs as its outputs: so it is any architecture,
-and nothing of the original model is loaded. Every layer sees what it sees before anything is rounded.
+The simplified graph itself reads the text in ONNX Runtime, with these inputs as its outputs. So this works for any
+architecture, and nothing of the original model is loaded. All inputs are those of the model before rounding.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.core.errors import Problem, UserError
 from pipeline.core.schema import Calibration
 from pipeline.text import texts, tokens
 
-WINDOW = 512  # tokens that are read from an empty cache at a time, where the model takes so many
+WINDOW = 512  # tokens read from an empty cache at a time, if the model accepts that many
 FIX = "quantize.rounding=nearest, which reads no text, or precision.compute=fp32"
 
 
@@ -42,10 +42,10 @@ def windows(point: Path, options: Calibration, contract: GraphContract) -> list[
     return tokens.cut(start, found[-options.tokens :], width)
 
 
-def moments(model: Path, contract: GraphContract, names: set[str], read: list[list[int]]) -> dict[str, Floats]:
-    """X^T X [K, K] of values [..., K] of the graph in the folder `model`, by name, in fp32, over all tokens read.
+def hessians(model: Path, contract: GraphContract, names: set[str], read: list[list[int]]) -> dict[str, Floats]:
+    """X^T X [K, K] in fp32 of values [..., K] of the graph in the folder `model`, by name, over all tokens read.
 
-    All at once: for SmolLM2-135M three quarters of the weights' bytes. Raises UserError where one is not finite.
+    All are held at once: three quarters of the weights' bytes for SmolLM2-135M. Raises UserError if one is not finite.
     """
     order = sorted(names)
     inference = _observing(model, order)

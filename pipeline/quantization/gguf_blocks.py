@@ -1,4 +1,4 @@
-"""The blocks of a GGUF checkpoint, to be carried over as they are: what was rounded once is not rounded again.
+"""The blocks of a GGUF checkpoint, carried over as they are: what was rounded once is not rounded again.
 
 Names and layouts in the ONNX graph differ from the file's: weights are transposed, rows of q and k are permuted for
 rotary embedding, q, k and v may be one weight. A block always runs along the input axis of one row, so rows are found
@@ -15,13 +15,18 @@ from pathlib import Path
 import gguf
 import numpy as np
 import numpy.typing as npt
-from gguf import GGMLQuantizationType as Kind
+from gguf import GGMLQuantizationType
 
 from pipeline.core.dtypes import Floats
+from pipeline.core.formats import FORMATS, Format, Weights
 from pipeline.quantization.grids import Grid, chunks
 
 BLOCK = 32
-BITS = {Kind.Q4_0: 4, Kind.Q4_1: 4, Kind.Q8_0: 8}
+CARRIED_OVER = {
+    GGMLQuantizationType.Q4_0: FORMATS[Weights.int4],
+    GGMLQuantizationType.Q4_1: FORMATS[Weights.int4],
+    GGMLQuantizationType.Q8_0: FORMATS[Weights.int8],
+}
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -33,17 +38,18 @@ def is_gguf(path: Path) -> bool:
         return file.read(4) == b"GGUF"
 
 
-def unpack(data: Bytes, kind: Kind) -> Grid:
-    """Rows of a tensor as the file has them, uint8 [N, bytes of a row], as a grid: q - 8 with center m + 8d."""
+def unpack(data: Bytes, kind: GGMLQuantizationType) -> Grid:
+    """Rows of a tensor as the file has them, uint8 [N, bytes of a row], as a grid: q - 8 with offset m + 8d."""
     rows = len(data)
     blocks = data.reshape(rows, -1, gguf.GGML_QUANT_SIZES[kind][1])
     d = _fp16(blocks[:, :, 0:2])
-    if kind is Kind.Q8_0:
-        return Grid(np.ascontiguousarray(blocks[:, :, 2:]).view(np.int8).reshape(rows, -1), d, None, 8)
+    if kind is GGMLQuantizationType.Q8_0:
+        q = np.ascontiguousarray(blocks[:, :, 2:]).view(np.int8).reshape(rows, -1)
+        return Grid(q, d, None, CARRIED_OVER[kind])
     halves = blocks[:, :, -16:]
     q = (np.concatenate([halves & 15, halves >> 4], axis=2).astype(np.int8) - 8).reshape(rows, -1)
-    center = None if kind is Kind.Q4_0 else _fp16(blocks[:, :, 2:4]) + 8 * d
-    return Grid(q, d, center, 4)
+    offset = None if kind is GGMLQuantizationType.Q4_0 else _fp16(blocks[:, :, 2:4]) + 8 * d
+    return Grid(q, d, offset, CARRIED_OVER[kind])
 
 
 def _fp16(data: Bytes) -> Floats:
@@ -55,16 +61,16 @@ def digests(rows: npt.NDArray[np.floating]) -> list[bytes]:
     return [hashlib.blake2b(row, digest_size=16).digest() for row in np.ascontiguousarray(rows + 0)]
 
 
-class Library:
-    """The rows of all tensors of a GGUF file with `bits` bits, to be looked up by what they hold in type `dtype`."""
+class GgufRowIndex:
+    """The rows of a GGUF file in a weight format, to be looked up by their numbers in type `dtype`."""
 
-    def __init__(self, path: Path, bits: int, dtype: npt.DTypeLike) -> None:
-        self._bits, self._dtype = bits, dtype
-        self._tensors: list[tuple[Bytes, Kind]] = []
+    def __init__(self, path: Path, fmt: Format, dtype: npt.DTypeLike) -> None:
+        self._format, self._dtype = fmt, dtype
+        self._tensors: list[tuple[Bytes, GGMLQuantizationType]] = []
         self._rows: dict[bytes, tuple[int, int]] = {}  # digest -> tensor, row
         for tensor in gguf.GGUFReader(path).tensors:
             kind = tensor.tensor_type
-            if BITS.get(kind) != bits:
+            if CARRIED_OVER.get(kind) != fmt:
                 continue
             data = tensor.data.reshape(-1, tensor.data.shape[-1])
             for start, part in chunks(data, int(tensor.shape[0])):
@@ -73,7 +79,7 @@ class Library:
             self._tensors.append((data, kind))
 
     def locate(self, rows: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-        """Where rows [N, K] are in the file, [N, 2]: tensor and row, -1 for a row that is nowhere."""
+        """Where rows [N, K] are in the file, [N, 2]: tensor and row, -1 for a row that is not there."""
         found = [digest for _, part in chunks(rows, rows.shape[1]) for digest in digests(part.astype(self._dtype))]
         return np.array([self._rows.get(digest, (-1, -1)) for digest in found], np.int64)
 
@@ -82,12 +88,12 @@ class Library:
         data, kind = self._tensors[places[0, 0]]
         blocks = data.shape[1] // gguf.GGML_QUANT_SIZES[kind][1]
         q = np.empty((len(places), blocks * BLOCK), np.int8)
-        scale, center = np.zeros((2, len(places), blocks), np.float32)
+        scale, offset = np.zeros((2, len(places), blocks), np.float32)
         for tensor in np.unique(places[:, 0]):
             here = places[:, 0] == tensor
             data, kind = self._tensors[tensor]
             grid = unpack(data[places[here, 1]], kind)
             q[here], scale[here] = grid.q, grid.scale
-            if grid.center is not None:
-                center[here] = grid.center
-        return Grid(q, scale, center if center.any() else None, self._bits)
+            if grid.offset is not None:
+                offset[here] = grid.offset
+        return Grid(q, scale, offset if offset.any() else None, self._format)

@@ -12,7 +12,7 @@ from pipeline.proof import token_ids
 from tests.support.gguf_files import smollm2
 from tests.support.points import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.real]
 
 GEMMA = ROOT / "models/gemma-3-270m-q4_k_m.gguf"
 FILES = [

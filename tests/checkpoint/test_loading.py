@@ -86,59 +86,62 @@ def test_a_folder_without_a_tokenizer_gives_none(
 
 
 HUB = """
+import contextlib, io, json, sys
 from pathlib import Path
 from pipeline.checkpoint.loading import load
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
-model = Model(source=Source.hub, id="someone/tiny", revision="{revision}", trust_remote_code=True)
-try:
-    print(sum(p.numel() for p in load(model, Path("checkpoint")).parameters()))
-except UserError as error:
-    print(error)
+for revision in sys.argv[1]:
+    model = Model(source=Source.hub, id="someone/tiny", revision=revision * 40, trust_remote_code=True)
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        try:
+            answer = sum(p.numel() for p in load(model, Path("checkpoint")).parameters())
+        except UserError as error:
+            answer = str(error)
+    print(json.dumps({"revision": revision, "answer": answer, "told": told.getvalue()}))
 """
 
 
-def test_hub_id_and_revision(saved: Path, tmp_path: Path) -> None:
-    """Through a hub cache as huggingface_hub lays it out, offline: the revision asked for is the one that loads,
-    another is the user's mistake, and trusted code is announced."""
-    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("a" * 40)
-    snapshot.parent.mkdir(parents=True)
-    snapshot.symlink_to(saved)
-    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
-    outputs = []
-    for revision in ("a" * 40, "b" * 40):
-        script = [sys.executable, "-c", HUB.format(revision=revision)]
-        outputs.append(subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True))
-    assert int(outputs[0].stdout) == sum(p.numel() for p in loading.load(RANDOM, tmp_path).parameters())
-    assert "code that came with someone/tiny is run" in outputs[0].stderr
-    assert "someone/tiny does not load" in outputs[1].stdout
-    assert "model.revision" in outputs[1].stdout
+@pytest.fixture(scope="module")
+def hub(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What loading each revision of someone/tiny gives: offline, from a cache as huggingface_hub lays it out.
+
+    a is the checkpoint, b is not there, c and d are adapters, e is damaged. In one process: importing transformers
+    takes longest.
+    """
+    home = tmp_path_factory.mktemp("hub")
+    snapshots = {name: home / "hub/models--someone--tiny/snapshots" / (name * 40) for name in "acde"}
+    for name in "cd":  # d has its base's config.json as well
+        snapshots[name].mkdir(parents=True)
+        (snapshots[name] / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
+    shutil.copy(saved / "config.json", snapshots["d"])
+    snapshots["a"].symlink_to(saved)
+    shutil.copytree(saved, snapshots["e"])
+    (snapshots["e"] / "generation_config.json").write_text("{broken")
+    env = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
+    script = [sys.executable, "-c", HUB, "abcde"]
+    done = subprocess.run(script, env=env, cwd=home, capture_output=True, text=True, check=True)
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {row["revision"]: row for row in rows}
 
 
-def test_an_adapter_on_the_hub(saved: Path, tmp_path: Path) -> None:
-    """A repository that holds an adapter, and perhaps its base's config.json, is named as one; in one process, as to
-    import transformers takes longest."""
-    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
-    snapshots = tmp_path / "hub" / "models--someone--tiny" / "snapshots"
-    for revision in ("a" * 40, "b" * 40):
-        (snapshots / revision).mkdir(parents=True)
-        (snapshots / revision / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
-    shutil.copy(saved / "config.json", snapshots / ("b" * 40))
-    both = "".join(HUB.format(revision=revision) for revision in ("a" * 40, "b" * 40))
-    script = [sys.executable, "-c", both]
-    done = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.count("someone/tiny is an adapter of someone/base, not a model") == 2
+def test_hub_id_and_revision(hub: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    """The revision asked for is the one that loads, another is the user's mistake, and trusted code is announced."""
+    assert hub["a"]["answer"] == sum(p.numel() for p in loading.load(RANDOM, tmp_path).parameters())
+    assert "code that came with someone/tiny is run" in hub["a"]["told"]
+    assert "someone/tiny does not load" in hub["b"]["answer"]
+    assert "model.revision" in hub["b"]["answer"]
 
 
-def test_a_damaged_generation_config_on_the_hub(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("revision", ["c", "d"])
+def test_an_adapter_on_the_hub(hub: dict[str, dict[str, Any]], revision: str) -> None:
+    """A repository that holds an adapter, and perhaps its base's config.json, is named as one."""
+    assert "someone/tiny is an adapter of someone/base, not a model" in hub[revision]["answer"]
+
+
+def test_a_damaged_generation_config_on_the_hub(hub: dict[str, dict[str, Any]]) -> None:
     """It is read before the weights; transformers would ignore it."""
-    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
-    snapshot = tmp_path / "hub" / "models--someone--tiny" / "snapshots" / ("a" * 40)
-    shutil.copytree(saved, snapshot)
-    (snapshot / "generation_config.json").write_text("{broken")
-    script = [sys.executable, "-c", HUB.format(revision="a" * 40)]
-    done = subprocess.run(script, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "generation_config.json is not valid JSON" in done.stdout
+    assert "generation_config.json is not valid JSON" in hub["e"]["answer"]
 
 
 def copied(saved: Path, folder: Path, **config: Any) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import sentencepiece
 from safetensors.numpy import save_file
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors, trainers
 from tokenizers import pre_tokenizers as splitting
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
@@ -31,6 +31,13 @@ from tests.support.points import ROOT
 
 LLAMA_CPP = json.loads((ROOT / "tests/llama_cpp_ids.json").read_text(encoding="utf-8"))
 TEXT = "the  cat\n\n1. In 1234 the = 12 'S\n" + "\n".join(token_ids.EDGES)
+
+
+def differences(*arguments: Any) -> list[str]:
+    """How an artifact's tokenizer differs from the checkpoint's files, which can be read without transformers."""
+    found = token_ids.findings(*arguments)
+    assert found is not None
+    return found
 
 
 def loaded(model: Model, folder: Path) -> PreTrainedTokenizerBase:
@@ -93,7 +100,7 @@ def test_another_splitting_is_found(tmp_path: Path, trained: Tokenizer) -> None:
     """What transformers alone makes of such a folder: the check names token and text."""
     folder = checkpoint_folder(tmp_path / "a", trained, "gpt2", tokenizer_class="GPT2Tokenizer")
     other = AutoTokenizer.from_pretrained(folder)
-    (said,) = token_ids.findings(other, Model(Source.local, path=str(folder)), folder, TEXT)
+    (said,) = differences(other, Model(Source.local, path=str(folder)), folder, TEXT)
     assert "token ids differ from tokenizer.json's own in 5 of 20 texts" in said
     assert "from token 2 on, after '<s>the'" in said
 
@@ -114,7 +121,7 @@ def test_the_beginning_and_the_end_of_a_text_are_compared(
     wanted = trained.encode("the cat").ids
     assert other("the cat")["input_ids"] == wanted
     assert other(text)["input_ids"] != trained.encode(text).ids
-    (said,) = token_ids.findings(other, model, folder, "the cat")
+    (said,) = differences(other, model, folder, "the cat")
     assert "token ids differ from tokenizer.json's own" in said
 
 

@@ -18,6 +18,11 @@ def test_replaced_comes_back() -> None:
 def test_remembered_is_asked_once() -> None:
     """One call for each set of arguments."""
     asked: list[int] = []
-    ask = remembering(lambda value: asked.append(value) or value)
+
+    def answer(value: int) -> int:
+        asked.append(value)
+        return value
+
+    ask = remembering(answer)
     assert [ask(1), ask(2), ask(1)] == [1, 2, 1]
     assert asked == [1, 2]

@@ -1,7 +1,6 @@
 """profiles: all shapes out of a few ranges, and what is said about ranges that do not do."""
 
 import pytest
-from omegaconf import OmegaConf
 
 from pipeline.config import compose as config
 from pipeline.core.contract import contract_for
@@ -55,7 +54,7 @@ def test_a_profile_can_be_added_by_name() -> None:
     """It takes part in the same rules, closes gaps, and comes after the two that every engine has."""
     composed = config.compose([CHUNK, "profile.decode.sequence.max=16"], CONF)
     profile = Profile(*(Shapes(Range(1, 1, 2), Range(1, 1, 2)) for _ in range(2)))
-    profile.more = OmegaConf.to_container(composed.profile.more)
+    profile.more = dict(composed.profile.more)
     assert composed.profile.more["chunk"].sequence.max == 64
     named = Profiles.from_config(profile).by_name
     assert named["chunk"].sequence == Sizes(17, 64, 64)

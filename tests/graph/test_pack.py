@@ -7,7 +7,6 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from pipeline.graph.editor import add_initializer
 from pipeline.graph.naming import MODULE
 from pipeline.graph.pack import pack_projections
 
@@ -29,10 +28,15 @@ def attention(biased: str, norm: bool = False, sides: int = 3) -> ir.Model:
         return node.outputs[0]
 
     def weight(name: str, *shape: int) -> ir.Value:
-        return add_initializer(graph, ir.tensor(rng.standard_normal(shape, np.float32), name=name))
+        return constant(name, rng.standard_normal(shape, np.float32))
+
+    def constant(name: str, array: np.ndarray) -> ir.Value:
+        value = ir.val(name, const_value=ir.tensor(array, name=name))
+        graph.register_initializer(value)
+        return value
 
     def reshaped(name: str, value: ir.Value, *shape: int) -> ir.Value:
-        out = add(LAYER, "Reshape", value, add_initializer(graph, ir.tensor(np.array(shape), name=name)))
+        out = add(LAYER, "Reshape", value, constant(name, np.array(shape)))
         out.shape = ir.Shape(["batch", "sequence", *shape[2:]])
         return out
 

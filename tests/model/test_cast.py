@@ -85,7 +85,7 @@ def failures(point: Path, contract: GraphContract, cases: Sequence[Case], limits
     original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     positions.freeze(original, contract.cache_size)
     answers = ReferenceAnswers(Reference(original), contract, seed=0)
-    found = {}
+    found: dict[str, list[str]] = {}
     for artifact in artifacts(point, contract):
         if (point / artifact.name).exists() and artifact.why_unavailable() is None:
             runtime = artifact.open()
@@ -129,7 +129,7 @@ def test_the_end_of_a_long_cache(precision: str, last: ModuleType, tmp_path: Pat
     assert failures(tmp_path, contract, ENDS, END_GATES[precision]) == {}
 
 
-@pytest.mark.parametrize(("precision", "last"), [("fp16", export), ("bf16", wrap)])
+@pytest.mark.parametrize(("precision", "last"), [pytest.param("fp16", export, marks=pytest.mark.slow), ("bf16", wrap)])
 def test_frequencies_of_16_bits_are_caught(
     precision: str, last: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

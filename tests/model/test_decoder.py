@@ -71,7 +71,7 @@ def small(seed: int) -> PreTrainedModel:
     return loading.load(Model(source=Source.random, architecture="llama", config=SMALL, seed=seed), None)
 
 
-def inputs(model: PreTrainedModel, slot: int) -> tuple[torch.Tensor, ...]:
+def inputs(model: PreTrainedModel, slot: int) -> tuple[Any, ...]:
     """Two rows of three tokens for an empty cache, written from `slot` on; the second row has one token."""
     past = [torch.zeros(2, *shape) for layer in decoder.cache_shapes(model, CACHE) for shape in layer]
     ids, mask = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0]])

@@ -56,8 +56,8 @@ def test_attend_equals_the_definition(softcap: float, masked: bool) -> None:
     got = operators.attend(query, key, value, length, seen[:, None] if masked else None, 0.5, softcap)
     for row in range(2):
         for head in range(4):
-            arrays = (t[row, h].numpy() for t, h in ((query, head), (key, head // 2), (value, head // 2)))
-            want = naive(*arrays, seen[row].numpy(), softcap)
+            q, k, v = (t[row, h].numpy() for t, h in ((query, head), (key, head // 2), (value, head // 2)))
+            want = naive(q, k, v, seen[row].numpy(), softcap)
             np.testing.assert_allclose(got[row, head].numpy(), want, atol=1e-5)
 
 

@@ -31,7 +31,7 @@ GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
 AXES = {"batch": 4, "sequence": 32}
 CACHE = 64
 HALF = 8  # rotary frequencies of SMALL: half of a head
-LONGROPE = SMALL | {
+LONGROPE: dict[str, Any] = SMALL | {
     "max_position_embeddings": 128,
     "original_max_position_embeddings": 32,
     "rope_parameters": {

@@ -19,7 +19,10 @@ from tests.support.points import build_once
 
 @pytest.mark.parametrize(
     ("engine", "provider"),
-    [("onnxruntime_cuda", "CUDAExecutionProvider"), ("onnxruntime_tensorrt", "TensorrtExecutionProvider")],
+    [
+        ("onnxruntime_cuda", "CUDAExecutionProvider"),
+        pytest.param("onnxruntime_tensorrt", "TensorrtExecutionProvider", marks=pytest.mark.slow),
+    ],
 )
 def test_engines_for_a_gpu_are_inspected_where_there_is_none(engine: str, provider: str, tmp_path: Path) -> None:
     """Lowered operators and masks are right in an engine: all before it is proven, and the reason is in the report."""

@@ -100,7 +100,7 @@ def test_a_cache_that_is_not_finite(
     runtime, answers = sound
 
     def damage(caches: list[Array]) -> None:
-        caches[cache][row, head, slot, 2] = np.nan  # type: ignore[index]
+        caches[cache][row, head, slot, 2] = np.nan
 
     result = run_case(CASE, Damaged(runtime, caches=damage), answers, HELD)
     name = f"past_key_values.{cache // 2}.{('key', 'value')[cache % 2]}, row {row}"
@@ -115,7 +115,7 @@ def test_a_slot_that_is_not_the_steps_own(
     runtime, answers = sound
 
     def damage(caches: list[Array]) -> None:
-        caches[4][row, 0, slot] = SENTINEL + 1  # type: ignore[index]
+        caches[4][row, 0, slot] = SENTINEL + 1
 
     result = run_case(CASE, Damaged(runtime, caches=damage), answers, HELD)
     assert result.failures == [f"past_key_values.2.key, row {row}: slots {which} were changed"]
@@ -201,7 +201,7 @@ def test_however_sensitive_a_row_is_another_text_fails(sound: tuple[Torch, Refer
 
     def other(caches: list[Array]) -> None:
         for cache in caches:
-            cache[:, :, 3:7] = np.roll(cache[:, :, 3:7], 1, axis=-1)  # type: ignore[index]
+            cache[:, :, 3:7] = np.roll(cache[:, :, 3:7], 1, axis=-1)
 
     failures = run_case(CASE, Damaged(runtime, logits=damage, caches=other), lenient, HELD).failures
     assert {failure.split()[0] for failure in failures} >= {"logits_error", "kl", "cache_error"}

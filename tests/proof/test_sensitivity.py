@@ -82,9 +82,9 @@ def run(config: dict[str, Any], change: Change, compute: str, damage: Change) ->
     ("config", "factor", "compute"),
     [
         (ARCHITECTURES["qwen2"], 300, "fp32"),
-        (ARCHITECTURES["qwen2"], 300, "fp16"),
-        (DEEP, 1000, "fp32"),
-        (ARCHITECTURES["qwen2"], 1, "fp32"),
+        pytest.param(ARCHITECTURES["qwen2"], 300, "fp16", marks=pytest.mark.slow),
+        pytest.param(DEEP, 1000, "fp32", marks=pytest.mark.slow),
+        pytest.param(ARCHITECTURES["qwen2"], 1, "fp32", marks=pytest.mark.slow),
         (ARCHITECTURES["qwen2"], 1, "fp16"),
         (ARCHITECTURES["qwen2"], 1, "bf16"),
     ],

@@ -13,21 +13,22 @@ from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Calibration, Model, section
 from pipeline.graph import onnx_file
-from pipeline.quantization import calibration, weights
+from pipeline.quantization import calibration
+from pipeline.quantization.find import find
 
 
 def inputs_of(point: Path) -> dict[str, str]:
     """The input of each linear layer's weight: names in the graph."""
-    found = weights.find(onnx_file.load(point / layout.SIMPLIFIED).graph, 0)
+    found = find(onnx_file.load(point / layout.SIMPLIFIED).graph, 0)
     return {str(w.value.name): str(w.readers[0].inputs[0].name) for w in found if not w.is_table}  # type: ignore[union-attr]
 
 
-def test_moments_are_those_of_pytorch(tiny: tuple[Path, GraphContract]) -> None:
+def test_hessians_are_those_of_pytorch(tiny: tuple[Path, GraphContract]) -> None:
     """Of all layers, over windows of several lengths."""
     point, contract = tiny
     windows = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
     names = inputs_of(point)
-    found = calibration.moments(point / layout.SIMPLIFIED, contract, set(names.values()), windows)
+    found = calibration.hessians(point / layout.SIMPLIFIED, contract, set(names.values()), windows)
     model = loading.load(section(Model, point), point / layout.CHECKPOINT)
     packed = {"model.layers.1.mlp.up_proj": "model.layers.1.mlp.gate_up_proj"}
     for layer in ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.o_proj", *packed):
@@ -53,7 +54,7 @@ def test_numbers_that_are_not_finite(tiny: tuple[Path, GraphContract], tmp_path:
     model.graph.initializers[name].const_value = ir.tensor(np.full((512, 64), np.inf, np.float32), name=name)
     onnx_file.save(model, tmp_path)
     with pytest.raises(UserError, match="not finite"):
-        calibration.moments(tmp_path, tiny[1], set(inputs_of(tiny[0]).values()), [[1, 2, 3]])
+        calibration.hessians(tmp_path, tiny[1], set(inputs_of(tiny[0]).values()), [[1, 2, 3]])
 
 
 def test_random_tokens_without_a_tokenizer(tiny: tuple[Path, GraphContract]) -> None:

@@ -26,7 +26,7 @@ def test_past_and_present_are_one_buffer(tiny: tuple[Path, GraphContract], capfd
     for tokens in ([[1, 2, 3], [4]], [[5], [6]], [[7, 8], [9, 10]]):
         session.step(tokens)
     assert [cache.ctypes.data for cache in session.caches] == addresses
-    *present, _logits = session._binding.get_outputs()  # in the order in which they were bound
+    *present, _logits = session._binding.get_outputs()  # type: ignore[attr-defined]  # in the order in which they were bound
     assert [value.data_ptr() for value in present] == addresses
     assert all((cache[0, :, :6] != 0).any() and (cache[:, :, 6:] == 0).all() for cache in session.caches)
     assert capfd.readouterr().err == ""

@@ -1,6 +1,10 @@
 """Small models of many architectures: every kind of mask, norm, position and head that the wrapper knows."""
 
+from collections.abc import Iterable
 from typing import Any
+
+import pytest
+from _pytest.mark import ParameterSet
 
 SMALL = {
     "vocab_size": 128,
@@ -38,3 +42,8 @@ def random_model(architecture: str, **changes: Any) -> dict[str, Any]:
     """Return an architecture's section `model` of params.yaml, with these changes to its configuration."""
     config = ARCHITECTURES[architecture] | changes
     return {"source": "random", "architecture": architecture, "config": config, "seed": 0}
+
+
+def mostly_slow(names: Iterable[str], *quick: str) -> list[ParameterSet]:
+    """Return the parameters `names`, all but the `quick` ones marked slow."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]

@@ -11,8 +11,8 @@ STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="
 
 def declared(stage: str) -> dict[str, Any]:
     """Return a stage's own description, out of its foreach."""
-    description: dict[str, Any] = STAGES[stage]
-    return description.get("do", description)
+    description: dict[str, Any] = STAGES[stage].get("do", STAGES[stage])
+    return description
 
 
 def params(stage: str, file: str | None) -> set[str]:

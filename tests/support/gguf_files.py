@@ -40,7 +40,7 @@ def tensors(vocabulary: int = len(TOKENS), seed: int = 0) -> dict[str, np.ndarra
     kv = HIDDEN * KV_HEADS // HEADS
     shapes = {"token_embd.weight": (vocabulary, HIDDEN), "output_norm.weight": (HIDDEN,)}
     for layer in range(LAYERS):
-        block = {"attn_q": (HIDDEN, HIDDEN), "attn_k": (kv, HIDDEN), "attn_v": (kv, HIDDEN)}
+        block: dict[str, tuple[int, ...]] = {"attn_q": (HIDDEN, HIDDEN), "attn_k": (kv, HIDDEN), "attn_v": (kv, HIDDEN)}
         block |= {"attn_output": (HIDDEN, HIDDEN), "attn_norm": (HIDDEN,), "ffn_norm": (HIDDEN,)}
         block |= {"ffn_gate": (INNER, HIDDEN), "ffn_up": (INNER, HIDDEN), "ffn_down": (HIDDEN, INNER)}
         shapes |= {f"blk.{layer}.{name}.weight": shape for name, shape in block.items()}

@@ -28,7 +28,7 @@ def composed(overrides: list[str]) -> dict[str, Any]:
     """A point's params, as plain values."""
     params = OmegaConf.to_container(compose(overrides, ROOT / "conf"), resolve=True, enum_to_str=True)
     assert isinstance(params, dict)
-    return params
+    return {str(section): values for section, values in params.items()}
 
 
 def write_point(folder: Path, params: dict[str, Any]) -> None:

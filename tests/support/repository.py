@@ -5,18 +5,20 @@ front door run for real, as processes; `built` is one with the tiny point built,
 """
 
 import functools
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.core import stages
+from tests.support import common
 
 ROOT = Path(__file__).parents[2]
 PARAMS = "# what has been asked for\npoints:\n  smollm2: []\n"
@@ -87,11 +89,12 @@ def _order(stage: str) -> tuple[str, int]:
 
 
 def repro(folder: Path, *targets: str, **more: str) -> Build:
-    """Run `dvc repro`. With no targets, each stage must be accounted for."""
+    """Run `dvc repro`. With no targets, each stage of each point must be accounted for."""
     build = Build.of(run(folder, "dvc", "repro", *targets, **more))
     if not targets:
-        listed = run(folder, "dvc", "stage", "list", "--name-only", **more).stdout.split()
-        assert sorted(build.ran + build.restored + build.unchanged) == sorted(listed)
+        points = yaml.safe_load((folder / "params.yaml").read_text())["points"]
+        stages = ["toolchain", *(f"{stage}@{point}" for point in points for stage in STAGES[1:])]
+        assert sorted(build.ran + build.restored + build.unchanged) == sorted(stages)
     return build
 
 
@@ -133,7 +136,12 @@ class Built:
 
 
 @functools.cache
-def built(temporary: Path) -> Built:
-    """Build the tiny point in the session's temporary folder; the same answer for all tests that ask."""
-    folder = make_whole(temporary / "built")
-    return Built(folder, repro(folder, "engine@tiny"), repro(folder))
+def built() -> Built:
+    """Build the tiny point once for all tests and workers."""
+    with common.once("repository") as (folder, made):
+        report = folder / ".dvc/tmp/builds.json"
+        if not made:
+            make_whole(folder)
+            builds = [repro(folder, "engine@tiny"), repro(folder)]
+            report.write_text(json.dumps([asdict(build) for build in builds]))
+        return Built(folder, *(Build(**build) for build in json.loads(report.read_text())))

@@ -13,7 +13,7 @@ from pipeline.proof.tensorrt.layers import LAYERS
 from pipeline.runtime.tensorrt_api import NEEDED
 from tests.support.repository import ROOT
 
-MODULES = (
+MODULES: tuple[str, ...] = (
     "runtime/tensorrt.py",
     "runtime/tensorrt_api.py",
     "proof/tensorrt/interpreter.py",
@@ -165,7 +165,11 @@ class _Reader(ast.NodeVisitor):
     def visit_Compare(self, node: ast.Compare) -> None:
         """`layer.type.name == "CONSTANT"`."""
         right = node.comparators[0]
-        if ast.unparse(node.left).endswith("layer.type.name") and isinstance(right, ast.Constant):
+        if (
+            ast.unparse(node.left).endswith("layer.type.name")
+            and isinstance(right, ast.Constant)
+            and isinstance(right.value, str)
+        ):
             self.use(f"LayerType.{right.value}")
         self.generic_visit(node)
 
@@ -173,7 +177,7 @@ class _Reader(ast.NodeVisitor):
         of = ast.unparse(node.func)
         if of in ("getattr", "hasattr"):
             owner = self.owner(node.args[0])
-            if owner is not None and isinstance(node.args[1], ast.Constant):
+            if owner is not None and isinstance(node.args[1], ast.Constant) and isinstance(node.args[1].value, str):
                 name = f"{owner}.{node.args[1].value}".lstrip(".")
                 self.found.sought.setdefault(name, set()).add(self.module)
             elif owner is not None:

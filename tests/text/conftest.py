@@ -14,7 +14,8 @@ TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if a
 def bytewise() -> PreTrainedTokenizerBase:
     """A byte-level BPE with a few merges; tokens 0 to 2 are special, 2 ends a text."""
     vocabulary = {token: number for number, token in enumerate(gguf_files.TOKENS)}
-    backend = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in gguf_files.MERGES]))
+    merges = [(left, right) for left, right in (merge.split(" ") for merge in gguf_files.MERGES)]
+    backend = Tokenizer(models.BPE(vocabulary, merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(gguf_files.SPECIAL)

@@ -1,8 +1,8 @@
 """Lower attention for ONNX Runtime: two TensorScatter and an Attention become one GroupQueryAttention.
 
-The standard Attention costs as much as the allocated cache; GroupQueryAttention reads the used slots only. It writes
-into the cache in place, takes the projections as they come out of their products, packed or not, and applies the
-rotary embedding by tables. What it has no place for stays in front of it in standard nodes, such as per-head norms.
+The standard Attention reads the whole allocated cache; GroupQueryAttention reads the used slots only. It writes into
+the cache in place, accepts the projections as their products output them, packed or not, and applies the rotary
+embedding from tables. Operations that it does not include, such as per-head norms, stay before it as standard nodes.
 A mask becomes a bias on the scores. Padding (`attention_mask`) is neither written nor attended.
 """
 
@@ -13,16 +13,16 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from pipeline.graph.attention import MASK
-from pipeline.graph.editor import SWAP, Editor, attribute, dimension, made_by, operand
+from pipeline.graph.attention import AttentionForm
+from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
 
 DOMAIN = "com.microsoft"
 HEAD_DIM_STEP = 16
 
 
 @dataclass(frozen=True)
-class Step:
-    """What every GroupQueryAttention of a step reads; integers of 32 bits but for `total_slots`."""
+class GqaInputs:
+    """What every GroupQueryAttention of a step reads; 32-bit integers except `total_slots`."""
 
     new: ir.Value  # [batch], new tokens of each row without padding
     last: ir.Value  # [batch], slot of each row's last new token
@@ -37,35 +37,37 @@ class AttentionLowering:
         self.editor = editor
         self.tables: dict[str, ir.Value | None] = {}
         self.biases: dict[str, ir.Value] = {}
-        # Where weights are quantized, queries are scaled in front: with a scale of its own the kernel packs all keys
-        # before it multiplies them by one row, 28 % more time a slot. In fp32, where a step waits for weights, one of
-        # up to 512 slots gains less than 1 %. (Products of 16 bits are other kernels.)
+        # With quantized weights, queries are scaled before the kernel: given a scale it packs all keys before it
+        # multiplies them by one row, 28 % more time per slot. In fp32, where a step waits for weights, a step of up to
+        # 512 slots gains less than 1 %. (Products of 16 bits have other kernels.)
         self.scales_ahead = any(n.outputs[0].dtype == ir.DataType.FLOAT for n in editor.nodes("DequantizeLinear"))
 
     def lower(self, node: ir.Node) -> None:
-        """Rewrite one Attention over the cache; one of another form is left as it is."""
+        """Rewrite one Attention over the cache; one that the kernel does not compute is left as it is."""
+        form = AttentionForm.of(node)
+        if not form.is_portable or form.other_attributes or form.other_inputs:
+            return
         query, keys, values = node.inputs[:3]
-        write_key, write_value = made_by(keys, "TensorScatter"), made_by(values, "TensorScatter")
+        write_key, write_value = producer_if(keys, "TensorScatter"), producer_if(values, "TensorScatter")
         if query is None or write_key is None or write_value is None:
             return
         past_key, key = write_key.inputs[:2]
         past_value, value = write_value.inputs[:2]
         head_dim = dimension(past_key, 3)
         if head_dim % HEAD_DIM_STEP or head_dim != dimension(past_value, 3):
-            return  # it has no kernel for that
+            return  # no kernel
         heads = dimension(query, 1)
         cos, sin, positions, interleaved = None, None, None, 0
-        turn_query, turn_key = made_by(query, "RotaryEmbedding"), made_by(key, "RotaryEmbedding")
-        if turn_query and turn_key and turn_query.inputs[1:] == turn_key.inputs[1:] and len(turn_query.inputs) == 3:
-            cos, sin = (self._table(angle, dimension(past_key, 2)) for angle in turn_query.inputs[1:])
-        if cos and sin and turn_query and turn_key:
-            query, key, positions = turn_query.inputs[0], turn_key.inputs[0], self.editor.inputs["position_ids"]
-            interleaved = attribute(turn_query, "interleaved", 0)
+        rope_q, rope_k = producer_if(query, "RotaryEmbedding"), producer_if(key, "RotaryEmbedding")
+        if rope_q and rope_k and rope_q.inputs[1:] == rope_k.inputs[1:] and len(rope_q.inputs) == 3:
+            cos, sin = (self._table(angle, dimension(past_key, 2)) for angle in rope_q.inputs[1:])
+        if cos and sin and rope_q and rope_k:
+            query, key, positions = rope_q.inputs[0], rope_k.inputs[0], self.editor.inputs["position_ids"]
+            interleaved = attribute(rope_q, "interleaved", 0)
         else:
             cos = sin = None
-        mask = operand(node, MASK)
-        step = self.step
-        scale = attribute(node, "scale", 0.0) or head_dim**-0.5
+        shared = self.shared
+        scale = form.scale(head_dim)
         rows, *others = self._projections(query, key, value, node)
         if self.scales_ahead:
             packed = [1.0] * (2 * dimension(past_key, 1)) if others[0] is None else []
@@ -77,27 +79,27 @@ class AttentionLowering:
             "GroupQueryAttention",
             [
                 *(rows, *others, past_key, past_value),
-                *(step.last, step.total, cos, sin, positions),
-                None if mask is None else self._bias(mask, node),
+                *(shared.last, shared.total, cos, sin, positions),
+                None if form.mask is None else self._bias(form.mask, node),
                 *[None] * 5,  # sinks, scales of a quantized cache, norms: not on the CPU
-                step.new,
+                shared.new,
             ],
             domain=DOMAIN,
             like=(None, keys, values),
             num_heads=heads,
             kv_num_heads=dimension(past_key, 1),
             scale=scale,
-            softcap=attribute(node, "softcap", 0.0),
+            softcap=form.softcap,
             do_rotary=int(cos is not None),
             rotary_interleaved=interleaved,
         )
         self.editor.replace(write_key.outputs[0], fused.outputs[1])
         self.editor.replace(write_value.outputs[0], fused.outputs[2])
-        self._hand_over(node, fused.outputs[0], heads)
+        self._rewire_consumers(node, fused.outputs[0], heads)
 
     @cached_property
-    def step(self) -> Step:
-        """Computed once, in front of all else."""
+    def shared(self) -> GqaInputs:
+        """Computed once, before all other nodes."""
         editor, first = self.editor, self.editor.first
         tokens, position = editor.inputs["attention_mask"], editor.inputs["cache_position"]
         one = editor.constant("lowered.one", np.array([1], np.int64))
@@ -110,12 +112,13 @@ class AttentionLowering:
         sequence = out("Shape", tokens, start=1, end=2)
         total = out("Add", out("ReduceMax", position, keepdims=1), sequence)
         small = int(ir.DataType.INT32)
-        return Step(out("Cast", counts, to=small), out("Cast", last, to=small), out("Cast", total, to=small), total)
+        new, last_slot, total_small = (out("Cast", value, to=small) for value in (counts, last, total))
+        return GqaInputs(new, last_slot, total_small, total)
 
     def _table(self, angle: ir.Value | None, cache_size: int) -> ir.Value | None:
-        """cos or sin [batch, sequence, n] as a table [cache_size, n], if it follows from position_ids alone.
+        """cos or sin [batch, sequence, n] as a table [cache_size, n], if it depends on position_ids alone.
 
-        ONNX Runtime itself computes it, by the graph's own nodes, so its numbers are the ones that they would give.
+        ONNX Runtime computes it with the graph's own nodes, so the numbers are those that the nodes would give.
         """
         assert angle is not None
         name = str(angle.name)
@@ -136,7 +139,7 @@ class AttentionLowering:
     def _projections(
         self, query: ir.Value | None, key: ir.Value | None, value: ir.Value | None, node: ir.Node
     ) -> tuple[ir.Value, ir.Value | None, ir.Value | None]:
-        """The three in flat form, or the flat form of the one that they were split from, by heads or before that."""
+        """The three in flat form, or the flat form of the one that they were split from, and None twice."""
         whole = _split(query, key, value)
         if whole is not None:
             return self._flat(whole, node), None, None
@@ -147,10 +150,10 @@ class AttentionLowering:
     def _flat(self, value: ir.Value | None, node: ir.Node) -> ir.Value:
         """[batch, heads, sequence, head_dim] as [batch, sequence, heads * head_dim], which it often was before."""
         assert value is not None
-        swap = made_by(value, "Transpose")
+        swap = producer_if(value, "Transpose")
         if swap is not None and list(attribute(swap, "perm", [])) == SWAP:
             rows = swap.inputs[0]
-            split = made_by(rows, "Reshape")
+            split = producer_if(rows, "Reshape")
             before = split.inputs[0] if split is not None else None
             flat = [None, None, dimension(value, 1) * dimension(value, 3)]
             if before is not None and before.shape is not None and [None, None, *before.shape[2:]] == flat:
@@ -170,14 +173,14 @@ class AttentionLowering:
             dtype = query.dtype.numpy()
             start = self.editor.constant("lowered.zero", np.array([0], np.int64))
             axis = self.editor.constant("lowered.slots", np.array([3], np.int64))
-            used = self.editor.insert(node, "Slice", [mask, start, self.step.total_slots, axis]).outputs[0]
+            used = self.editor.insert(node, "Slice", [mask, start, self.shared.total_slots, axis]).outputs[0]
             seen = self.editor.constant(f"lowered.seen.{dtype}", np.array(0, dtype))
             hidden = self.editor.constant(f"lowered.hidden.{dtype}", np.array(np.finfo(dtype).min, dtype))
             self.biases[name] = self.editor.insert(node, "Where", [used, seen, hidden]).outputs[0]
         return self.biases[name]
 
-    def _hand_over(self, node: ir.Node, flat: ir.Value, heads: int) -> None:
-        """Give `flat` [batch, sequence, heads * head_dim] to what read the Attention, usually through a Reshape."""
+    def _rewire_consumers(self, node: ir.Node, flat: ir.Value, heads: int) -> None:
+        """Let the Attention's readers read `flat` [batch, sequence, heads * head_dim], usually for a Reshape."""
         swaps = [user.node for user in node.outputs[0].uses()]
         if all(n.op_type == "Transpose" and list(attribute(n, "perm", [])) == SWAP for n in swaps):
             joins = [user.node for n in swaps for user in n.outputs[0].uses()]
@@ -193,7 +196,7 @@ class AttentionLowering:
 
 def _split(*parts: ir.Value | None) -> ir.Value | None:
     """What these are all the parts of, in order."""
-    split = made_by(parts[0], "Split")
+    split = producer_if(parts[0], "Split")
     return split.inputs[0] if split is not None and list(parts) == list(split.outputs) else None
 
 

@@ -1,8 +1,8 @@
 """Build the engine for ONNX Runtime: the portable graph in the form that its provider computes best, and engine.json.
 
-On the CPU it is lowered to ONNX Runtime's own operators, on CUDA too but for attention: there the standard one reads
-the used part of the cache (flash attention, 16 bits), while GroupQueryAttention's CUDA kernel knows no ragged chunks.
-For the TensorRT provider it stays standard, with masks in the place of attention's lengths.
+For the CPU the graph is lowered to ONNX Runtime's own operators, for CUDA all but attention: there the standard one
+reads the used part of the cache (flash attention, 16 bits), while GroupQueryAttention's CUDA kernel does not support
+ragged chunks. For the TensorRT provider it stays standard, with masks instead of attention's lengths.
 """
 
 import shutil
@@ -23,12 +23,12 @@ from pipeline.graph import onnx_file
 from pipeline.runtime import engine_info
 from pipeline.runtime.open import open_engine, why_unavailable
 
-QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions take 16 inputs
+QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions have 16 inputs
 
 
 def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContract, out: Path) -> None:
-    """Write model and engine.json to `out` and load them once, so that an engine which does not load fails here; one
-    for a GPU is loaded only where there is one."""
+    """Write model and engine.json to `out` and load them once, so that an engine that does not load fails here; an
+    engine for a GPU is loaded only on a machine with one."""
     lowered = onnx_file.load(model)
     if engine.provider == TENSORRT:
         prepare.prepare(lowered, lengths=False)  # its parser drops the lengths of attention
@@ -70,7 +70,7 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
 
 
 def needed(lowered: ir.Model) -> str:
-    """The oldest ONNX Runtime that computes this graph right."""
+    """The oldest version of ONNX Runtime that computes this graph correctly."""
     for node in lowered.graph:
         if node.op_type == "GroupQueryAttention" and len(node.inputs) > QUERY_LENGTHS:
             return "1.32"

@@ -2,148 +2,204 @@
 
 The standard form keeps a weight as [K, N]; MatMulNBits wants each output's values together, in blocks along K, as
 unsigned numbers around the middle of their range. Nothing is rounded: scales and values stay as they are.
-An embedding that is the head as well is read in this form too, so it is stored once.
+An embedding that is the LM head as well is read in this form too, so it is stored once.
 
-What the quick kernel rounds is its input, to 8 bits in blocks. Rows of the input's digits undo that: the rounded input,
-what rounding took off, rounded in turn, and so on; the kernel leaves them as they are, and their products are summed.
+The fast kernel rounds its input x to 8 bits in blocks. To undo that, x is split into parts that the kernel does not
+change: x rounded as the kernel rounds it, the rounded remainder, and so on. Their products are summed.
 """
 
-from functools import partial
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.backends.onnxruntime.attention import DOMAIN
-from pipeline.graph.editor import Editor, add_initializer, attribute, made_by
+from pipeline.core.formats import CPU, FORMATS
+from pipeline.graph.editor import Editor, attribute, producer_if
 
-BITS = {ir.DataType.INT8: 8, ir.DataType.INT4: 4}
+# the types of weights that MatMulNBits computes with, and their bits
+BITS = {
+    ir.DataType.from_numpy(np.dtype(fmt.numbers)): fmt.bits
+    for fmt in FORMATS.values()
+    if not fmt.is_float and set(CPU) <= set(fmt.providers)
+}
 # For one scale per row, where every size gives the same weights, but rounds activations in blocks of that size:
 # SmolLM2's int8 perplexity rises by 0.57 % with 32, 0.63 % with 64, 1.15 % with 128 (over 2,048 tokens).
 ROW_BLOCK = 32
 INT8_ACTIVATIONS, FULL_ACTIVATIONS = 4, 0  # MatMulNBits' accuracy_level
-EXACT = 3  # digits of 8 bits that hold the 24 of a float32
 
 
-def lower_linear(editor: Editor, node: ir.Node, *, digits: int) -> None:
-    """Rewrite one MatMul whose weight is dequantized, [K, N] or a transposed [N, K]; any other is left as it is.
-    `digits`: of 8 bits, in which the kernel gets its input; 0 asks for the kernel that does not round."""
-    transpose = made_by(node.inputs[1], "Transpose")
-    dequantize = made_by(transpose.inputs[0] if transpose is not None else node.inputs[1], "DequantizeLinear")
-    if dequantize is None or len(dequantize.inputs) != 2:
-        return
-    weight, scale = dequantize.inputs
-    if weight is None or scale is None or weight.const_value is None or scale.const_value is None:
-        return
-    bits = BITS.get(weight.const_value.dtype)
-    rows = transpose is not None  # an output's values lie in a row
-    outputs, width = (int(n) for n in (weight.shape if rows else reversed(weight.shape)))  # type: ignore[arg-type, union-attr]
-    block = attribute(dequantize, "block_size", 0)
-    along = attribute(dequantize, "axis", 1) == (1 if rows else 0)
-    if bits is None or along != bool(block):
-        return
-    # a scale for a whole row is repeated for blocks of it
-    block, repeats = (block, 1) if 0 < block < width else (ROW_BLOCK, -(-width // ROW_BLOCK))
-    blocks = -(-width // block)
-    editor_name = str(weight.name)
-    packed = ir.LazyTensor(
-        partial(_packed, weight.const_value, rows, block, bits, editor_name),
-        dtype=ir.DataType.UINT8,
-        shape=ir.Shape([outputs, blocks, block * bits // 8]),
-        name=f"{editor_name}.packed",
-    )
-    factors = scale.const_value.numpy()
-    factors = np.repeat((factors if rows else factors.T).reshape(outputs, -1), repeats, axis=1)
-    scales = editor.constant(f"{scale.name}.packed", np.ascontiguousarray(factors))
-    x = node.inputs[0]
-    assert x is not None
-    if digits == EXACT and bits == 4:
-        digits = 0  # its kernel that does not round takes 1.4 times as long; that for 8 bits, 13 to 100 times
-    shape = node.outputs[0].shape  # as long as x's own, which lowering does not keep
-    if digits > 1 and (width % block or shape is None or len(shape) != 3):
-        digits = 0 if digits == EXACT else 1
-    fused = editor.insert(
-        node,
-        "MatMulNBits",
-        [_in_digits(editor, node, x, block, digits) if digits > 1 else x, _shared(editor, packed), scales],
-        domain=DOMAIN,
-        like=(None,) if digits > 1 else node.outputs,
-        K=width,
-        N=outputs,
-        bits=bits,
-        block_size=block,
-        accuracy_level=INT8_ACTIVATIONS if digits else FULL_ACTIVATIONS,
-    )
-    if digits > 1:
-        parts = editor.insert(node, "Split", fused.outputs, like=(None,) * digits, axis=0, num_outputs=digits)
-        fused = editor.insert(node, "Sum", parts.outputs, like=node.outputs)
-    editor.replace(node.outputs[0], fused.outputs[0])
+class Activations(Enum):
+    """How exactly a product takes its input: its parts of 8 bits."""
+
+    int8 = 1  # as the fast kernel rounds it
+    int16 = 2  # and its rounding error
+    exact = 3  # and the error of that: 24 bits, a float32's mantissa
+    native = 0  # as the runtime's own kernel takes it, which rounds nothing
 
 
-def _in_digits(editor: Editor, node: ir.Node, x: ir.Value, block: int, digits: int) -> ir.Value:
-    """x [batch, n, K] as [digits * batch, n, K]: rounded as the kernel does it, then what that takes off, rounded, and
-    at last what is left. A step is a 127th of its block's largest number."""
+def plan(wanted: Activations, bits: int, *, splits: bool) -> tuple[int, int]:
+    """The fastest kernel that is as exact as wanted: parts of the input (1: as it is), MatMulNBits' accuracy_level.
 
-    def out(op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        return editor.insert(node, op, inputs, **attributes).outputs[0]  # type: ignore[arg-type]  # ours are ints
-
-    assert node.outputs[0].dtype is not None
-    dtype = node.outputs[0].dtype.numpy()
-    least = editor.constant(f"lowered.least.{dtype}", np.array(np.finfo(dtype).tiny, dtype))  # of a block of zeros
-    last = editor.constant(f"lowered.steps.{dtype}", np.array(127, dtype))
-    axis = editor.constant("lowered.last", np.array([-1], np.int64))
-    rest = out("Reshape", x, editor.constant(f"lowered.blocks.{block}", np.array([0, 0, -1, block], np.int64)))
-    rows = []
-    for _ in range(digits - 1):
-        step = out("Max", out("Div", out("ReduceMax", out("Abs", rest), axis), last), least)
-        rows.append(out("Mul", out("Round", out("Div", rest, step)), step))
-        rest = out("Sub", rest, rows[-1])
-    both = out("Concat", *rows, rest, axis=0)
-    return out("Reshape", both, editor.constant("lowered.rows", np.array([0, 0, -1], np.int64)))
+    bits: of a weight. splits: whether the input can be split, which takes a known rank and blocks that fill its rows.
+    """
+    if wanted is Activations.native or (wanted is Activations.exact and (bits < 8 or not splits)):
+        # in 4 bits the kernel that does not round takes 1.4 times as long; in 8 bits 13 to 100 times
+        return 1, FULL_ACTIVATIONS
+    return wanted.value if splits else 1, INT8_ACTIVATIONS
 
 
-def lower_table(editor: Editor, node: ir.Node) -> None:
-    """Rewrite one DequantizeLinear of gathered rows, if `lower_linear` has packed the table for the head: Gather of
-    values and of scales, and DequantizeLinear become GatherBlockQuantized. Any other is left as it is."""
-    values, scales = (made_by(value, "Gather") for value in node.inputs[:2])
-    table, factors = (gather.inputs[0] if gather is not None else None for gather in (values, scales))
-    if values is None or table is None or factors is None:
-        return
-    packed = editor.graph.initializers.get(f"{table.name}.packed")
-    if packed is None or packed.shape is None or table.shape is None:
-        return
-    _, blocks, block = packed.shape.numpy()
-    if blocks * block != table.shape[1]:
-        return  # its last block is filled up
-    scale = editor.graph.initializers[f"{factors.name}.packed"]
-    one_a_block = editor.constant("lowered.blocks", np.array([0, 0, 1], np.int64))
-    scale = editor.insert(node, "Reshape", [scale, one_a_block]).outputs[0]  # folded when the engine is loaded
-    rows = editor.insert(
-        node,
-        "GatherBlockQuantized",
-        [packed, values.inputs[1], scale],
-        domain=DOMAIN,
-        gather_axis=0,
-        quantize_axis=2,
-        block_size=block,
-        bits=8,
-    )
-    whole = editor.constant("lowered.rows", np.array([0, 0, -1], np.int64))
-    flat = editor.insert(node, "Reshape", [rows.outputs[0], whole], like=node.outputs)
-    editor.replace(node.outputs[0], flat.outputs[0])
+@dataclass(frozen=True)
+class Product:
+    """A MatMul of x [..., K] with a dequantized weight. by_rows: whether it is stored [N, K] instead of [K, N]."""
+
+    x: ir.Value
+    weight: ir.Value
+    scale: ir.Value
+    by_rows: bool
+    outputs: int  # N
+    width: int  # K
+    bits: int
+    block: int  # weights that share a scale in MatMulNBits
+
+    @classmethod
+    def of(cls, node: ir.Node) -> "Product | None":
+        """The product that a MatMul is; None where its weight is not dequantized, or in a form without a kernel."""
+        transpose = producer_if(node.inputs[1], "Transpose")
+        dequantize = producer_if(transpose.inputs[0] if transpose is not None else node.inputs[1], "DequantizeLinear")
+        if dequantize is None or len(dequantize.inputs) != 2:
+            return None
+        x, (weight, scale) = node.inputs[0], dequantize.inputs
+        if x is None or weight is None or scale is None or weight.const_value is None or scale.const_value is None:
+            return None
+        bits, by_rows = BITS.get(weight.const_value.dtype), transpose is not None
+        outputs, width = weight.const_value.shape.numpy()[:: 1 if by_rows else -1]
+        block = attribute(dequantize, "block_size", 0)
+        along = attribute(dequantize, "axis", 1) == (1 if by_rows else 0)
+        if bits is None or along != bool(block):
+            return None
+        return cls(x, weight, scale, by_rows, outputs, width, bits, block if 0 < block < width else ROW_BLOCK)
+
+    def packed(self) -> ir.LazyTensor:
+        """The weight as MatMulNBits' B, packed when it is written."""
+        name, blocks = f"{self.weight.name}.packed", -(-self.width // self.block)
+        shape = ir.Shape([self.outputs, blocks, self.block * self.bits // 8])
+        return ir.LazyTensor(
+            lambda: ir.tensor(pack(self._rows(self.weight), self.block, self.bits), name=name),
+            dtype=ir.DataType.UINT8,
+            shape=shape,
+            name=name,
+        )
+
+    def scales(self) -> npt.NDArray[Any]:
+        """The scales [N, blocks] of MatMulNBits; one for a whole row is repeated."""
+        scales = self._rows(self.scale).reshape(self.outputs, -1)
+        repeats = -(-self.width // self.block) // scales.shape[1]
+        return np.ascontiguousarray(np.repeat(scales, repeats, axis=1))
+
+    def _rows(self, value: ir.Value) -> npt.NDArray[Any]:
+        assert value.const_value is not None
+        return value.const_value.numpy() if self.by_rows else value.const_value.numpy().T
 
 
-def _shared(editor: Editor, tensor: ir.TensorProtocol) -> ir.Value:
-    return editor.graph.initializers.get(str(tensor.name)) or add_initializer(editor.graph, tensor)
+class LinearLowering:
+    """Rewrites products with quantized weights, and after them tables that share one of these weights."""
 
+    def __init__(self, editor: Editor) -> None:
+        self.editor = editor
+        self._weights: dict[ir.Value, ir.Value] = {}  # quantized weight -> MatMulNBits' B
+        self._scales: dict[ir.Value, ir.Value] = {}
 
-def _packed(weight: ir.TensorProtocol, rows: bool, block: int, bits: int, name: str) -> ir.TensorProtocol:
-    return ir.tensor(pack(weight.numpy() if rows else weight.numpy().T, block, bits), name=f"{name}.packed")
+    def lower(self, node: ir.Node, wanted: Activations) -> None:
+        """Rewrite one MatMul; any that is not a product with a quantized weight is left as it is."""
+        product, out = Product.of(node), node.outputs[0]
+        if product is None:
+            return
+        # the rank is the output's, as lowering does not keep shapes of inputs
+        splits = product.width % product.block == 0 and out.shape is not None and len(out.shape) == 3
+        parts, accuracy_level = plan(wanted, product.bits, splits=splits)
+        editor, weight = self.editor, product.weight
+        scales = self._scales[product.scale] = editor.constant(f"{product.scale.name}.packed", product.scales())
+        x = product.x if parts == 1 else self._split(node, product, parts)
+        if weight not in self._weights:
+            self._weights[weight] = editor.initializer(product.packed())
+        fused = editor.insert(
+            node,
+            "MatMulNBits",
+            [x, self._weights[weight], scales],
+            domain=DOMAIN,
+            like=(out if parts == 1 else None,),
+            K=product.width,
+            N=product.outputs,
+            bits=product.bits,
+            block_size=product.block,
+            accuracy_level=accuracy_level,
+        )
+        if parts > 1:
+            split = editor.insert(node, "Split", fused.outputs, like=(None,) * parts, axis=0, num_outputs=parts)
+            fused = editor.insert(node, "Sum", split.outputs, like=[out])
+        editor.replace(out, fused.outputs[0])
+
+    def _split(self, node: ir.Node, product: Product, parts: int) -> ir.Value:
+        """x [batch, n, K] as [parts * batch, n, K]: rounded as the kernel does it, the remainder likewise, and at last
+        what is left. A step is a 127th of its block's largest number."""
+        editor, block = self.editor, product.block
+
+        def insert(op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
+            return editor.insert(node, op, inputs, **attributes).outputs[0]  # type: ignore[arg-type]  # ours are ints
+
+        assert node.outputs[0].dtype is not None
+        dtype = node.outputs[0].dtype.numpy()
+        least = editor.constant(f"lowered.least.{dtype}", np.array(np.finfo(dtype).tiny, dtype))  # of a block of zeros
+        last = editor.constant(f"lowered.steps.{dtype}", np.array(127, dtype))
+        axis = editor.constant("lowered.last", np.array([-1], np.int64))
+        shape = editor.constant(f"lowered.blocks.{block}", np.array([0, 0, -1, block], np.int64))
+        rest = insert("Reshape", product.x, shape)
+        rounded = []
+        for _ in range(parts - 1):
+            step = insert("Max", insert("Div", insert("ReduceMax", insert("Abs", rest), axis), last), least)
+            rounded.append(insert("Mul", insert("Round", insert("Div", rest, step)), step))
+            rest = insert("Sub", rest, rounded[-1])
+        both = insert("Concat", *rounded, rest, axis=0)
+        return insert("Reshape", both, editor.constant("lowered.rows", np.array([0, 0, -1], np.int64)))
+
+    def lower_rows(self, node: ir.Node) -> None:
+        """Rewrite one DequantizeLinear of gathered rows, if `lower` has packed their table: Gather of values and of
+        scales, and DequantizeLinear become GatherBlockQuantized. Any other is left as it is."""
+        editor = self.editor
+        values, scales = (producer_if(value, "Gather") for value in node.inputs[:2])
+        table, scale = (gather.inputs[0] if gather is not None else None for gather in (values, scales))
+        if values is None or table not in self._weights or scale not in self._scales:
+            return
+        packed = self._weights[table]
+        assert packed.shape is not None
+        assert table.shape is not None
+        _, blocks, block = packed.shape.numpy()
+        if blocks * block != table.shape[1]:
+            return  # its last block is padded
+        one_per_block = editor.constant("lowered.blocks", np.array([0, 0, 1], np.int64))
+        factors = editor.insert(node, "Reshape", [self._scales[scale], one_per_block])  # folded when loaded
+        rows = editor.insert(
+            node,
+            "GatherBlockQuantized",
+            [packed, values.inputs[1], factors.outputs[0]],
+            domain=DOMAIN,
+            gather_axis=0,
+            quantize_axis=2,
+            block_size=block,
+            bits=8,
+        )
+        whole = editor.constant("lowered.rows", np.array([0, 0, -1], np.int64))
+        flat = editor.insert(node, "Reshape", [rows.outputs[0], whole], like=node.outputs)
+        editor.replace(node.outputs[0], flat.outputs[0])
 
 
 def pack(values: npt.NDArray[np.generic], block: int, bits: int) -> npt.NDArray[np.uint8]:
     """Signed integers [N, K] as MatMulNBits' B, [N, ceil(K / block), block * bits / 8]; two of 4 bits share a byte,
-    the earlier one in the low half. The last block is filled up with zeros."""
+    the earlier one in the low half. The last block is padded with zeros."""
     middle = 1 << (bits - 1)
     unsigned = (values.astype(np.int16) + middle).astype(np.uint8)
     outputs, width = unsigned.shape

@@ -1,6 +1,7 @@
 """Lower the portable graph for ONNX Runtime: fewer operators, of its own domain, that do the same work.
 
-Only engine/ holds a lowered graph; the portable one stays as it is. Whatever has no counterpart stays a standard node.
+Only engine/ holds a lowered graph; the portable one stays as it is. Operators without a fused kernel keep their
+standard form.
 """
 
 from collections.abc import Callable
@@ -9,27 +10,31 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.backends.onnxruntime.attention import DOMAIN, AttentionLowering
-from pipeline.backends.onnxruntime.linear import EXACT, lower_linear, lower_table
-from pipeline.graph.attention import LENGTHS
-from pipeline.graph.editor import Editor, attribute, logit_projections, made_by, operand
+from pipeline.backends.onnxruntime.linear import Activations, LinearLowering
+from pipeline.graph.attention import AttentionForm
+from pipeline.graph.editor import Editor, attribute, logit_projections, producer_if
 
 
 def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> None:
-    """Rewrite a graph of the contract in place. `int8_activations`: products with quantized weights round their input
-    to 8 bits too, the head's to 16; `cuda`: for that provider, which keeps the standard attention and rounds nothing.
+    """Rewrite a graph of the contract in place.
+
+    int8_activations: products with quantized weights round their input to 8 bits, the LM head's to 16. cuda: for that
+    provider, which keeps the standard attention and whose products round nothing.
     """
     editor = Editor(model)
-    last = set(logit_projections(model.graph))
-    digits = 1 if int8_activations else 0 if cuda else EXACT
-    of_head = 2 if int8_activations else digits
+    heads = set(logit_projections(model.graph))
+    exact = Activations.native if cuda else Activations.exact
+    of_layers, of_head = (Activations.int8, Activations.int16) if int8_activations else (exact, exact)
+    linear = LinearLowering(editor)
+    # looks for quantized weights, so it is made before they are lowered
     attention = (lambda node: _lengths(editor, node)) if cuda else AttentionLowering(editor).lower
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
         ("Attention", attention),
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
-        ("MatMul", lambda node: lower_linear(editor, node, digits=of_head if node in last else digits)),
+        ("MatMul", lambda node: linear.lower(node, of_head if node in heads else of_layers)),
         ("MatMul", lambda node: _tied_head(editor, node)),
-        ("DequantizeLinear", lambda node: lower_table(editor, node)),
+        ("DequantizeLinear", linear.lower_rows),  # of the tables that a MatMul above has packed
     ]
     for op, rewrite in rewrites:
         for node in editor.nodes(op):
@@ -39,8 +44,8 @@ def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> Non
 
 
 def _skip_norm(editor: Editor, node: ir.Node) -> None:
-    """Add and RMSNormalization of the sum -> SkipSimplifiedLayerNormalization, which gives the sum as well."""
-    add = made_by(node.inputs[0], "Add")
+    """Add and RMSNormalization of the sum -> SkipSimplifiedLayerNormalization, which also outputs the sum."""
+    add = producer_if(node.inputs[0], "Add")
     if add is None or attribute(node, "axis", -1) != -1:
         return
     one, other = add.inputs
@@ -62,7 +67,7 @@ def _skip_norm(editor: Editor, node: ir.Node) -> None:
 def _silu(editor: Editor, node: ir.Node) -> None:
     """x * Sigmoid(x) -> QuickGelu with alpha 1."""
     for value, gate in (node.inputs, node.inputs[::-1]):
-        sigmoid = made_by(gate, "Sigmoid")
+        sigmoid = producer_if(gate, "Sigmoid")
         if sigmoid is not None and sigmoid.inputs[0] is value:
             fused = editor.insert(node, "QuickGelu", [value], domain=DOMAIN, like=node.outputs, alpha=1.0)
             editor.replace(node.outputs[0], fused.outputs[0])
@@ -71,7 +76,7 @@ def _silu(editor: Editor, node: ir.Node) -> None:
 
 def _tied_head(editor: Editor, node: ir.Node) -> None:
     """Transpose of a weight and MatMul -> FusedMatMul: loading would store the transposed embedding a second time."""
-    transpose = made_by(node.inputs[1], "Transpose")
+    transpose = producer_if(node.inputs[1], "Transpose")
     if transpose is None or transpose.inputs[0] is None or transpose.inputs[0].const_value is None:
         return
     inputs = [node.inputs[0], transpose.inputs[0]]
@@ -80,14 +85,14 @@ def _tied_head(editor: Editor, node: ir.Node) -> None:
 
 
 def _lengths(editor: Editor, node: ir.Node) -> None:
-    """The sequence in an attention's lengths as a sum over the tokens, not from a shape: shapes are the CPU's, what it
-    hands over is a copy, and a graph with copies cannot be captured."""
-    add = made_by(operand(node, LENGTHS), "Add")
+    """Compute the sequence in an attention's lengths as a sum over the tokens, not from a shape: shapes are computed on
+    the CPU, results of the CPU are copied to the GPU, and a graph with copies cannot be captured."""
+    add = producer_if(AttentionForm.of(node).lengths, "Add")
     if add is None:
         return
     for index, value in enumerate(add.inputs):
-        squeeze = made_by(value, "Squeeze")
-        if squeeze is None or made_by(squeeze.inputs[0], "Shape") is None:
+        squeeze = producer_if(value, "Squeeze")
+        if squeeze is None or producer_if(squeeze.inputs[0], "Shape") is None:
             continue
         tokens = editor.inputs["attention_mask"]
         same = editor.insert(add, "Equal", [tokens, tokens]).outputs[0]

@@ -15,7 +15,7 @@ from pipeline.backends.tensorrt.network import Parsed, has_kernel, inputs, layer
 from pipeline.core.contract import GraphContract, Tensor
 from pipeline.core.dtypes import BY_ONNX
 from pipeline.core.errors import first_line
-from pipeline.graph.attention import LENGTHS, MASK
+from pipeline.graph.attention import AttentionForm
 
 SCALE_TOLERANCE = 2e-3  # the parser multiplies queries and keys by its square root each, rounded to fp16
 CHANGES_NOTHING = ("CAST", "SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
@@ -134,26 +134,26 @@ def _attentions(view: _View) -> Iterator[str]:
         if attention is None:
             yield f"{node.name} is not an attention of the network"
             continue
-        lengths, mask = (node.input[i] if len(node.input) > i else "" for i in (LENGTHS, MASK))
+        form = AttentionForm.of_proto(node)
         kind, has = getattr(attention, "causal_kind", none), getattr(attention, "key_value_lengths", None)
-        if lengths:
+        if form.lengths:
             if kind != view.api.trt.CausalMaskKind.LOWER_RIGHT:
                 yield f"{node.name} is causal to {getattr(kind, 'name', kind)}, not to LOWER_RIGHT"
             if has is None:
                 yield f"{node.name} has no lengths of keys and values"
-            elif view.origin(has) != lengths:
-                yield f"{node.name} has the lengths {view.origin(has)}, in the graph they are {lengths}"
+            elif view.origin(has) != form.lengths:
+                yield f"{node.name} has the lengths {view.origin(has)}, in the graph they are {form.lengths}"
         else:
             if attention.causal or kind != none:
                 yield f"{node.name} is causal, in the graph it has a mask alone"
             if attention.mask is None:
-                yield f"{node.name} has no mask, in the graph it is {mask}"
-            elif view.origin(attention.mask) != mask:
-                yield f"{node.name} has the mask {view.origin(attention.mask)}, in the graph it is {mask}"
+                yield f"{node.name} has no mask, in the graph it is {form.mask}"
+            elif view.origin(attention.mask) != form.mask:
+                yield f"{node.name} has the mask {view.origin(attention.mask)}, in the graph it is {form.mask}"
         names, factors = zip(*(view.scaled(attention.get_input(i)) for i in range(3)), strict=True)
         if list(names) != list(node.input[:3]):
             yield f"{node.name} attends over {', '.join(names)}, in the graph over {', '.join(node.input[:3])}"
-        wanted = next((a.f for a in node.attribute if a.name == "scale"), attention.get_input(0).shape[3] ** -0.5)
+        wanted = form.scale(attention.get_input(0).shape[3])
         if abs(factors[0] * factors[1] - wanted) > SCALE_TOLERANCE * wanted or factors[2] != 1:
             yield f"{node.name} scales its scores by {factors[0] * factors[1]:.6g}, in the graph by {wanted:.6g}"
         if not has_kernel(view.api, attention) and not attention.decomposable:

@@ -18,19 +18,9 @@ import onnx_ir as ir
 
 from pipeline.backends.tensorrt.split import split_last_axis
 from pipeline.core.errors import Problem, UserError
-from pipeline.graph.attention import LENGTHS, MASK
-from pipeline.graph.editor import Editor, attribute, dimension, made_by, operand
+from pipeline.graph.attention import KEY, LENGTHS, MASK, QUERY, VALUE, AttentionForm
+from pipeline.graph.editor import Editor, dimension, producer_if
 
-KEPT_INPUTS = {0, 1, 2, MASK, LENGTHS}
-# attribute -> values that have no effect or are kept; None for any
-KEPT_ATTRIBUTES = {
-    "is_causal": None,
-    "scale": None,
-    "softcap": None,
-    "qk_matmul_output_mode": (0,),
-    "left_window_size": (-1,),
-    "right_window_size": (-1,),
-}
 HEAD_STEP = 8  # no kernel with lengths or a mask takes a head size that is not a multiple of it
 
 
@@ -45,7 +35,7 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
         raise UserError(lost)
     rewrite = _Attentions(editor)
     for node in editor.nodes("Attention"):
-        if attribute(node, "softcap", 0.0) or any(dimension(node.inputs[i], 3) % HEAD_STEP for i in (0, 2)):
+        if AttentionForm.of(node).softcap or any(dimension(node.inputs[i], 3) % HEAD_STEP for i in (QUERY, VALUE)):
             rewrite.decompose(node)
             continue
         rewrite.scale(node)
@@ -60,21 +50,17 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
 
 def _unkept(editor: Editor) -> Iterator[tuple[ir.Node, str, str]]:
     for node in editor.nodes("Attention"):
-        for name, value in node.attributes.items():
-            if name not in KEPT_ATTRIBUTES:
-                yield node, f"TensorRT's parser drops {name}", "export without it, or engine=onnxruntime_cpu"
-            elif (kept := KEPT_ATTRIBUTES[name]) is not None and value.value not in kept:
-                fix = "state it as a mask, as the wrapper does, or engine=onnxruntime_cpu"
-                yield node, f"TensorRT's parser drops {name}={value.value}", fix
-        for index, value_in in enumerate(node.inputs):
-            if value_in is not None and index not in KEPT_INPUTS:
-                yield node, f"input {index}, {value_in.name}, has no place in a static cache", "export without it"
-        causal, has = attribute(node, "is_causal", 0), (operand(node, MASK), operand(node, LENGTHS))
-        if (causal, has[0] is None, has[1] is None) not in ((1, True, False), (0, False, True)):
+        form = AttentionForm.of(node)
+        for name, value in form.other_attributes.items():
+            instead = "state it as a mask, as the wrapper does" if "window" in name else "export without it"
+            yield node, f"TensorRT's parser drops {name}={value}", f"{instead}, or engine=onnxruntime_cpu"
+        for index, extra in form.other_inputs.items():
+            yield node, f"input {index}, {extra.name}, has no place in a static cache", "export without it"
+        if not form.is_portable:
             what = "it must be causal with lengths, or have a mask alone"
             yield node, what, "export with pipeline.wrap, whose attention has one of these forms"
-        elif has[0] is not None and has[0].dtype not in (None, ir.DataType.BOOL):
-            yield node, f"its mask is {has[0].dtype}, not BOOL", "export with pipeline.wrap, whose masks are boolean"
+        elif form.mask is not None and form.mask.dtype not in (None, ir.DataType.BOOL):
+            yield node, f"its mask is {form.mask.dtype}, not BOOL", "export with pipeline.wrap, whose masks are boolean"
 
 
 class _Attentions:
@@ -86,7 +72,7 @@ class _Attentions:
 
     def mask(self, node: ir.Node) -> None:
         """Causal with lengths -> with a mask alone; an Attention with a mask stays."""
-        if operand(node, MASK) is not None:
+        if AttentionForm.of(node).mask is not None:
             return
         mask = self._mask(node)
         node.replace_input_with(LENGTHS, None)
@@ -96,13 +82,13 @@ class _Attentions:
     def scale(self, node: ir.Node) -> None:
         """Scale the queries only: the parser would multiply queries and the whole cache of keys by the square root of
         the scale in every step. A factor of 1 is left, which pipeline.backends.tensorrt.network removes."""
-        query = node.inputs[0]
+        query = node.inputs[QUERY]
         assert query is not None
         assert query.dtype is not None
-        factor = attribute(node, "scale", dimension(query, 3) ** -0.5)
+        factor = AttentionForm.of(node).scale(dimension(query, 3))
         number = self.editor.constant(f"attention.{query.dtype}.{factor:g}", np.array(factor, query.dtype.numpy()))
         scaled = self.editor.insert(node, "Mul", [query, number], like=(query,))
-        node.replace_input_with(0, scaled.outputs[0])
+        node.replace_input_with(QUERY, scaled.outputs[0])
         node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
 
     def decompose(self, node: ir.Node) -> None:
@@ -124,8 +110,8 @@ class _Attentions:
         def shape(*sizes: int) -> ir.Value:
             return self.editor.constant(f"attention.shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
 
-        scale = attribute(node, "scale", dimension(query, 3) ** -0.5)
-        softcap = attribute(node, "softcap", 0.0)
+        form = AttentionForm.of(node)
+        scale, softcap = form.scale(dimension(query, 3)), form.softcap
         scaled = insert("Mul", query, number(scale))
         grouped = insert("Reshape", scaled, shape(0, shared, heads // shared, -1, dimension(query, 3)))
         turned = insert("Unsqueeze", insert("Transpose", keys, perm=[0, 1, 3, 2]), shape(2))
@@ -145,11 +131,10 @@ class _Attentions:
 
         Slot j is seen by token i of a row when j <= length - sequence + i.
         """
-        own = operand(node, MASK)
-        if own is not None:
-            return own
-        length = operand(node, LENGTHS)
-        query, keys = node.inputs[:2]
+        form = AttentionForm.of(node)
+        if form.mask is not None:
+            return form.mask
+        length, query, keys = form.lengths, node.inputs[QUERY], node.inputs[KEY]
         assert length is not None
         assert query is not None
         if length not in self.masks:
@@ -177,7 +162,7 @@ def _gathered_rows(editor: Editor, node: ir.Node) -> None:
     TensorRT accepts a constant of 8 bits only directly before DequantizeLinear, and would dequantize the whole table in
     each step: 113 MB of activations for SmolLM2-135M. Column j of the packed table holds columns j, j + H/4, ... of it.
     """
-    rows, scales = made_by(node.inputs[0], "Gather"), made_by(node.inputs[1], "Gather")
+    rows, scales = producer_if(node.inputs[0], "Gather"), producer_if(node.inputs[1], "Gather")
     if rows is None or scales is None:
         return
     table, scale, ids = rows.inputs[0], scales.inputs[0], rows.inputs[1]

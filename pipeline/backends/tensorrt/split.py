@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from pipeline.graph.editor import SWAP, Editor, attribute, dimension, made_by
+from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
 
 
 def split_last_axis(editor: Editor) -> None:
@@ -38,10 +38,10 @@ def _heads(editor: Editor, node: ir.Node) -> None:
 
     This makes the plan of SmolLM2-135M in fp16 with two profiles 4.7 MB smaller: 1.057 times its weights, not 1.074.
     """
-    transpose = made_by(node.inputs[0], "Transpose")
+    transpose = producer_if(node.inputs[0], "Transpose")
     if transpose is None or attribute(node, "axis", 0) != 1 or list(attribute(transpose, "perm", [])) != SWAP:
         return
-    reshape = made_by(transpose.inputs[0], "Reshape")
+    reshape = producer_if(transpose.inputs[0], "Reshape")
     if reshape is None:
         return
     shapes = [(dimension(out, 1), dimension(out, 3)) for out in node.outputs]

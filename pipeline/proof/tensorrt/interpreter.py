@@ -84,7 +84,7 @@ class Interpreter(Runtime):
             parsed = self._parsed
             weight = next(weight for weight in parsed.proto.graph.initializer if weight.name == layer.name)
             numbers = onnx.numpy_helper.to_array(weight, str(parsed.folder))
-            numbers = numbers.astype(np.int8 if numbers.dtype == "int4" else np.float32)
+            numbers = numbers.astype(np.int8 if "int" in str(numbers.dtype) else np.float32)
         return torch.from_numpy(numbers.copy()).reshape(tuple(layer.shape))
 
     def _reads(self, layer: Any) -> list[str]:

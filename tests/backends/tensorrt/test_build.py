@@ -80,6 +80,7 @@ def test_more_gpus_cost_no_more(plan: Path, half: Point, tmp_path: Path) -> None
     assert abs(one["build"]["plan_bytes"] - three["build"]["plan_bytes"]) < 0.01 * one["build"]["plan_bytes"]
 
 
+@pytest.mark.slow
 def test_other_precisions_build(tiny: Point, half: Point, window: Point, tmp_path: Path) -> None:
     """fp32 and a softcap by decomposed attention, weights of 8 and 4 bits; the contract's type is that of the cache."""
     options = {"kind": section(Engine, half[0]).kind, "targets": [8.9], "provider": None, "lower": False}

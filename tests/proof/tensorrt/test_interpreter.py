@@ -22,7 +22,7 @@ from pipeline.proof.tensorrt.interpreter import Interpreter
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.session import Runtime
 from pipeline.runtime.tensorrt_api import TensorRT
-from tests.support.architectures import random_model
+from tests.support.architectures import mostly_slow, random_model
 from tests.support.points import build_once
 from tests.support.tensorrt import contract_of, quantized, rtx
 
@@ -31,10 +31,13 @@ SHAPES = ("llama", "qwen3", "gemma3_text", "gpt2")
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3}
 
 
-@pytest.fixture(scope="module", params=[(shape, compute) for shape in SHAPES for compute in TOLERANCE], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=mostly_slow((f"{shape}-{compute}" for shape in SHAPES for compute in TOLERANCE), "llama-fp32", "llama-fp16"),
+)
 def usual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A portable model of one architecture with weights of the usual size, and its type."""
-    architecture, compute = request.param
+    architecture, _, compute = request.param.partition("-")
     folder = tmp_path_factory.mktemp(architecture)
     model = random_model(architecture, initializer_range=0.05 if architecture == "gpt2" else 0.02)
     build_once(folder, [f"precision={compute}", "engine=tensorrt_rtx"], quantize, model=model)
@@ -143,6 +146,7 @@ def plain(folder: Path, out: Path) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_softcap_and_sliding_window(window: Point) -> None:
     """Written out in products."""
     folder = window[0] / layout.SIMPLIFIED

@@ -1,0 +1,124 @@
+"""Put quantized weights into a graph, in standard operators.
+
+Three forms (a Grid has the numbers, T is the compute type):
+
+* linear, x @ W with W [K, N]: MatMul(x, DequantizeLinear(q)), the scale [N] of each output channel (axis 1) or
+  [K/B, N] of each block (axis 0, block_size B). Grids with an offset add MatMul(s, offset) with s [..., K/B] the sums
+  of x over each block, since x @ (scale * q + offset) = x @ (scale * q) + s @ offset: exact, K/B products instead of K,
+  and without zero points, which TensorRT's parser refuses in 4 bits. Scales that a format stores as small floats come
+  out of a DequantizeLinear themselves.
+* table [V, H], gathered by token: Gather of q and of the scales, then DequantizeLinear, so only those rows are read.
+* tied head, a table that is multiplied as well: the same q and scales, dequantized whole and transposed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from pipeline.core.dtypes import Array
+from pipeline.graph.editor import Editor, described, operand
+from pipeline.quantization.find import Weight
+from pipeline.quantization.grids import Grid
+
+
+class Writer:
+    """Replaces weights of a model by their grids."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._editor = Editor(model)
+        self._sums: dict[tuple[ir.Value, int], ir.Value] = {}
+
+    def write(self, weight: Weight, grid: Grid) -> None:
+        """Let the readers of a weight read its grid."""
+        if weight.is_table:
+            self._table(weight, grid)
+        else:
+            self._linear(weight, grid)
+        self._editor.remove(weight.readers)
+
+    def finish(self) -> None:
+        """Give equal names numbers."""
+        self._editor.finish()
+
+    def _linear(self, weight: Weight, grid: Grid) -> None:
+        dtype, (n, k) = weight.tensor.dtype, grid.q.shape
+        per_channel = grid.block == k and grid.format.bits == 8
+        form = {"axis": 1} if per_channel else {"axis": 0, "block_size": grid.block}
+        q = self._numbers(weight, grid, grid.q.T)
+        if grid.format.scales is not None:
+            scale = self._stored_scales(weight, grid)
+        else:
+            scale = self._floats(weight, "scale", grid.scale[:, 0] if per_channel else grid.scale.T)
+        # "center" is what the artifacts call the offset
+        offset = None if grid.offset is None else self._floats(weight, "center", grid.offset.T)
+        for reader in weight.readers:
+            x, bias = reader.inputs[0], operand(reader, 2)  # MatMul has two inputs, Gemm may have a third
+            assert x is not None
+            sums = None if offset is None else self._block_sums(x, k, grid.block)
+            whole = self._before(reader, "DequantizeLinear", [q, scale], described(dtype, [k, n]), **form)
+            like = described(dtype, reader.outputs[0].shape)
+            last = offset is None and bias is None
+            y = self._before(reader, "MatMul", [x, whole], None if last else like)
+            if offset is not None:
+                shift = self._before(reader, "MatMul", [sums, offset], like)
+                y = self._before(reader, "Add", [y, shift], None if bias is None else like)
+            if bias is not None:
+                self._before(reader, "Add", [y, bias], None)
+
+    def _table(self, weight: Weight, grid: Grid) -> None:
+        assert grid.offset is None
+        dtype, block = weight.tensor.dtype, grid.block
+        stored = [self._numbers(weight, grid, grid.q), self._floats(weight, "scale", grid.scale)]
+        for reader in weight.readers:
+            if reader.op_type == "Gather":
+                ids = reader.inputs[1]
+                rows = [self._before(reader, "Gather", [v, ids], described(v.dtype, None), axis=0) for v in stored]
+                self._before(reader, "DequantizeLinear", rows, None, axis=-1, block_size=block)
+            else:
+                like = described(dtype, grid.q.shape)
+                whole = self._before(reader, "DequantizeLinear", stored, like, axis=1, block_size=block)
+                self._before(reader, "Transpose", [whole], None, perm=[1, 0])
+
+    def _before(
+        self, reader: ir.Node, op: str, inputs: Sequence[ir.Value | None], like: ir.Value | None, **attributes: Any
+    ) -> ir.Value:
+        """A new node's output; like: its type and shape, None for the node whose output replaces the reader's."""
+        outputs = {"replaces": reader.outputs} if like is None else {"like": [like]}
+        return self._editor.insert(reader, op, inputs, **outputs, **attributes).outputs[0]
+
+    def _block_sums(self, x: ir.Value, k: int, block: int) -> ir.Value:
+        """x [..., K] summed over each block, [..., K/B]; made once for each x."""
+        if (x, block) not in self._sums:
+            producer = x.producer()
+            assert producer is not None
+            editor, like = self._editor, [described(x.dtype, None)]
+            lead = [0] * (2 if x.shape is None else x.shape.rank() - 1)  # 0: as in x
+            sizes = np.array([*lead, k // block, block], np.int64)
+            shape = editor.constant(f"blocks.{len(lead)}.{k // block}.{block}", sizes)
+            blocks = editor.insert(producer, "Reshape", [x, shape], after=True, like=like)
+            axis = editor.constant("last_axis", np.array([-1], np.int64))
+            summed = editor.insert(blocks, "ReduceSum", [blocks.outputs[0], axis], after=True, like=like, keepdims=0)
+            self._sums[x, block] = summed.outputs[0]
+        return self._sums[x, block]
+
+    def _stored_scales(self, weight: Weight, grid: Grid) -> ir.Value:
+        """The scales [K/B, N] of a format that stores them in a type of its own, dequantized once for all readers."""
+        steps, unit = grid.stored_scales()
+        stored = self._constant(weight, "scale", steps.T)
+        one = self._floats(weight, "scale.unit", np.array(unit))
+        module = f"{str(weight.readers[0].name).rpartition('.')[0]}.scale"
+        like = [described(weight.tensor.dtype, stored.shape)]
+        first = self._editor.graph[0]
+        return self._editor.insert(first, "DequantizeLinear", [stored, one], module=module, like=like).outputs[0]
+
+    def _numbers(self, weight: Weight, grid: Grid, q: Array) -> ir.Value:
+        return self._constant(weight, grid.format.numbers, q.astype(np.dtype(grid.format.numbers), copy=False))
+
+    def _floats(self, weight: Weight, part: str, array: Array) -> ir.Value:
+        return self._constant(weight, part, array.astype(weight.tensor.dtype.numpy(), copy=False))
+
+    def _constant(self, weight: Weight, part: str, array: Array) -> ir.Value:
+        tensor = ir.tensor(np.ascontiguousarray(array), name=f"{weight.value.name}.{part}")
+        return self._editor.initializer(tensor)

@@ -1,0 +1,84 @@
+"""Translations: the operators that torch.onnx has none for, and fewer nodes where it writes too many."""
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from onnx.reference import ReferenceEvaluator
+
+from pipeline.graph.attention import AttentionForm
+from pipeline.graph.translations import TRANSLATIONS
+from pipeline.model import operators  # noqa: F401  # registers the operators
+
+BATCH, SEQUENCE = torch.export.Dim("batch", max=8), torch.export.Dim("sequence", max=8)
+
+
+class Views(torch.nn.Module):
+    """A linear layer's output as heads and back, a slice, a mean and a cast."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = x.view(x.shape[0], x.shape[1], 2, 4).transpose(1, 2)
+        half = heads[..., :2].to(torch.float64).mean(-1, keepdim=True)
+        return half.transpose(1, 2).reshape(x.shape[0], x.shape[1], -1)
+
+
+class Attends(torch.nn.Module):
+    """New keys go into a cache, and queries attend over it."""
+
+    def __init__(self, masked: bool) -> None:
+        super().__init__()
+        self.masked = masked
+
+    def forward(
+        self, query: torch.Tensor, cache: torch.Tensor, new: torch.Tensor, position: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        keys = torch.ops.kvforge.scatter(cache, new, position)
+        length = position + query.shape[2]
+        own = mask if self.masked else None
+        return torch.ops.kvforge.attend(query, keys, keys, length, own, 0.5, 0.0)
+
+
+def exported(module: torch.nn.Module, args: tuple[torch.Tensor, ...], axes: tuple[dict[int, object], ...]) -> ir.Model:
+    """The module's graph."""
+    program = torch.export.export(module, args, dynamic_shapes=axes)
+    made = torch.onnx.export(
+        program, dynamo=True, opset_version=24, optimize=False, verbose=False, custom_translation_table=TRANSLATIONS
+    )
+    assert made is not None
+    return made.model
+
+
+def run(model: ir.Model, *args: torch.Tensor) -> np.ndarray:
+    """The output in onnx's reference evaluator, at other sizes than those exported with."""
+    proto = ir.to_proto(model)
+    feeds = dict(zip((value.name for value in proto.graph.input), (a.numpy() for a in args), strict=True))
+    (out,) = ReferenceEvaluator(proto).run(None, feeds)
+    return np.asarray(out)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+def test_shapes_and_bounds_are_constants() -> None:
+    """No node computes a shape that is known: views, slices, means and casts are one node each."""
+    axes = ({0: BATCH, 1: SEQUENCE},)
+    model = exported(Views(), (torch.randn(2, 3, 8),), axes)
+    found = [node.op_type for node in model.graph]
+    assert found.count("Reshape") == 2
+    assert not {"Concat", "Gather"} & set(found)
+    x = torch.randn(4, 5, 8)
+    np.testing.assert_allclose(run(model, x), Views()(x).numpy(), atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_has_one_of_the_two_forms(masked: bool) -> None:
+    """Causal with lengths, or a mask alone, over a cache that TensorScatter writes; PyTorch gives the same."""
+    sizes = {"query": (2, 4, 3, 8), "cache": (2, 2, 16, 8), "new": (2, 2, 3, 8)}
+    query, cache, new = (torch.randn(size) for size in sizes.values())
+    position, mask = torch.tensor([0, 5]), torch.rand(2, 1, 3, 16) > 0.3
+    axes = tuple({0: BATCH} | ({2: SEQUENCE} if i in (0, 2, 4) else {}) for i in range(5))
+    model = exported(Attends(masked), (query, cache, new, position, mask), axes)
+    (attention,) = (node for node in model.graph if node.op_type == "Attention")
+    form = AttentionForm.of(attention)
+    assert (form.is_portable, form.is_causal, form.scale(8)) == (True, not masked, 0.5)
+    (scatter,) = (node for node in model.graph if node.op_type == "TensorScatter")
+    assert (scatter.attributes["axis"].value, scatter.attributes["mode"].value) == (2, "linear")
