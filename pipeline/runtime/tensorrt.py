@@ -110,8 +110,8 @@ def why_other_version(folder: Path, info: EngineInfo) -> Problem | None:
     """What is wrong with the TensorRT that is installed here; None when it is the version that built the plan."""
     try:
         version = tensorrt_api.load(info.kind).version
-    except UserError as error:
-        return error.problems[0]
+    except UserError as missing:
+        return missing.problems[0]
     built_by = info.raw["version"]
     if version == built_by:
         return None

@@ -43,7 +43,7 @@ OBJECTS = {
     "context: config": "IRuntimeConfig",
     "error": "ParserError",
     "has_kernel: values": "ITensor",
-    "keep_kernels: config": "IRuntimeConfig",
+    "save_kernel_cache: config": "IRuntimeConfig",
     "kernels": "IRuntimeCache",
     "layer": "ILayer",
     "layer.attention": "IAttention",
