@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from pipeline.config import compose as config
 from pipeline.config import points
-from pipeline.core import errors, layout, usage
+from pipeline.core import errors, layout, stages, usage
 from pipeline.core.errors import Problem, UserError
 
 SWEEP = {"-m", "--multirun"}
@@ -57,7 +57,8 @@ def build(name: str) -> None:
     """Have DVC build a point and wait for it. Raises UserError when a stage fails."""
     here = Path(sys.executable).parent  # DVC runs the `python` of PATH: it must be the one that runs this
     environment = {**os.environ, "PATH": f"{here}{os.pathsep}{os.environ.get('PATH', '')}"}
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", f"verify@{name}", f"bench@{name}"]
+    targets = [f"{stage}@{name}" for stage in stages.last()]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", *targets]
     # One build at a time, whatever the launcher: a benchmark beside another build measures noise, and when two repros
     # need the same stage DVC fails one of them, even with --wait-for-lock.
     with points.locked("kvforge.lock"):
@@ -66,7 +67,7 @@ def build(name: str) -> None:
         if done.returncode == 0:
             _failure_marker(name).unlink()
             return
-    fix = f"fix what DVC names above, then: dvc repro verify@{name} bench@{name}"
+    fix = f"fix what DVC names above, then: dvc repro {' '.join(targets)}"
     raise UserError(Problem(f"the point {name} was not built", str(points.ARTIFACTS / name), fix))
 
 

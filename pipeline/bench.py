@@ -1,10 +1,10 @@
-"""Stage bench: how fast the engine is on this machine: prefill and decode, and what it costs to hold.
+"""Stage bench: measure the engine on this machine: prefill, decode, load time, memory and size.
 
-bench.json: prefill_s (seconds for bench.prompt tokens a row), decode_tok_s (new tokens a second, all rows
-together) and step_ms (one decode step), each the median of its repeats or steps; load_s, peak_mb, model_mb.
-An engine for another machine is not measured: bench.json then has the reason alone, `skipped`.
+bench.json: prefill_s (seconds for bench.prompt tokens per row), decode_tok_s (new tokens per second, of all rows) and
+step_ms (one decode step), each the median of its repeats or steps; load_s, peak_mb, model_mb. For an engine of another
+machine bench.json has the key `skipped` alone, with the reason.
 latency.json: every decode step of the last repeat, for `dvc plots`.
-One number of one run on a busy machine says little: to compare systems, use ratios from interleaved runs.
+To compare systems, use ratios of interleaved runs: other work on the machine changes every number.
 """
 
 import time
@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core import layout, machine, stage
 from pipeline.core.files import write_json
 from pipeline.core.schema import Bench, section
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 from pipeline.runtime.session import Runtime
 
 
@@ -30,7 +30,7 @@ class Run:
 
 
 def measure(runtime: Runtime, options: Bench) -> list[Run]:
-    """bench.repeats runs over one session, after a short one to warm up."""
+    """Time bench.repeats runs of one session, after a short one to warm up."""
     session = runtime.session(options.batch)
     vocab = int(runtime.contract.logits.shape[2])
     prompts = np.random.default_rng(0).integers(0, vocab, (options.batch, options.prompt)).tolist()
@@ -53,11 +53,11 @@ def main() -> None:
     """Run the stage in a point's folder."""
     options = section(Bench)
     folder = Path(layout.ENGINE)
-    reason = cannot_run(folder)
-    if reason is not None:
-        write_json(Path(layout.BENCH), {"skipped": reason})
+    problem = why_unavailable(folder)
+    if problem is not None:
+        write_json(Path(layout.BENCH), {"skipped": problem.what})
         write_json(Path(layout.LATENCY), [])
-        print(f"not measured: {reason}")
+        print(f"not measured: {problem.what}")
         return
     start = time.perf_counter()
     runtime = open_engine(folder)

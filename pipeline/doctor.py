@@ -1,8 +1,8 @@
-"""python -m pipeline.doctor: what this machine can build and run, what is wrong, and how to fix it.
+"""Report what this machine can build and run, what is wrong, and how to fix it: python -m pipeline.doctor.
 
-For a server as for a notebook (`!python -m pipeline.doctor`, or `doctor.findings()`). Nothing is changed, no model or
-point is needed, and of the packages that may be missing none is imported before its turn. Exit code 1 when something
-that every build needs is wrong.
+In a notebook: `!python -m pipeline.doctor`, or `doctor.findings()`. It changes nothing and needs no model or point.
+Packages that may be missing are imported by the check that needs them. The exit code is 1 when something that every
+build needs is wrong.
 """
 
 import shutil
@@ -11,11 +11,13 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import errors, hardware, usage
+from pipeline.core.engines import CUDA, KINDS, EngineKind, install
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ INSTALL = "pip install --no-deps -r requirements.lock, which lists what was test
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: `state` is "ok", "note" (fine, but some engines are out of reach) or "wrong"."""
+    """One line: `state` is "ok", "note" (some engines are not available) or "wrong"."""
 
     state: str
     what: str
@@ -42,7 +44,7 @@ class Finding:
 
 
 def findings() -> Iterator[Finding]:
-    """All of them, in the order in which they matter."""
+    """All findings, the most important checks first."""
     for check in CHECKS:
         try:
             yield from check()
@@ -68,12 +70,12 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    """Each requirement of pyproject.toml against what is installed, and pairs that do not go together."""
+    """Compare the requirements of pyproject.toml with what is installed; report packages that exclude each other."""
     wrong = False
     for requirement in _requirements().values():
         has = _version(requirement.name)
         if has is None and requirement.name == "onnxruntime" and _version("onnxruntime-gpu"):
-            continue  # it has the same modules; which engines its version runs is said below
+            continue  # it has the same modules; a later check reports which engines its version runs
         if has is None or not requirement.specifier.contains(has, prereleases=True):
             wrong = True
             what = f"{requirement.name} {has or 'is missing'}; kvforge needs {requirement.specifier}"
@@ -91,7 +93,7 @@ def _gpu() -> Iterator[Finding]:
     for name, capability in gpus:
         yield Finding("ok", f"GPU {name}, compute capability {capability}")
     if not gpus:
-        yield Finding("note", "no NVIDIA GPU, or no driver: engines for GPUs can be built, some of them, and not run")
+        yield Finding("note", "no NVIDIA GPU, or no driver: some engines for GPUs can be built, none can run")
         return
     cuda = hardware.cuda() or "0"
     yield Finding("ok", f"driver {hardware.driver()}, for CUDA up to {cuda}")
@@ -109,7 +111,7 @@ def _gpu() -> Iterator[Finding]:
         yield Finding("note", f"PyTorch is built for CUDA {built}, the driver takes {cuda}", "update the driver")
 
 
-def _onnxruntime() -> Iterator[Finding]:
+def _onnxruntime(_kind: EngineKind) -> Iterator[Finding]:
     import onnxruntime
 
     providers = onnxruntime.get_available_providers()
@@ -120,39 +122,40 @@ def _onnxruntime() -> Iterator[Finding]:
     else:
         fix = "pip uninstall onnxruntime-gpu; pip install onnxruntime"
         yield Finding("note", f"engine=onnxruntime_cpu: needs ONNX Runtime {needs}, this is {here}", fix)
-    if "CUDAExecutionProvider" in providers and hardware.gpus():
+    if CUDA in providers and hardware.gpus():
         yield Finding("ok", "engine=onnxruntime_cuda: builds and runs")
     elif hardware.gpus():
         fix = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]"
         yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", fix)
 
 
-def _tensorrt() -> Iterator[Finding]:
-    from pipeline.core.schema import EngineKind
+def _tensorrt(kind: EngineKind) -> Iterator[Finding]:
     from pipeline.runtime import tensorrt_api
 
-    gpus = hardware.gpus()
-    for kind in (EngineKind.tensorrt_rtx, EngineKind.tensorrt):
-        option = f"engine={kind.value}"
-        try:
-            api = tensorrt_api.load(kind)
-        except UserError as error:
-            (problem,) = error.problems
-            yield Finding("note", f"{option}: {problem.what}", problem.fix)
-            continue
-        targets = ", ".join(api.targets) or "the GPU of this machine"
-        runs = [name for name, capability in gpus if not api.targets or capability in api.targets]
-        where = f"runs on {', '.join(runs)}" if runs else "its plans do not run here"
-        try:
-            api.builder()
-        except UserError as error:
-            yield Finding("note", f"{option}: {error.problems[0].what}", error.problems[0].fix)
-            continue
-        yield Finding("ok", f"{option}: builds for {targets} ({api.product}); {where}")
+    option = f"engine={kind.value}"
+    try:
+        api = tensorrt_api.load(kind)
+        api.builder()
+    except UserError as error:
+        yield Finding("note", f"{option}: {error.problems[0].what}", error.problems[0].fix)
+        return
+    targets = ", ".join(api.targets) or "the GPU of this machine"
+    runs = [name for name, capability in hardware.gpus() if not api.targets or capability in api.targets]
+    where = f"runs on {', '.join(runs)}" if runs else "its plans do not run here"
+    yield Finding("ok", f"{option}: builds for {targets} ({api.product}); {where}")
+
+
+def _installed(kind: EngineKind) -> Iterator[Finding]:
+    """A kind without a check of its own: whether its package is there."""
+    found = [f"{name} {_version(name)}" for name in KINDS[kind].distributions if _version(name)]
+    if found:
+        yield Finding("ok", f"engine={kind.value}: {found[0]} is installed")
+    else:
+        yield Finding("note", f"engine={kind.value}: {KINDS[kind].product} is not installed", install(kind))
 
 
 def _room() -> Iterator[Finding]:
-    """Threads; memory and disk, in the size of models that fit: 4 bytes a parameter in fp32."""
+    """Threads; memory and disk, as the size of a model that fits, with 4 bytes per parameter in fp32."""
     from pipeline.core import machine
     from pipeline.core.machine import cores
 
@@ -182,8 +185,13 @@ def _checkout() -> Iterator[Finding]:
             yield Finding("ok", "".join(first))
 
 
+OF_KIND = {
+    EngineKind.onnxruntime: _onnxruntime,
+    EngineKind.tensorrt: _tensorrt,
+    EngineKind.tensorrt_rtx: _tensorrt,
+}
 CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
-    _python, _packages, _checkout, _room, _gpu, _onnxruntime, _tensorrt,
+    _python, _packages, _checkout, _room, _gpu, *(partial(OF_KIND.get(kind, _installed), kind) for kind in KINDS),
 )  # fmt: skip
 
 
@@ -193,7 +201,7 @@ def _project() -> dict[str, Any]:
 
 
 def _requirements() -> "dict[str, Requirement]":
-    """What every build needs, by name."""
+    """The requirements of every build, by name."""
     from packaging.requirements import Requirement
 
     return {requirement.name: requirement for requirement in map(Requirement, _project()["dependencies"])}

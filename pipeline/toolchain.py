@@ -1,7 +1,7 @@
-"""Stage toolchain: artifacts/toolchain.json, the versions and the hardware that results depend on.
+"""Stage toolchain: write artifacts/toolchain.json, the versions and the hardware that results depend on.
 
-It runs on every `dvc repro`; a stage declares the keys that concern it and runs again when one of them changes.
-Only metadata is read and nothing imported, which keeps it at a tenth of a second.
+It runs at every `dvc repro`. Each stage declares the keys that it depends on and runs again when one of them changes.
+Only the metadata of packages is read, nothing is imported: that takes a tenth of a second.
 """
 
 import os
@@ -10,25 +10,24 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from pipeline.core import errors, hardware, usage
+from pipeline.core import errors, hardware, layout, usage
+from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.files import write_json
 
-TARGET = Path("artifacts/toolchain.json")
+TARGET = Path(layout.TOOLCHAIN)
 PACKAGES = {  # key -> the distributions that may provide it, the first one installed counts
     "torch": ("torch",),
     "transformers": ("transformers",),
     "gguf": ("gguf",),
     "onnx": ("onnx",),
     "onnxscript": ("onnxscript",),
-    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "onnxsim": ("onnxsim",),
-    "tensorrt": ("tensorrt-cu13-bindings", "tensorrt-cu12-bindings", "tensorrt"),
-    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
+    **{kind.value: KINDS[kind].distributions for kind in EngineKind},
 }
 
 
 def installed(distributions: tuple[str, ...]) -> str | None:
-    """The version of the first of these distributions that is there; PYTHONPATH comes before site-packages."""
+    """The version of the first of these distributions that is installed; PYTHONPATH comes before site-packages."""
     for name in distributions:
         try:
             return version(name)

@@ -28,7 +28,6 @@ from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import Problem, UserError, first_line
 from pipeline.core.files import write_json
-from pipeline.core.profiles import largest
 from pipeline.core.schema import Gates, Model, Verify, section
 from pipeline.model import positions
 from pipeline.proof import quality, sensitivity, token_ids
@@ -86,7 +85,7 @@ def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, a
     runs: dict[str, Callable[[], Result]] = {}
     options, contract = proof.options, artifact.contract
     gates = {**limits(*gates_of(artifact, options)), **limits(options.quality, QUALITY)}
-    allowed = runtime.bounds, contract.cache_size, contract.limits
+    allowed = runtime.profiles, contract.cache_size, contract.limits
     results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}
     cases = catalog(*allowed)
     for case in cases:
@@ -103,7 +102,8 @@ def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, a
             results[label] = run()
     ran = {size for case in cases if not results[case.name].traceback for size in case.sizes()}
     interface.failures += size_findings(
-        {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}}, largest(runtime.bounds)
+        {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}},
+        runtime.profiles.max_sizes(),
     )
     if isinstance(artifact, Engine) and options.quality.tokens:
         del runtime, runs, run  # so that its weights leave memory
@@ -132,11 +132,10 @@ def token_ids_of(folder: Path, model: Model, point: Path, text: str | None) -> R
 
 def greedy_batches(prompts: list[list[int]], runtime: Runtime, count: int) -> dict[str, list[list[int]]]:
     """Each prompt by itself, and as many together as fit in a batch, cut to leave room for `count` new tokens."""
-    most = largest(runtime.bounds)
-    longest = min(most["sequence"], runtime.contract.cache_size - count + 1)
+    longest = min(runtime.profiles.max("sequence"), runtime.contract.cache_size - count + 1)
     fitting = [prompt[:longest] for prompt in prompts]
     alone = {f"greedy {i}": [prompt] for i, prompt in enumerate(fitting)}
-    return alone | {GREEDY_BATCH: fitting[: most["batch"]]}
+    return alone | {GREEDY_BATCH: fitting[: runtime.profiles.max("batch")]}
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from pipeline.checkpoint import loading
 from pipeline.checkpoint.gguf_reader import read_once
 from pipeline.core import layout, stage
-from pipeline.core.contract import DTYPES, contract_for
+from pipeline.core.contract import contract_for
+from pipeline.core.dtypes import COMPUTE
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Axes, Cache, Compute, Logits, Model, Precision, Wrap, section
@@ -73,7 +74,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     )
     original.generation_config.eos_token_id = loading.stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
-    cast(original, getattr(torch, DTYPES[compute]))
+    cast(original, getattr(torch, COMPUTE[compute].name))
     if wrong := positions.wrong_frequencies(original, cache.size):
         raise UserError(wrong)
     if precision.compute is Compute.fp16:

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if item.get_closest_marker("gpu"):
                 item.add_marker(skipped)
     items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
+@pytest.fixture(autouse=True)
+def gpus_are_asked_anew() -> Iterator[None]:
+    """No test sees the GPUs that another one made up."""
+    clear = hardware.gpus.cache_clear  # now: the test may put another function in its place
+    clear()
+    yield
+    clear()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.core import layout
+from pipeline.core.stages import downstream
 from tests.support.dvc_yaml import params
 from tests.support.fakes import fake_distribution, fake_nvidia_smi
 from tests.support.points import composed
@@ -22,7 +23,8 @@ from tests.support.repository import STAGES, Build, built, edit, locked, of_tiny
 from tests.support.tensorrt import rtx
 
 # A change: an override, or one of EDITS or PACKAGES -> the stages that run, and those that run when it is undone.
-# The others of the first come back from the cache then. toolchain is left out: it always runs.
+# The others of the first come back from the cache then. toolchain is left out: it always runs. `engine+` is engine and
+# all that follows from it.
 # test_sweep.py and test_resilience.py have model.seed, engine.threads and precision=int8, int4.
 ONNXRUNTIME = "another onnxruntime"
 TENSORRT = "another TensorRT-RTX"
@@ -31,18 +33,18 @@ TABLE = {
     "nothing": ("", ""),
     "a comment in conf/": ("compose", "compose"),
     # the graph stays the same, as both axes are symbolic; only the contract around it says how far they go
-    "axes.batch=5": ("compose wrap export quantize engine verify bench", "compose"),
-    "cache.size=128": ("compose wrap export simplify quantize engine verify bench", "compose"),
-    "export.opset=25": ("compose export simplify quantize engine verify bench", "compose"),
-    "simplify.enabled=false": ("compose simplify quantize engine verify bench", "compose"),
+    "axes.batch=5": ("compose wrap export quantize+", "compose"),
+    "cache.size=128": ("compose wrap+", "compose"),
+    "export.opset=25": ("compose export+", "compose"),
+    "simplify.enabled=false": ("compose simplify+", "compose"),
     # another limit, the same result: nothing follows
     "simplify.timeout_s=500": ("compose simplify", "compose"),
     "a comment in simplify.py": ("simplify", ""),
-    "precision=int8": ("compose quantize engine verify bench", "compose"),
+    "precision=int8": ("compose quantize+", "compose"),
     # nothing is quantized, so how is no matter
     "quantize.block_size=64": ("compose quantize", "compose"),
-    "profile.prefill.sequence.opt=8": ("compose engine verify bench", "compose"),
-    ONNXRUNTIME: ("quantize engine verify bench", ""),
+    "profile.prefill.sequence.opt=8": ("compose engine+", "compose"),
+    ONNXRUNTIME: ("quantize+", ""),
     # the engine of ONNX Runtime comes out as it was: nothing follows
     TENSORRT: ("engine", ""),
     "another gate in conf/": ("compose verify", "compose"),
@@ -65,6 +67,12 @@ class Row:
     undone: Build
     before: dict[str, Any]  # dvc.lock
     after: dict[str, Any]
+
+
+def expanded(stages: str) -> list[str]:
+    """The stages of a cell of TABLE."""
+    cells = [downstream(name[:-1]) if name.endswith("+") else (name,) for name in stages.split()]
+    return [stage for cell in cells for stage in cell]
 
 
 def measure(change: str, folder: Path) -> Row:
@@ -115,7 +123,7 @@ def rows(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_change_runs_what_depends_on_it(change: str, rows: dict[str, Future[Row]]) -> None:
     """A change runs exactly the stages that it can affect; undoing it restores them, and the state is the old one."""
     row = rows[change].result()
-    ran, again = (["toolchain", *stages.split()] for stages in TABLE[change])
+    ran, again = (["toolchain", *expanded(stages)] for stages in TABLE[change])
     assert of_tiny(row.changed.ran) == ran
     assert row.changed.restored == []
     assert of_tiny(row.undone.ran) == again
@@ -127,7 +135,7 @@ def test_a_stage_can_be_asked_for() -> None:
     """`dvc repro engine@tiny` in a new repository builds up to the engine, and a later `dvc repro` only the rest."""
     start = built()
     assert of_tiny(start.engine.ran) == list(STAGES[: STAGES.index("engine") + 1])
-    assert of_tiny(start.rest.ran) == ["toolchain", "verify", "bench"]
+    assert of_tiny(start.rest.ran) == ["toolchain", *downstream("engine")[1:]]
     assert start.rest.restored == []
 
 
@@ -139,7 +147,7 @@ def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFac
     rtx()
     folder = built().copy(tmp_path_factory.mktemp("tensorrt") / "repository")
     override(folder, "engine=tensorrt_rtx")
-    assert of_tiny(repro(folder).ran) == ["toolchain", "compose", "engine", "verify", "bench"]
+    assert of_tiny(repro(folder).ran) == ["toolchain", "compose", *downstream("engine")]
     point = folder / "artifacts/tiny"
     proof, speed = (json.loads((point / name).read_text()) for name in (layout.VERIFY, layout.BENCH))
     assert proof["passed"]
@@ -154,12 +162,12 @@ def test_a_tensorrt_engine_and_its_versions(tmp_path_factory: pytest.TempPathFac
     fake_distribution(packages, PACKAGES[TENSORRT], "9.9.9")
     smi = fake_nvidia_smi(folder.parent / "bin", "echo 'NVIDIA H200, 9.0'")
     for variables in ({"PYTHONPATH": str(packages)}, {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{smi}"}):
-        assert of_tiny(repro(folder, **variables).ran) == ["toolchain", "engine", "verify", "bench"]
+        assert of_tiny(repro(folder, **variables).ran) == ["toolchain", *downstream("engine")]
         undone = repro(folder)
         assert of_tiny(undone.ran) == ["toolchain"]
-        assert of_tiny(undone.restored) == ["engine", "verify", "bench"]
+        assert of_tiny(undone.restored) == [*downstream("engine")]
     override(folder, "engine=tensorrt_rtx", "profile.prefill.sequence.opt=8")
-    assert of_tiny(repro(folder).ran) == ["toolchain", "compose", "engine", "verify", "bench"]
+    assert of_tiny(repro(folder).ran) == ["toolchain", "compose", *downstream("engine")]
 
 
 def test_no_section_hides_a_key_from_the_run_cache() -> None:

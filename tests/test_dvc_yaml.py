@@ -10,23 +10,13 @@ import sys
 import pytest
 
 from pipeline import toolchain
+from pipeline.core import stages
+from pipeline.core.stages import NAMES, OF_A_POINT
 from tests.support.dvc_yaml import STAGES, declared, params
 from tests.support.imports import closure, folder, imports, tree
 from tests.support.repository import ROOT
-from tests.support.repository import STAGES as NAMES
 
-# files that a stage reads besides code and params.yaml
-INPUTS = {
-    "toolchain": set(),
-    "compose": {"conf"},
-    "wrap": {"checkpoint"},
-    "export": {"wrapped"},
-    "simplify": {"onnx"},
-    "quantize": {"checkpoint", "calibration", "wrapped", "simplified"},
-    "engine": {"wrapped", "simplified", "quantized"},
-    "verify": {"checkpoint", "text", "wrapped", "onnx", "simplified", "quantized", "engine"},
-    "bench": {"engine"},
-}
+BY_NAME = {stage.name: stage for stage in stages.STAGES}
 HARDWARE = {"engine": {"gpu"}, "verify": {"cpu", "gpu"}, "bench": {"cpu", "gpu"}}
 KEYS = {  # imported package -> its key in toolchain.json
     "torch": "torch",
@@ -96,17 +86,25 @@ def test_all_stages_are_there() -> None:
 def test_deps_are_the_import_closure(stage: str) -> None:
     """A stage depends on exactly its inputs, its own file and the folders of the modules that it imports."""
     up = "../../" if "wdir" in declared(stage) else ""
-    wanted = INPUTS[stage] | {f"{up}pipeline/{folder(name) or name + '.py'}" for name in closure(stage)}
+    wanted = set(BY_NAME[stage].inputs) | {f"{up}pipeline/{folder(name) or name + '.py'}" for name in closure(stage)}
     assert_same(stage, "deps", set(declared(stage)["deps"]), wanted)
 
 
-@pytest.mark.parametrize("stage", NAMES[2:])
+@pytest.mark.parametrize("stage", NAMES)
+def test_outs_are_what_a_stage_writes(stage: str) -> None:
+    """Of the point's folder, metrics and plots included."""
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in declared(stage).get(kind, [])]
+    paths = {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+    assert_same(stage, "outs", {path.removeprefix("artifacts/${key}/") for path in paths}, set(BY_NAME[stage].outputs))
+
+
+@pytest.mark.parametrize("stage", OF_A_POINT)
 def test_params_are_the_sections_read(stage: str) -> None:
     """A stage declares exactly the sections of params.yaml that it reads."""
     assert_same(stage, "params", params(stage, None), sections(stage))
 
 
-@pytest.mark.parametrize("stage", NAMES[2:])
+@pytest.mark.parametrize("stage", OF_A_POINT)
 def test_toolchain_keys_are_the_packages_used(stage: str) -> None:
     """A stage declares the version of every package that it uses, and the hardware that it runs on."""
     used = packages(stage)
@@ -123,7 +121,7 @@ def test_toolchain_keys_are_the_packages_used(stage: str) -> None:
 def test_toolchain_knows_the_keys() -> None:
     """Every key that a stage declares is one that the toolchain stage writes."""
     written = {"python", "cpu", "gpu", *toolchain.PACKAGES}
-    assert {key for stage in NAMES[2:] for key in params(stage, "../toolchain.json")} <= written
+    assert {key for stage in OF_A_POINT for key in params(stage, "../toolchain.json")} <= written
 
 
 def test_a_stage_imports_no_stage() -> None:
@@ -132,7 +130,7 @@ def test_a_stage_imports_no_stage() -> None:
         assert not closure(stage) & set(NAMES) - {stage}, stage
 
 
-@pytest.mark.parametrize("stage", NAMES[2:])
+@pytest.mark.parametrize("stage", OF_A_POINT)
 def test_stages_run_in_the_points_folder(stage: str) -> None:
     """The run cache is keyed relative to wdir, so equal stages of two points share one run."""
     assert declared(stage)["wdir"] == "artifacts/${key}"

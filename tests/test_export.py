@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, section
 from pipeline.graph.naming import ROOT
 from pipeline.graph.pack import ATTENTION, FEED_FORWARD
@@ -48,7 +48,7 @@ def test_reference_evaluator_agrees_with_pytorch(tiny: tuple[Path, GraphContract
     """onnx's own evaluator, on a ragged prefill and a chunk after it, gives the wrapped program's logits and cache."""
     folder, contract = tiny
     evaluator = ReferenceEvaluator(onnx.load(folder / artifact / layout.MODEL))
-    runtime = Torch.load(folder / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
+    runtime = Torch.load(folder / layout.WRAPPED / layout.PROGRAM, contract, Profiles.of_axes(contract))
     session = runtime.session(2)
     caches = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in contract.caches}
     used = np.zeros(2, np.int64)
@@ -102,7 +102,7 @@ def test_every_architecture_is_right_in_onnx(architecture: str, tmp_path: Path) 
     for artifact in GRAPHS:
         assert misnamed(tmp_path / artifact / layout.MODEL, {name for name, _ in original.named_modules()}) == []
     answers = ReferenceAnswers(Reference(original), contract, seed=0)
-    cases = catalog(runtime.bounds, contract.cache_size)
+    cases = catalog(runtime.profiles, contract.cache_size)
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures
     assert len(cases) == 13

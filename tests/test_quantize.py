@@ -20,7 +20,7 @@ from pipeline import quantize
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Embedding, Gates, Model, Quantize, Rounding, Weights, section
 from pipeline.graph import onnx_file
 from pipeline.proof.cases import catalog
@@ -89,11 +89,11 @@ def assert_right(point: Path, out: Path, contract: GraphContract, options: Quant
     """The graph keeps the contract, and in ONNX Runtime every case of verify equals the rounded original."""
     onnx.checker.check_model(out / layout.MODEL, full_check=True)
     assert onnx_findings(onnx.load(out / layout.MODEL), contract) == []
-    runtime = OnnxRuntime(out / layout.MODEL, contract, axes_bounds(contract))
+    runtime = OnnxRuntime(out / layout.MODEL, contract, Profiles.of_axes(contract))
     original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     rounded_too = with_rounded_weights(original, options, contract.logits.dtype)
     answers = ReferenceAnswers(Reference(rounded_too), contract, seed=0)
-    cases = catalog(runtime.bounds, contract.cache_size)
+    cases = catalog(runtime.profiles, contract.cache_size)
     assert len(cases) == 13
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, held).failures)}
     assert not failures
@@ -141,7 +141,7 @@ def test_reference_evaluator_agrees(tied: tuple[Path, GraphContract], options: Q
     """onnx's own evaluator and ONNX Runtime give the same logits: the forms mean the same to both."""
     folder, contract = tied
     quantized(folder, options, tmp_path / "out")
-    runtime = OnnxRuntime(tmp_path / "out" / layout.MODEL, contract, axes_bounds(contract))
+    runtime = OnnxRuntime(tmp_path / "out" / layout.MODEL, contract, Profiles.of_axes(contract))
     ids = np.array([[1, 2, 3, 4], [5, 6, 7, 8]])
     feeds: dict[str, Any] = {t.name: np.zeros(t.sized(batch=2), t.dtype) for t in contract.caches} | {
         "input_ids": ids,
@@ -232,7 +232,7 @@ PROJECTIONS = [f"model.layers.0.{name}.weight" for name in ("self_attn.o_proj", 
 COUNTS = {"q": 64, "u": 128, "g": 128, "e": 512}  # rows of these and of the embedding
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", mostly_slow(["fp32", "fp16"], "fp32"))
 def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) -> None:
     """Q4_0, Q4_1 and Q8_0, found in whatever order the rows are; other weights of the model are rounded anew."""
     build_once(tmp_path / "built", [f"precision={precision}", *TIED])
@@ -322,7 +322,7 @@ def test_gptq_from_end_to_end(tmp_path: Path) -> None:
             folder, ["precision=int4", size, f"quantize.rounding={rounding.value}", "wrap.logits=all"]
         )
         for name in (layout.SIMPLIFIED, layout.QUANTIZED):
-            runtime = OnnxRuntime(folder / name / layout.MODEL, contract, axes_bounds(contract))
+            runtime = OnnxRuntime(folder / name / layout.MODEL, contract, Profiles.of_axes(contract))
             logits[rounding, name] = runtime.session(4).step(rows)
         entries = json.loads((folder / layout.QUANTIZED / layout.QUANTIZATION).read_text())["tensors"]
         assert [e["form"] for e in entries].count("linear, int4 blocks of 32 with a center") == 4

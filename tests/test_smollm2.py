@@ -15,7 +15,7 @@ from pipeline.backends.onnxruntime.lower import lower
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Embedding, Model, Quantize, Verify, Weights, section
 from pipeline.generate import Generator
 from pipeline.graph import onnx_file
@@ -139,7 +139,7 @@ def test_the_files_own_blocks_are_carried_over(
     onnx_file.save(exact, tmp_path / layout.ENGINE)
     contract = GraphContract.load(point / layout.WRAPPED / layout.CONTRACT)
     models = (point / layout.ENGINE / layout.MODEL, tmp_path / layout.ENGINE / layout.MODEL)
-    sessions = [OnnxRuntime(path, contract, axes_bounds(contract)).session(3) for path in models]
+    sessions = [OnnxRuntime(path, contract, Profiles.of_axes(contract)).session(3) for path in models]
     for tokens in [prompts, *([[row[i]] for row in original_texts] for i in range(32))]:
         want, got = (session.step(tokens) for session in sessions)
         np.testing.assert_allclose(got, want, atol=1e-3)  # 1.7e-4 in verify's cases

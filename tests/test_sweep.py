@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.core.stages import downstream
 from tests.support.repository import Build, make_whole, run
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def count(stages: list[str]) -> dict[str, int]:
 def test_equal_stages_run_once(swept: Swept) -> None:
     """What is equal of two models is built once each; only engines are built for each of the four points."""
     shared = dict.fromkeys(("wrap", "export", "simplify", "quantize"), 2)
-    each = dict.fromkeys(("toolchain", "compose", "engine", "verify", "bench"), 4)
+    each = dict.fromkeys(("toolchain", "compose", *downstream("engine")), 4)
     assert count(swept.build.ran) == shared | each
     assert count(swept.build.restored) == shared
 
@@ -101,7 +102,7 @@ def test_precisions_share_all_but_their_weights(tmp_path: Path) -> None:
     # layers wide enough to be quantized, and a gate that 4 bits of random weights meet
     model = ("model.config.intermediate_size=512", "verify.quality.top1=0.5")
     build = Build.of(run(folder, sys.executable, *SWEEP[:4], "precision=int8,int4", *model))
-    shared, each = ("wrap", "export", "simplify"), ("quantize", "engine", "verify", "bench")
+    shared, each = ("wrap", "export", "simplify"), downstream("quantize")
     assert count(build.ran) == dict.fromkeys(shared, 1) | dict.fromkeys(("toolchain", "compose", *each), 2)
     assert count(build.restored) == dict.fromkeys(shared, 1)
     assert len({path.read_bytes() for path in folder.glob("artifacts/*/engine/model.onnx")}) == 2

@@ -27,9 +27,7 @@ class System(Peer):
         self.session = self.runtime.session(batch)
 
     def step(self, tokens: Rows) -> list[int]:
-        longest = max(
-            high for axes in self.runtime.bounds.values() for axis, (_, high) in axes.items() if axis != "batch"
-        )
+        longest = self.runtime.profiles.max("sequence")
         for start in range(0, len(tokens[0]), longest):
             logits = self.session.step([row[start : start + longest] for row in tokens])
         return logits[:, -1].argmax(-1).tolist()

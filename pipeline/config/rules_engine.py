@@ -3,20 +3,14 @@
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 
+from pipeline.core.engines import KINDS, PROVIDERS, EngineKind
 from pipeline.core.errors import Problem
-from pipeline.core.schema import Compute, Config, Embedding, Engine, EngineKind, Rounding, Weights
+from pipeline.core.schema import Compute, Config, Embedding, Engine, Rounding, Weights
 
-PROVIDERS = ("CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider")  # of onnxruntime
 INT4_BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel for 4 bits, MatMulNBits, takes
 FLOAT_BLOCKS = {Weights.fp8: 0, Weights.nvfp4: 16}  # the block of each small float: the channel, and NVIDIA's format
 FLOAT_TARGETS = {Weights.fp8: 8.9, Weights.nvfp4: 12.0}  # least compute capability that computes with them
 NO_KERNELS = {(provider, Compute.bf16) for provider in PROVIDERS}
-# the keys that each kind of engine has besides `kind`
-ENGINE_KEYS = {
-    EngineKind.onnxruntime: ("provider", "lower", "int8_activations", "optimization", "threads"),
-    EngineKind.tensorrt: ("workspace_gb",),
-    EngineKind.tensorrt_rtx: ("targets", "workspace_gb"),
-}
 
 
 def _precision(config: Config) -> Iterator[Problem]:
@@ -62,9 +56,9 @@ def _engine(config: Config) -> Iterator[Problem]:
     kind = config.engine.kind
     for field in fields(Engine)[1:]:
         default = [] if field.default is MISSING else field.default
-        if getattr(config.engine, field.name) != default and field.name not in ENGINE_KEYS[kind]:
+        if getattr(config.engine, field.name) != default and field.name not in KINDS[kind].config_keys:
             where = f"engine.{field.name}"
-            fix = f"leave it out; {kind.value} takes {', '.join(ENGINE_KEYS[kind])}"
+            fix = f"leave it out; {kind.value} takes {', '.join(KINDS[kind].config_keys)}"
             yield Problem(f"{where} has no effect with engine.kind={kind.value}", where, fix)
 
 

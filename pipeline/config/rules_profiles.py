@@ -5,9 +5,10 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator
 
+from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem
-from pipeline.core.profiles import to_shapes
-from pipeline.core.schema import Config, EngineKind, Range, Shapes
+from pipeline.core.profiles import Sizes, StepSizes
+from pipeline.core.schema import Config, Range, Shapes
 
 SIDES = [(step, axis) for step in ("prefill", "decode") for axis in ("batch", "sequence")]
 
@@ -22,7 +23,7 @@ def _more(config: Config) -> Iterator[Problem]:
     for name, raw in config.profile.more.items():
         where = f"profile.more.{name}"
         try:
-            ranges = to_shapes(raw)
+            ranges = StepSizes.from_dict(raw)
         except (ValueError, TypeError):
             fix = f"give +{where}={{batch: {{min: 1, opt: 1, max: 4}}, sequence: {{min: 1, opt: 64, max: 64}}}}"
             yield Problem(f"{where} has not batch and sequence, each with min, opt and max", where, fix)
@@ -30,13 +31,13 @@ def _more(config: Config) -> Iterator[Problem]:
         if name in ("prefill", "decode"):
             yield Problem(f"there is a profile {name} already", where, f"set profile.{name}, or choose another name")
         for axis in ("batch", "sequence"):
-            ends: Range = getattr(ranges, axis)
+            ends: Sizes = getattr(ranges, axis)
             if min(ends.min, ends.opt, ends.max) < 1:
                 yield Problem(f"{where}.{axis} goes below 1", f"{where}.{axis}", "give 1 or more")
             yield from _range(config, f"{where}.{axis}", ends, axis)
 
 
-def _range(config: Config, where: str, ends: Range, axis: str) -> Iterator[Problem]:
+def _range(config: Config, where: str, ends: Range | Sizes, axis: str) -> Iterator[Problem]:
     """In order, and inside the declared axis."""
     if not ends.min <= ends.opt <= ends.max:
         order = f"min {ends.min}, opt {ends.opt}, max {ends.max}"
@@ -77,7 +78,7 @@ def _gap(config: Config) -> Iterator[Problem]:
             return
 
 
-def _hole(ranges: list[tuple[Range, str]]) -> tuple[int, int, str] | None:
+def _hole(ranges: list[tuple[Range | Sizes, str]]) -> tuple[int, int, str] | None:
     """The first sizes, from and to, that lie below a range and in none, and that range's key."""
     reached = 0
     for ends, key in sorted(ranges, key=lambda item: item[0].min):
@@ -96,7 +97,7 @@ def _static(config: Config) -> Iterator[Problem]:
     """A profile of one shape beside another: TensorRT stores all weights once more for it. The plan of SmolLM2-135M in
     fp16 has 500 MB then; 288 with a batch of 1 to 2, 290 with a sequence of 1 to 2."""
     named = _by_key(config)
-    if config.engine.kind is EngineKind.onnxruntime or len(named) < 2:
+    if not KINDS[config.engine.kind].static_costs or len(named) < 2:
         return
     for key, ranges in named.items():
         if all(ends.min == ends.max for ends in (ranges.batch, ranges.sequence)):
@@ -107,13 +108,13 @@ def _static(config: Config) -> Iterator[Problem]:
             yield Problem(what, where, f"{where}={size}, with axes.{axis} of {size} or more")
 
 
-def _by_key(config: Config) -> dict[str, Shapes]:
+def _by_key(config: Config) -> dict[str, Shapes | StepSizes]:
     """All profiles by their config keys."""
     profile = config.profile
-    named = {"profile.prefill": profile.prefill, "profile.decode": profile.decode}
+    named: dict[str, Shapes | StepSizes] = {"profile.prefill": profile.prefill, "profile.decode": profile.decode}
     for name, raw in profile.more.items():
         with contextlib.suppress(ValueError, TypeError):  # said already
-            named[f"profile.more.{name}"] = to_shapes(raw)
+            named[f"profile.more.{name}"] = StepSizes.from_dict(raw)
     return named
 
 

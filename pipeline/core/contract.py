@@ -1,6 +1,6 @@
 """The graph contract of one model: its inputs and outputs by name, type and shape. The interface between stages.
 
-The shapes and their meaning are those of the table in docs/contract.md. A dimension is a number or an axis' name.
+The shapes and their meaning are those of the table in docs/contract.md. A dimension is a number or the name of an axis.
 """
 
 import json
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+from pipeline.core.dtypes import COMPUTE
+
 LOGITS = "logits"
 
 
@@ -21,20 +22,20 @@ class Tensor:
     shape: tuple[int | str, ...]
 
     def sized(self, **axes: int) -> tuple[int, ...]:
-        """The shape with numbers in the place of axes: `tensor.sized(batch=2, sequence=1)`."""
+        """The shape with numbers in place of axes: `tensor.sized(batch=2, sequence=1)`."""
         return tuple(axes[d] if isinstance(d, str) else d for d in self.shape)
 
 
 @dataclass(frozen=True)
 class GraphContract:
-    """Inputs, outputs, which output shares its buffer with which input, and how far each axis goes."""
+    """Inputs, outputs, which output shares its buffer with which input, and the largest size of each axis."""
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     aliases: dict[str, str]  # present.* -> past_key_values.*
     axes: dict[str, int]  # name -> largest size; the smallest is 1
     cache_size: int
-    limits: tuple[int, ...] = ()  # token counts at which the model changes what it does: sliding windows and the like
+    limits: tuple[int, ...] = ()  # token counts at which the model behaves differently, such as sliding windows
 
     @property
     def caches(self) -> tuple[Tensor, ...]:
@@ -43,7 +44,7 @@ class GraphContract:
 
     @property
     def logits(self) -> Tensor:
-        """The output that is no cache; its last dimension is the vocabulary."""
+        """The logits among the outputs; their last dimension is the vocabulary."""
         return next(t for t in self.outputs if t.name == LOGITS)
 
     def save(self, path: Path) -> None:
@@ -52,12 +53,12 @@ class GraphContract:
 
     @classmethod
     def load(cls, path: Path) -> "GraphContract":
-        """Read what `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
 
     @classmethod
     def from_dict(cls, raw: dict) -> "GraphContract":  # type: ignore[type-arg]  # parsed JSON
-        """From the parsed form of what `save` writes."""
+        """Make a contract of the parsed JSON that `save` writes."""
 
         def tensors(rows: list[dict]) -> tuple[Tensor, ...]:  # type: ignore[type-arg]  # parsed JSON
             return tuple(Tensor(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
@@ -75,12 +76,12 @@ def contract_for(
     axes: dict[str, int],
     limits: tuple[int, ...] = (),
 ) -> GraphContract:
-    """The contract for a decoder with these caches.
+    """Make the contract of a decoder with these caches.
 
     layers: per layer the key's and the value's (kv_heads, cache_size, head_dim); compute: fp32, fp16 or bf16;
     logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits.
     """
-    dtype = DTYPES[compute]
+    dtype = COMPUTE[compute].name
     tokens = ("batch", "sequence")
     past = [
         Tensor(f"past_key_values.{i}.{part}", dtype, ("batch", *shape))

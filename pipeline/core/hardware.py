@@ -1,14 +1,19 @@
-"""The NVIDIA GPUs of this machine, by what their driver says; nothing of CUDA is imported."""
+"""The NVIDIA GPUs of this machine, as nvidia-smi lists them; nothing of CUDA is imported."""
 
 import re
 import shutil
 import subprocess
+from functools import cache
 
 
-def gpus() -> list[tuple[str, str]]:
-    """Name and compute capability of each, ("NVIDIA H200", "9.0"); none where there is no GPU or no driver."""
+@cache
+def gpus() -> tuple[tuple[str, str], ...]:
+    """Name and compute capability of each, ("NVIDIA H200", "9.0"); none where there is no GPU or no driver.
+
+    Asked once per process: nvidia-smi takes up to a second.
+    """
     rows = [line.rpartition(",") for line in _query("name,compute_cap")]
-    return [(name.strip(), capability.strip()) for name, _, capability in rows]
+    return tuple((name.strip(), capability.strip()) for name, _, capability in rows)
 
 
 def driver() -> str | None:
@@ -28,7 +33,7 @@ def _query(fields: str) -> list[str]:
 
 
 def _smi(*arguments: str) -> list[str]:
-    """What nvidia-smi prints; nothing where there is none, or no driver."""
+    """The lines that nvidia-smi prints; none without it, or without a driver."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []

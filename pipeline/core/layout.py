@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+TOOLCHAIN = "artifacts/toolchain.json"  # of all points, in the repository's root
 PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
 TEXT = "text"

@@ -1,4 +1,4 @@
-"""What this process may use of the machine, and what it has used.
+"""The processors and the memory that this process may use, and the memory that it has used.
 
 A container or a batch system limits processors and memory by control groups (cgroups, versions 1 and 2). The counts of
 processors and the free memory that Python and psutil report are those of the whole machine. Every group above the
@@ -18,7 +18,7 @@ ROOT = Path("/")
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """Processors' worth of time that the control groups allow, 1.5 for example; None for no limit.
+    """The processor time that the control groups allow, in processors, such as 1.5; None for no limit.
 
     root: the folder that holds proc/ and sys/.
     """
@@ -47,12 +47,12 @@ def cores(root: Path = ROOT) -> int:
 
 
 def memory_limit(root: Path = ROOT) -> int:
-    """Bytes of memory that this process may use at most: the machine's, or less where a control group says so."""
+    """Bytes of memory that this process may use at most: the machine's, or fewer where a control group limits it."""
     return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory(root))])
 
 
 def memory_available(root: Path = ROOT) -> int:
-    """Bytes of memory that this process can still use: the machine's, or less where a control group is nearly full."""
+    """Bytes of memory that this process can still use: the machine's, or fewer where a control group is nearly full."""
     return min([psutil.virtual_memory().available, *(max(limit - used, 0) for limit, used in _memory(root))])
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from pipeline.core.engines import EngineKind
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.layout import PARAMS
 
@@ -63,14 +64,6 @@ class Rounding(Enum):
 
     nearest = "nearest"
     gptq = "gptq"
-
-
-class EngineKind(Enum):
-    """Who runs the engine."""
-
-    onnxruntime = "onnxruntime"
-    tensorrt = "tensorrt"
-    tensorrt_rtx = "tensorrt_rtx"
 
 
 class Optimization(Enum):

@@ -14,14 +14,14 @@ import torch
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.machine import cores
-from pipeline.core.profiles import axes_bounds, largest
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Weights
 from pipeline.model import pt2
 from pipeline.proof.interface import interface_findings, onnx_findings, program_findings
 from pipeline.proof.reference import Reference
-from pipeline.runtime import engine_info
+from pipeline.runtime import engine_info, tensorrt
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 from pipeline.runtime.session import Runtime
 from pipeline.runtime.torch import Torch
 
@@ -70,7 +70,7 @@ class Program(Artifact):
     def open(self, reference: Reference | None = None) -> Runtime:
         if reference is not None:
             reference.share_equal_weights(self.program.state_dict)
-        return Torch(self.program, self.contract, axes_bounds(self.contract))
+        return Torch(self.program, self.contract, Profiles.of_axes(self.contract))
 
 
 class Graph(Artifact):
@@ -89,7 +89,7 @@ class Graph(Artifact):
         return onnx_findings(onnx.load(self.path, load_external_data=False), self.contract)
 
     def open(self, reference: Reference | None = None) -> Runtime:
-        return OnnxRuntime(self.path, self.contract, axes_bounds(self.contract))
+        return OnnxRuntime(self.path, self.contract, Profiles.of_axes(self.contract))
 
 
 class Quantized(Graph):
@@ -106,10 +106,8 @@ class Network(Artifact):
     """The network that TensorRT parsed from the final model, run by interpretation."""
 
     def why_unavailable(self) -> str | None:
-        from pipeline.runtime.tensorrt_plan import other_version  # TensorRT may not be installed
-
         folder = self.point / layout.ENGINE
-        problem = other_version(folder, engine_info.read(folder).raw)
+        problem = tensorrt.why_other_version(folder, engine_info.read(folder))
         return problem.what if problem else None
 
     def findings(self) -> list[str]:
@@ -125,14 +123,15 @@ class Engine(Artifact):
     """engine/, in its own runtime."""
 
     def why_unavailable(self) -> str | None:
-        return cannot_run(self.point / self.name)
+        problem = why_unavailable(self.point / self.name)
+        return problem.what if problem else None
 
     def fix(self) -> str:
         rounds = self.quantized and engine_info.read(self.point / self.name).raw.get("int8_activations", False)
         return "set engine.int8_activations=false, so that activations are not rounded to 8 bits" if rounds else ""
 
     def max_batch(self) -> int:
-        return largest(engine_info.read(self.point / self.name).bounds)["batch"]
+        return engine_info.read(self.point / self.name).profiles.max("batch")
 
     def open_beside(self) -> Runtime:
         """Load it with half of the cores, to run beside the original."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pipeline.core.profiles import Bounds, largest
+from pipeline.core.profiles import Profiles
 
 
 @dataclass(frozen=True)
@@ -31,37 +31,33 @@ class Case:
             end, used = max(end, used + max(step)), used + step[row]
         return end
 
-    def why_left_out(self, bounds: Bounds, cache_size: int) -> str:
+    def why_left_out(self, profiles: Profiles, cache_size: int) -> str:
         """Why it cannot run with these profiles and this cache; empty when it can."""
         end = max(map(self.written, range(self.batch)))
         if min(self.cached) < 0 or end > cache_size:
             return f"needs a cache of {end - min(0, *self.cached)} slots, cache.size is {cache_size}"
         for batch, sequence in sorted(self.sizes()):
-            if not any(
-                axes["batch"][0] <= batch <= axes["batch"][1] and axes["sequence"][0] <= sequence <= axes["sequence"][1]
-                for axes in bounds.values()
-            ):
+            if not profiles.admits(batch=batch, sequence=sequence):
                 return f"no profile takes batch {batch} x sequence {sequence}"
         if self.rows > self.batch:
             return f"needs {self.rows} rows, the profiles take {self.batch}"
         return ""
 
 
-def catalog(bounds: Bounds, cache_size: int, limits: tuple[int, ...] = ()) -> list[Case]:
+def catalog(profiles: Profiles, cache_size: int, limits: tuple[int, ...] = ()) -> list[Case]:
     """The cases that these profiles and this cache allow; limits: GraphContract.limits."""
-    return [case for case in _all(bounds, cache_size, limits) if not case.why_left_out(bounds, cache_size)]
+    return [case for case in _all(profiles, cache_size, limits) if not case.why_left_out(profiles, cache_size)]
 
 
-def not_run(bounds: Bounds, cache_size: int, limits: tuple[int, ...] = ()) -> dict[str, str]:
+def not_run(profiles: Profiles, cache_size: int, limits: tuple[int, ...] = ()) -> dict[str, str]:
     """The other cases by name, with the reason why each is left out."""
-    reasons = {case.name: case.why_left_out(bounds, cache_size) for case in _all(bounds, cache_size, limits)}
+    reasons = {case.name: case.why_left_out(profiles, cache_size) for case in _all(profiles, cache_size, limits)}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
-def _all(bounds: Bounds, cache_size: int, limits: tuple[int, ...]) -> list[Case]:
+def _all(profiles: Profiles, cache_size: int, limits: tuple[int, ...]) -> list[Case]:
     """All cases, cut to the largest batch and sequence of these profiles."""
-    maximum = largest(bounds)
-    longest, widest = min(maximum["sequence"], cache_size), maximum["batch"]
+    longest, widest = min(profiles.max("sequence"), cache_size), profiles.max("batch")
 
     def cut(step: tuple[int, ...], most: int = longest) -> tuple[int, ...]:
         return tuple(min(n, most) for n in step[:widest])

@@ -126,13 +126,13 @@ def run_case(case: Case, runtime: Runtime, answers: ReferenceAnswers, limits: Li
     """Run the steps of a case; compare logits at every step, and the whole cache at the end."""
     session = runtime.session(case.batch)
     rows = [answers.row(case, r) for r in range(case.batch)]
-    caches = session.fetch()
+    caches = session.read_caches()
     for i, cache in enumerate(caches):
         cache[...] = SENTINEL
         for r, row in enumerate(rows):
             if row.used:
                 cache[r, :, : row.used] = row.cached_slots(i)
-    session.store(caches)
+    session.write_caches(caches)
     session.lengths[:] = case.cached
     result = Result()
     judge = Judge(case, answers, limits, result)
@@ -207,7 +207,7 @@ def _compare_logits(case: Case, session: Session, rows: list[Row], every_positio
 
 def _compare_caches(case: Case, session: Session, rows: list[Row], judge: Judge) -> None:
     touched = []
-    caches = session.fetch()
+    caches = session.read_caches()
     for r, row in enumerate(rows):
         start, end = case.cached[r], case.cached[r] + len(row.tokens)
         for i, (tensor, cache) in enumerate(zip(session.contract.caches, caches, strict=True)):

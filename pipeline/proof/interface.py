@@ -11,14 +11,9 @@ import onnx
 import torch
 
 from pipeline.core.contract import GraphContract, Tensor
+from pipeline.core.dtypes import BY_ONNX
 from pipeline.graph.attention import LENGTHS, MASK
 
-ONNX_TYPES: dict[int, str] = {
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
-    onnx.TensorProto.INT64: "int64",
-}
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 FORBIDDEN = {"If", "Loop", "Scan"}
 
@@ -159,7 +154,8 @@ def _upstream(start: Any, sources: Callable[[Any], Iterable[Any]]) -> list[Any]:
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     kind = value.type.tensor_type
     shape: Iterable[int | str] = (d.dim_param or d.dim_value for d in kind.shape.dim)
-    return Tensor(value.name, ONNX_TYPES.get(kind.elem_type, str(kind.elem_type)), tuple(shape))
+    dtype = BY_ONNX[kind.elem_type].name if kind.elem_type in BY_ONNX else f"of ONNX type {kind.elem_type}"
+    return Tensor(value.name, dtype, tuple(shape))
 
 
 def _differences(found: Tensor, want: Tensor) -> list[str]:

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from pipeline.core import layout
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.profiles import Bounds
 from pipeline.core.schema import Quality
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import QUALITY, Limit, Result, limits
@@ -62,7 +61,7 @@ def measure(
     carried_over: whether all weights of 4 bits are the checkpoint's own; perplexity may have a gate of its own then.
     """
     engine = engine.widened(min(ROWS, len(windows)))
-    sums, rows = Sums(), rows_of_a_step(engine.bounds)
+    sums, rows = Sums(), engine.profiles.admitting(sequence=1).max("batch")
     with tqdm(total=sum(len(window) - 1 for window in windows), desc="quality", unit="token", leave=False) as bar:
         for first in range(0, len(windows), rows):
             for _ in _side_by_side(engine, reference, windows[first : first + rows], sums):
@@ -131,11 +130,6 @@ def carried_over(point: Path) -> bool:
     entries = json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text(encoding="utf-8"))["tensors"]
     rows = [(entry["carried_over"], entry["rows"]) for entry in entries if entry["bits"] == 4]
     return bool(rows) and all(carried == total for carried, total in rows)
-
-
-def rows_of_a_step(bounds: Bounds) -> int:
-    """The largest batch of a step of one token."""
-    return max(axes["batch"][1] for axes in bounds.values() if axes["sequence"][0] == 1)
 
 
 def windows(point: Path, quality: Quality, vocab: int, seed: int) -> list[list[int]]:

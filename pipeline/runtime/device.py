@@ -1,11 +1,11 @@
-"""Memory and a stream of one NVIDIA GPU behind one small interface, with PyTorch or pycuda behind it.
+"""Memory and a stream of one NVIDIA GPU, by PyTorch or pycuda.
 
-    device = open_device()                  # UserError where neither can be had
+    device = open_device()                  # UserError where neither is available
     memory = device.allocate(nbytes)        # memory.address goes to TensorRT
-    device.upload(memory, array)            # in the order of the stream, as all work is
+    device.upload(memory, array)            # runs in the order of the stream, like all other work
     device.download(memory, shape, dtype)   # waits for it
 
-PyTorch comes first: it is there anyway, and it captures CUDA graphs, which pycuda cannot.
+PyTorch is preferred: it is installed anyway, and unlike pycuda it captures CUDA graphs.
 """
 
 import atexit
@@ -25,7 +25,7 @@ from pipeline.core.errors import Problem, UserError
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on the GPU at `address`, for as long as this lives."""
+    """`nbytes` bytes on the GPU at `address`; freed with this object."""
 
     address: int
     nbytes: int
@@ -39,37 +39,37 @@ class Device(ABC):
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Memory:
-        """Zeros."""
+        """Allocate bytes, all zero."""
 
     def array(self, shape: tuple[int, ...], dtype: str) -> Memory:
-        """Zeros for an array of numpy's type."""
+        """Allocate zeros for an array; dtype: NumPy's name of its type."""
         return self.allocate(math.prod(shape) * np.dtype(dtype).itemsize)
 
     @abstractmethod
     def upload(self, memory: Memory, array: Array) -> None:
-        """Copy an array to the start of some memory."""
+        """Copy an array to the start of the memory."""
 
     @abstractmethod
     def _bytes(self, memory: Memory, nbytes: int) -> Array:
-        """The first bytes of some memory, as uint8."""
+        """Copy the first bytes of the memory to the host, as uint8."""
 
     def download(self, memory: Memory, shape: tuple[int, ...], dtype: str) -> Array:
-        """What lies at the start of some memory, after all work before."""
+        """Copy an array from the start of the memory to the host, once all earlier work is done."""
         kind = np.dtype(dtype)
         return self._bytes(memory, math.prod(shape) * kind.itemsize).view(kind).reshape(shape)
 
     def captured(self, work: Callable[[], None]) -> Callable[[], None]:
-        """The work as a CUDA graph, which starts all of it at once; the work itself where there are none."""
+        """Record the work as a CUDA graph, which one call starts; the work itself where that is not supported."""
         return work
 
 
 class TorchDevice(Device):
-    """By PyTorch."""
+    """A Device by PyTorch."""
 
     def __init__(self) -> None:
         import torch
 
-        self._torch: Any = torch  # whose streams have no types
+        self._torch: Any = torch  # its streams have no type annotations
         self._stream = self._torch.cuda.Stream()
         self.stream = int(self._stream.cuda_stream)
 
@@ -101,7 +101,7 @@ class TorchDevice(Device):
 
 
 class PycudaDevice(Device):
-    """By pycuda, in the GPU's primary context, which TensorRT uses too."""
+    """A Device by pycuda, in the GPU's primary context, which TensorRT uses too."""
 
     def __init__(self) -> None:
         import pycuda.driver as cuda
@@ -109,7 +109,7 @@ class PycudaDevice(Device):
         cuda.init()
         self._context = cuda.Device(0).retain_primary_context()
         self._context.push()
-        atexit.register(self._context.pop)  # pycuda aborts a process that ends with a context in use
+        atexit.register(self._context.pop)  # pycuda aborts a process that ends with an active context
         self._cuda = cuda
         self._stream = cuda.Stream()
         self.stream = int(self._stream.handle)
@@ -123,7 +123,7 @@ class PycudaDevice(Device):
         self._cuda.memcpy_htod_async(
             memory.address, np.ascontiguousarray(array).reshape(-1).view(np.uint8), self._stream
         )
-        self._stream.synchronize()  # the array may go or change right after
+        self._stream.synchronize()  # the caller may change or free the array next
 
     def _bytes(self, memory: Memory, nbytes: int) -> Array:
         result = np.empty(nbytes, np.uint8)
@@ -133,15 +133,15 @@ class PycudaDevice(Device):
 
 
 def open_device() -> Device:
-    """The first GPU. Raises UserError where no package reaches it."""
-    problem = unreachable()
+    """Open the first GPU. Raises UserError when no package reaches it."""
+    problem = why_unavailable()
     if problem is not None:
         raise UserError(problem)
     return TorchDevice() if _torch_sees_it() else PycudaDevice()
 
 
-def unreachable() -> Problem | None:
-    """Why the GPU's memory cannot be had; None when it can."""
+def why_unavailable() -> Problem | None:
+    """Why the GPU's memory is out of reach; None when it is not."""
     if _torch_sees_it() or importlib.util.find_spec("pycuda") is not None:
         return None
     what = "neither PyTorch nor pycuda reaches the GPU: this PyTorch is built for the CPU, pycuda is not installed"

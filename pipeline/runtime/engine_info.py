@@ -1,7 +1,7 @@
-"""engine.json: what an engine folder says of itself, and whether this kvforge and this runtime can read it."""
+"""engine.json: the description of an engine; written, and checked when it is read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,46 +9,32 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from pipeline.core.contract import LOGITS, GraphContract
+from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.errors import Problem, UserError, one_line
 from pipeline.core.files import readable, write_json
 from pipeline.core.layout import ENGINE_INFO
-from pipeline.core.profiles import Bounds
-from pipeline.core.schema import EngineKind, Optimization, Shapes
+from pipeline.core.profiles import AXES, Profiles
+from pipeline.core.schema import Optimization
 
 FORMAT = 1  # raise it when older code could misread a new file
-TENSORRT: dict[str, type] = {"version": str, "targets": list}
-KEYS: dict[EngineKind, dict[str, type]] = {  # what each kind of engine is opened with, besides what all have
-    EngineKind.onnxruntime: {
-        "provider": str,
-        "provider_options": dict,
-        "optimization": str,
-        "threads": int,
-        "onnxruntime": str,
-        "needs": str,
-    },
-    EngineKind.tensorrt: TENSORRT,
-    EngineKind.tensorrt_rtx: TENSORRT,
-}
 LEVELS = [level.value for level in Optimization]
-AXES = ("batch", "sequence")
 
 
 @dataclass(frozen=True)
 class EngineInfo:
-    """engine.json, read: the values in the form in which they are used, and `raw`, all that the file holds."""
+    """The contents of engine.json. raw: the whole file as parsed JSON."""
 
     kind: EngineKind
     contract: GraphContract
-    bounds: Bounds
+    profiles: Profiles
     raw: dict[str, Any]
 
 
-def write(out: Path, kind: EngineKind, profiles: dict[str, Shapes], contract: GraphContract, **more: Any) -> None:
-    """Write `out`/engine.json: what all engines have, and `more` that belongs to this kind."""
-    assert KEYS[kind].keys() <= more.keys()
-    sizes = {name: asdict(ranges) for name, ranges in profiles.items()}
-    info = {"format": FORMAT, "kind": kind.value, **more, "profiles": sizes, "signature": asdict(contract)}
-    write_json(out / ENGINE_INFO, info)
+def write(out: Path, kind: EngineKind, profiles: Profiles, contract: GraphContract, **more: Any) -> None:
+    """Write `out`/engine.json: the keys of all engines, and `more`, those of this kind."""
+    assert KINDS[kind].info_keys.keys() <= more.keys()
+    common = {"profiles": profiles.to_json(), "signature": asdict(contract)}
+    write_json(out / ENGINE_INFO, {"format": FORMAT, "kind": kind.value, **more, **common})
 
 
 def read(folder: Path) -> EngineInfo:
@@ -76,12 +62,12 @@ def read(folder: Path) -> EngineInfo:
         what = f"unknown kind of engine {raw.get('kind')!r}; it must be one of {', '.join(kinds)}"
         raise UserError(Problem(what, f"{path}: kind", again))
     kind = kinds[raw["kind"]]
-    missing = [key for key in ("profiles", "signature", *KEYS[kind]) if key not in raw]
+    missing = [key for key in ("profiles", "signature", *KINDS[kind].info_keys) if key not in raw]
     if missing:
         raise UserError([Problem(f"the key {key} is missing", f"{path}: {key}", again) for key in missing])
-    problems = [Problem(what, f"{path}: {key}", again) for key, what in _wrong(raw, KEYS[kind])]
+    problems = [Problem(what, f"{path}: {key}", again) for key, what in _wrong(raw, KINDS[kind].info_keys)]
     read: dict[str, Any] = {}
-    for key, parse in (("signature", _contract), ("profiles", _bounds)):
+    for key, parse in (("signature", _contract), ("profiles", Profiles.from_json)):
         try:
             read[key] = parse(raw[key])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -92,8 +78,8 @@ def read(folder: Path) -> EngineInfo:
     return EngineInfo(kind, read["signature"], read["profiles"], raw)
 
 
-def _wrong(raw: dict[str, Any], keys: dict[str, type]) -> Iterator[tuple[str, str]]:
-    """The keys whose values cannot be used, and why."""
+def _wrong(raw: dict[str, Any], keys: Mapping[str, type]) -> Iterator[tuple[str, str]]:
+    """Yield each key with a wrong value, and what is wrong with it."""
     for key, wanted in keys.items():
         value: Any = raw[key]
         fits = isinstance(value, wanted) and not isinstance(value, bool)
@@ -115,34 +101,22 @@ def _wrong(raw: dict[str, Any], keys: dict[str, type]) -> Iterator[tuple[str, st
 
 
 def too_old(folder: Path, info: EngineInfo, here: str) -> Problem | None:
-    """Why ONNX Runtime of the version `here` does not run what was built for `needs` or later; None when it does."""
+    """Why ONNX Runtime of the version `here` cannot run an engine; None when it can."""
     needs = str(info.raw["needs"])
     if Version(here).release >= Version(needs).release:
         return None
     what = f"the engine needs ONNX Runtime {needs} or later, this is {here} (built with {info.raw['onnxruntime']})"
-    fix = f"pip install 'onnxruntime>={needs}', or build it again with this version: {rebuild(folder)}"
+    fix = f"pip install 'onnxruntime>={needs}', or rebuild it with this version: {rebuild(folder)}"
     return Problem(what, str(folder / ENGINE_INFO), fix)
 
 
 def rebuild(folder: Path) -> str:
-    """The command that builds the engine in `folder` again."""
+    """The command that rebuilds the engine in `folder`."""
     return f"dvc repro engine@{folder.absolute().parent.name}"
 
 
-def _bounds(profiles: dict[str, Any]) -> Bounds:
-    """The sizes that an engine takes. Raises whatever Python raises for another form, or ValueError."""
-    bounds = {name: {axis: (axes[axis]["min"], axes[axis]["max"]) for axis in AXES} for name, axes in profiles.items()}
-    if not bounds:
-        raise ValueError("there is no profile")
-    for name, axes in bounds.items():
-        for axis, (low, high) in axes.items():
-            if type(low) is not int or type(high) is not int or not 1 <= low <= high:
-                raise ValueError(f"{name}.{axis} goes from {low!r} to {high!r}")
-    return bounds
-
-
 def _contract(raw: dict[str, Any]) -> GraphContract:
-    """The contract. Raises whatever Python raises for another form, or ValueError."""
+    """Parse the contract. Raises KeyError, TypeError, AttributeError or ValueError for a damaged one."""
     contract = GraphContract.from_dict(raw)
     inputs, outputs = ({tensor.name for tensor in tensors} for tensors in (contract.inputs, contract.outputs))
     if LOGITS not in outputs:

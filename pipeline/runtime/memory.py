@@ -1,4 +1,7 @@
-"""Pages of this process' memory, on Linux: weights on large ones, and none for what is not read. Elsewhere, nothing."""
+"""Pages of this process's memory, on Linux: huge ones for weights, and none for weights that are not read.
+
+On other systems nothing is done.
+"""
 
 import ctypes
 import re
@@ -9,18 +12,18 @@ from pathlib import Path
 SMAPS = Path("/proc/self/smaps")
 MAPS = Path("/proc/self/maps")
 MADV_DONTNEED, MADV_COLLAPSE = 4, 25  # sys/mman.h
-LARGE = 2**21  # bytes of a large page on x86-64 and most ARM64
-LEAST = 2 * LARGE
+HUGE = 2**21  # bytes of a huge page on x86-64 and most ARM64
+SMALLEST = 2 * HUGE  # an allocation of fewer bytes stays as it is
 
-Range = tuple[int, int]  # first address, and the one after the last
+AddressRange = tuple[int, int]  # first address, and the one after the last
 
 
-def forget(file: Path) -> None:
-    """Give back what this process holds of a mapped file; a page that is read again comes from the system's cache.
+def release_mapped(file: Path) -> None:
+    """Release the pages of a mapped file that this process holds; one that is read again comes from the page cache.
 
-    ONNX Runtime packs the weights of products into memory of its own, and goes on mapping the file for the others.
-    A tied embedding is both: whole in memory as the head, and of the mapped one a row a token is read (113 MB of
-    SmolLM2-135M). A mapping of which a page has been written, and so is no longer the file's, is left alone.
+    ONNX Runtime packs the weights of products into memory of its own and keeps the file mapped for the others. A tied
+    embedding is both: held whole as the LM head, while one row per token is read of the mapped one (113 MB of
+    SmolLM2-135M). A mapping in which a page was written no longer equals the file and is left alone.
     """
     if SMAPS.exists():
         text = SMAPS.read_text(encoding="utf-8", errors="surrogateescape")
@@ -32,30 +35,30 @@ def forget(file: Path) -> None:
 
 
 @contextmanager
-def enlarged() -> Iterator[None]:
-    """Move the memory that is allocated inside this context, 4 MiB and more at a time, to large pages.
+def use_huge_pages() -> Iterator[None]:
+    """Move allocations of 4 MiB or more that are made inside this context to huge pages.
 
-    A decode step reads all weights, and with pages of 4 KiB the processor looks up 130,000 addresses for SmolLM2-135M:
-    on large ones the step takes 4 % less in fp32, 5 % in int8. It costs under a second; a kernel before 6.1 refuses it.
-    Memory mapped before belongs to the host application and is left alone.
+    A decode step reads all weights. With pages of 4 KiB the processor translates 130,000 addresses for SmolLM2-135M; on
+    huge pages a step takes 4 % less time in fp32, 5 % less in int8. Moving them takes under a second. A kernel before
+    6.1 refuses. Memory that the process held before is left alone: it may belong to a host application.
     """
     before = list(_anonymous())
     yield
     for after in _anonymous():
         for start, end in _without(after, before):
-            if end - start >= LEAST:
-                _advise((-(-start // LARGE) * LARGE, end // LARGE * LARGE), MADV_COLLAPSE)
+            if end - start >= SMALLEST:
+                _advise((-(-start // HUGE) * HUGE, end // HUGE * HUGE), MADV_COLLAPSE)
 
 
-def _anonymous() -> Iterator[Range]:
-    """Each private writable mapping of no file, in the order of addresses."""
+def _anonymous() -> Iterator[AddressRange]:
+    """Each private writable mapping without a file, in the order of addresses."""
     if MAPS.exists():
         text = MAPS.read_text(encoding="utf-8", errors="surrogateescape")
         for start, end in re.findall(r"(?m)^(\w+)-(\w+) rw-p \S+ \S+ \d+ *(?:\[heap\])?$", text):
             yield int(start, 16), int(end, 16)
 
 
-def _without(whole: Range, parts: list[Range]) -> Iterator[Range]:
+def _without(whole: AddressRange, parts: list[AddressRange]) -> Iterator[AddressRange]:
     """What is left of a range without others, which are in order: the kernel joins mappings that touch."""
     start, end = whole
     for first, last in parts:
@@ -67,6 +70,6 @@ def _without(whole: Range, parts: list[Range]) -> Iterator[Range]:
         yield start, end
 
 
-def _advise(where: Range, advice: int) -> None:
-    """Ask the kernel, which may refuse: then everything stays as it was."""
+def _advise(where: AddressRange, advice: int) -> None:
+    """Advise the kernel, which may refuse: then nothing changes."""
     ctypes.CDLL(None).madvise(ctypes.c_void_p(where[0]), ctypes.c_size_t(where[1] - where[0]), advice)

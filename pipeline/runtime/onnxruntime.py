@@ -1,8 +1,8 @@
 """Run an ONNX model of the contract in ONNX Runtime, with past and present of each cache in one buffer.
 
-Both sides of every alias are bound to the same memory, so the cache is written in place and a step copies none of it.
-On the CPU the memory is the session's numpy arrays, on a GPU ONNX Runtime's own, and a step of one token is replayed as
-a CUDA graph.
+Both sides of every alias are bound to the same memory, so the cache is written in place and never copied. On the CPU
+that memory is the session's NumPy arrays. On a GPU it is ONNX Runtime's own, and a step of one token is replayed as a
+CUDA graph.
 """
 
 import copy
@@ -21,11 +21,13 @@ import onnxruntime as ort
 from pipeline.core import hardware
 from pipeline.core.contract import LOGITS, GraphContract
 from pipeline.core.dtypes import Array
+from pipeline.core.engines import CPU, CUDA, KINDS
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.layout import DATA
 from pipeline.core.machine import cores
-from pipeline.core.profiles import Bounds
+from pipeline.core.profiles import Profiles
 from pipeline.runtime import memory
+from pipeline.runtime.engine_info import EngineInfo, too_old
 from pipeline.runtime.session import Runtime, Session
 
 LEVELS = {
@@ -36,48 +38,47 @@ LEVELS = {
 }
 
 
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-# Blockwise attention loses on the CPU: 512 tokens of SmolLM2-135M take 191 ms in it, 106 without; a decode step the
-# same. The variable is read when a session makes its kernels.
+# Flash attention is slower on the CPU: 512 tokens of SmolLM2-135M take 191 ms with it, 106 without; a decode step takes
+# the same. The variable is read when a session creates its kernels.
 FLASH_ATTENTION_OFF = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 _LOCK = threading.Lock()
-NOT_CAPTURED = "-1"  # the number of a CUDA graph that a run is not recorded in
+NOT_CAPTURED = "-1"  # the graph id of a run that is not recorded as a CUDA graph
 
 
 class OnnxRuntime(Runtime):
-    """An ONNX file, loaded. `threads`: 0 for one per core that this process may use; `provider`: who computes, with its
-    options; what has no kernel there falls to the CPU.
+    """An ONNX file, loaded.
 
-    Raises UserError when the provider is not available: by itself ONNX Runtime would take the CPU without a word.
+    threads: 0 for one per core that this process may use. provider: computes the model; operators without a kernel
+    there run on the CPU. Raises UserError when the provider is not available: ONNX Runtime would silently use the CPU.
     """
 
     def __init__(
         self,
         model: Path,
         contract: GraphContract,
-        bounds: Bounds,
+        profiles: Profiles,
         *,
         optimization: str = "all",
         threads: int = 0,
         provider: str = CPU,
         provider_options: dict[str, str] | None = None,
     ) -> None:
-        problem = obstacle(provider)
+        problem = why_provider_unavailable(provider)
         if problem is not None:
             raise UserError(problem)
         options = ort.SessionOptions()
         options.graph_optimization_level = LEVELS[optimization]
         options.intra_op_num_threads = threads or cores()
-        # It fuses DequantizeLinear and MatMul, and would round activations to 8 bits there (0.6 % off); 1: it does not.
+        # Without it, fused DequantizeLinear and MatMul round activations to 8 bits (an error of 0.6 %).
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self.contract = contract
-        self.bounds = bounds
+        self.profiles = profiles
         self.on_cpu = provider == CPU
         self.graphs = itertools.count(1)  # numbers for the CUDA graphs of its sessions
         self.captures = provider == CUDA
         if not self.on_cpu:
             ort.preload_dlls()  # CUDA's libraries, where packages of NVIDIA's brought them
-        with memory.enlarged() if self.on_cpu else nullcontext():
+        with memory.use_huge_pages() if self.on_cpu else nullcontext():
             try:
                 self.inference = self._load(model, options, provider, provider_options or {})
             except Exception as error:  # onnxruntime raises classes of its own for every failure
@@ -88,17 +89,17 @@ class OnnxRuntime(Runtime):
                 self.captures = False  # some operator runs on the CPU
                 self.inference = self._load(model, options, provider, provider_options or {})
         if provider not in self.inference.get_providers():
-            what = f"ONNX Runtime did not start {provider}; its log, above, says why"
+            what = f"ONNX Runtime did not start {provider}; its log above has the reason"
             raise UserError(Problem(what, "engine.provider", "python -m pipeline.doctor, or engine=onnxruntime_cpu"))
         if self.on_cpu:
-            memory.forget(model.parent / DATA)
+            memory.release_mapped(model.parent / DATA)
 
     def _load(
         self, model: Path, options: ort.SessionOptions, provider: str, settings: dict[str, str]
     ) -> ort.InferenceSession:
-        """The model with the provider that computes; a provider for a GPU has the CPU behind it."""
+        """Load the model for a provider, with the CPU as fallback of a provider for GPUs."""
         if provider == CUDA:
-            settings = settings | {"use_tf32": "0", "enable_cuda_graph": str(int(self.captures))}  # fp32 is fp32
+            settings = settings | {"use_tf32": "0", "enable_cuda_graph": str(int(self.captures))}  # fp32 stays fp32
         providers: list[Any] = [CPU] if self.on_cpu else [(provider, settings), CPU]
         with _environment(FLASH_ATTENTION_OFF, "1"):
             return ort.InferenceSession(model, options, providers=providers)
@@ -106,23 +107,36 @@ class OnnxRuntime(Runtime):
     def widened(self, rows: int) -> Runtime:
         if not self.on_cpu:
             return self
-        wide = copy.copy(self)  # of one and the same inference session; its profiles say what was asked for
-        wide.bounds = {
-            name: {**axes, "batch": (axes["batch"][0], max(rows, axes["batch"][1]))}
-            for name, axes in self.bounds.items()
-        }
+        wide = copy.copy(self)  # of the same inference session, which takes any batch
+        wide.profiles = self.profiles.widened(rows)
         return wide
 
     def session(self, batch: int) -> Session:
         return OnnxRuntimeSession(self, batch) if self.on_cpu else GpuSession(self, batch)
 
 
-def version() -> str:
-    """The version of ONNX Runtime that is installed."""
-    return str(ort.__version__)
+def open_engine(folder: Path, info: EngineInfo, threads: int | None) -> OnnxRuntime:
+    """Load the engine in `folder`. Raises UserError when it needs a later version or a provider that is not here."""
+    problem = too_old(folder, info, ort.__version__)
+    if problem is not None:
+        raise UserError(problem)
+    return OnnxRuntime(
+        folder / KINDS[info.kind].model,
+        info.contract,
+        info.profiles,
+        optimization=info.raw["optimization"],
+        threads=info.raw["threads"] if threads is None else threads,
+        provider=info.raw["provider"],
+        provider_options=info.raw["provider_options"],
+    )
 
 
-def obstacle(provider: str) -> Problem | None:
+def why_unavailable(_folder: Path, info: EngineInfo) -> Problem | None:
+    """Why the provider that an engine was built for cannot compute here; None when it should."""
+    return why_provider_unavailable(info.raw["provider"])
+
+
+def why_provider_unavailable(provider: str) -> Problem | None:
     """Why a provider cannot compute here; None when it should."""
     fix = "pip uninstall onnxruntime; pip install onnxruntime-gpu[cuda,cudnn]; or engine=onnxruntime_cpu"
     if provider not in ort.get_available_providers():
@@ -134,7 +148,7 @@ def obstacle(provider: str) -> Problem | None:
 
 @contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """Set a variable for the time of this context, unless the user has set it. One thread at a time."""
+    """Set an environment variable inside this context, unless the user has set it. One thread at a time."""
     with _LOCK:
         if name in os.environ:
             yield
@@ -153,24 +167,24 @@ def _run_options(key: str, value: str) -> ort.RunOptions:
 
 
 class OnnxRuntimeSession(Session):
-    """See Session. The first step after a prompt gives back the memory that the prompt's activations took."""
+    """See Session. The first step after a prompt releases the memory of the prompt's activations."""
 
     _plain: ort.RunOptions | None = None
     _shrinking: ort.RunOptions | None = _run_options("memory.enable_memory_arena_shrinkage", "cpu:0")
     _grown = False
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
-        super().__init__(runtime.contract, runtime.bounds, batch)
-        # its products run no faster on more rows, its attention slower: a prompt of 512 tokens takes 4 % less in two.
-        # And memory for activations grows neither with the prompt nor with the batch: 80 MB less for 8 rows of 512,
-        # in the same time; with half as many tokens at once that would take 8 % more
+        super().__init__(runtime.contract, runtime.profiles, batch)
+        # More tokens at once make products no faster and attention slower: a prompt of 512 tokens takes 4 % less time
+        # in two chunks. Memory for activations then depends on neither prompt nor batch: 80 MB less for 8 rows of 512
+        # in the same time. Chunks of half this size would take 8 % more time.
         self.chunk = max(1, min(256, 1024 // batch))
         self._inference = runtime.inference
         self._binding = self._inference.io_binding()
         self._bind_caches()
 
     def _bind_caches(self) -> None:
-        """Each cache, once as input and once as output."""
+        """Bind each cache as input and as output."""
         present = {past: new for new, past in self.contract.aliases.items()}
         for tensor, cache in zip(self.contract.caches, self.caches, strict=True):
             where = ("cpu", 0, cache.dtype.type, cache.shape, cache.ctypes.data)
@@ -191,10 +205,10 @@ class OnnxRuntimeSession(Session):
 
 
 class GpuSession(OnnxRuntimeSession):
-    """The same with caches in the memory of the first GPU; tokens and logits are copied, the cache is not.
+    """A session with its caches in the memory of the first GPU; tokens and logits are copied, caches are not.
 
-    Where the runtime captures, a step of one token has inputs and logits that stay where they are: its first run is
-    recorded as a CUDA graph, and every further one starts that.
+    Where the runtime captures CUDA graphs, a step of one token has inputs and logits at fixed addresses: its first run
+    is recorded as a graph, and later ones replay it.
     """
 
     _shrinking = None
@@ -224,7 +238,7 @@ class GpuSession(OnnxRuntimeSession):
         self._bind(self._binding)
 
     def _bind(self, binding: ort.IOBinding) -> None:
-        """Each cache, once as input and once as output."""
+        """Bind each cache as input and as output."""
         present = {past: new for new, past in self.contract.aliases.items()}
         for tensor, value in zip(self.contract.caches, self._held, strict=True):
             binding.bind_ortvalue_input(tensor.name, value)
@@ -239,11 +253,11 @@ class GpuSession(OnnxRuntimeSession):
         logits: Array = self._fixed[LOGITS].numpy()
         return logits
 
-    def fetch(self) -> list[Array]:
+    def read_caches(self) -> list[Array]:
         self._caches = [value.numpy() for value in self._held]
         return self.caches
 
-    def store(self, caches: Sequence[Array]) -> None:
+    def write_caches(self, caches: Sequence[Array]) -> None:
         for value, cache in zip(self._held, caches, strict=True):
             value.update_inplace(np.ascontiguousarray(cache))
 

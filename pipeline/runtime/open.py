@@ -1,52 +1,44 @@
 """Open an engine folder with the runtime that it was built for."""
 
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol, cast
 
-from pipeline.core.errors import Problem, UserError
-from pipeline.core.layout import MODEL
-from pipeline.core.schema import EngineKind
+from pipeline.core.engines import KINDS, EngineKind
+from pipeline.core.errors import Problem
 from pipeline.runtime import engine_info
+from pipeline.runtime.engine_info import EngineInfo
 from pipeline.runtime.session import Runtime
 
 
-def open_engine(folder: Path, threads: int | None = None) -> Runtime:
-    """Load the engine in `folder`. Raises UserError when there is none, or none that runs here.
+class RuntimeModule(Protocol):
+    """What a module that runs a kind of engine offers."""
 
-    threads: of ONNX Runtime on the CPU, in place of those in engine.json.
+    def open_engine(self, folder: Path, info: EngineInfo, threads: int | None) -> Runtime:
+        """Load the engine in `folder`. Raises UserError when it does not run here."""
+
+    def why_unavailable(self, folder: Path, info: EngineInfo) -> Problem | None:
+        """Why the engine in `folder` does not run on this machine; None when it should."""
+
+
+def open_engine(folder: Path, threads: int | None = None) -> Runtime:
+    """Load the engine in `folder`. Raises UserError when there is none, or when it does not run here.
+
+    threads: replaces the number in engine.json; only ONNX Runtime on the CPU uses it.
     """
     info = engine_info.read(folder)
-    if info.kind is not EngineKind.onnxruntime:
-        from pipeline.runtime.tensorrt import TensorRT
-
-        return TensorRT(folder, info)
-    from pipeline.runtime import onnxruntime as run_onnxruntime  # one runtime's import must not be another's need
-
-    problem = engine_info.too_old(folder, info, run_onnxruntime.version())
-    if problem is not None:
-        raise UserError(problem)
-    return run_onnxruntime.OnnxRuntime(
-        folder / MODEL,
-        info.contract,
-        info.bounds,
-        optimization=info.raw["optimization"],
-        threads=info.raw["threads"] if threads is None else threads,
-        provider=info.raw["provider"],
-        provider_options=info.raw["provider_options"],
-    )
+    return _module(info.kind).open_engine(folder, info, threads)
 
 
-def cannot_run(folder: Path) -> str | None:
-    """Why the engine in `folder` cannot run on this machine; None when it can. What is built may be for another."""
+def why_unavailable(folder: Path) -> Problem | None:
+    """Why the engine in `folder` cannot run on this machine, as it may be built for another; None when it should.
+
+    Raises UserError when there is no engine.
+    """
     info = engine_info.read(folder)
-    if info.kind is EngineKind.onnxruntime:
-        from pipeline.runtime import onnxruntime as run_onnxruntime
-
-        return what(run_onnxruntime.obstacle(info.raw["provider"]))
-    from pipeline.runtime.tensorrt_plan import obstacle
-
-    return what(obstacle(folder, info.raw))
+    return _module(info.kind).why_unavailable(folder, info)
 
 
-def what(problem: Problem | None) -> str | None:
-    """What is wrong, if anything is."""
-    return None if problem is None else problem.what
+def _module(kind: EngineKind) -> RuntimeModule:
+    """Imported when it is needed: no kind's packages are needed for another."""
+    return cast(RuntimeModule, import_module(KINDS[kind].runtime))

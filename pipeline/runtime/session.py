@@ -1,8 +1,7 @@
-"""A model that runs, and a session over it: the static cache, how far each row has filled it, and one `step`.
+"""A loaded model (`Runtime`) and sessions over it (`Session`): a static cache, its rows' lengths, and one `step`.
 
-Every runtime (PyTorch, ONNX Runtime, TensorRT) is a `Runtime` that makes `Session`s. What a step needs
-beyond the tokens (padding, masks, positions, cache slots) is made here once for all of them, and whatever a
-step cannot do is refused here, before anything runs.
+PyTorch, ONNX Runtime and TensorRT each have a Runtime. Padding, masks, positions and cache slots are computed here for
+all of them, and steps that cannot run are refused here, before anything runs.
 """
 
 from abc import ABC, abstractmethod
@@ -15,35 +14,34 @@ import numpy.typing as npt
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import Array, Floats
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.profiles import Bounds
+from pipeline.core.profiles import Profiles
 
-PLAIN = {int}  # what the ids of nearly every row are
+PYTHON_INTEGERS = {int}  # the types of the ids in nearly every row
 
 
 class Session(ABC):
     """A static cache of `batch` rows and the model over it.
 
     `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r].
-    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the contract's order; where the
-    caches lie on a GPU, copies of them, which `fetch` brings up to date. Write into them, or `store` others.
-    `chunk`: most tokens of a row that are run at once, a longer step is run in several; None: as many as the engine
-    was built for.
+    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the contract's order. Where the
+    caches are on a GPU these are copies, which `read_caches` updates; `write_caches` puts others in their place.
+    `chunk`: the largest number of tokens of a row that are run at once, a longer step is run in several chunks; None:
+    as many as the engine was built for.
     """
 
     chunk: int | None = None
 
-    def __init__(self, contract: GraphContract, bounds: Bounds, batch: int) -> None:
-        refused = _refusal(bounds, batch=batch)
+    def __init__(self, contract: GraphContract, profiles: Profiles, batch: int) -> None:
+        refused = _refusal(profiles, batch=batch)
         if refused is not None:
             raise UserError(refused)
         self.contract = contract
-        self.bounds = bounds
+        self.profiles = profiles
         self.batch = batch
         self.lengths = np.zeros(batch, np.int64)
         self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in contract.caches]
         self._vocab = int(contract.logits.shape[-1])
-        # the lengths of sequence that profiles for this batch take
-        self._takes = [axes["sequence"] for axes in bounds.values() if _inside(batch, axes["batch"])]
+        self._sequences = [step.sequence for step in profiles.admitting(batch=batch).by_name.values()]
 
     @property
     def caches(self) -> list[Array]:
@@ -58,12 +56,12 @@ class Session(ABC):
         """Feed each row its new tokens: a whole prompt, a part of one, or the last token generated.
 
         Rows may differ in length; they are padded on the right. More tokens than the engine or `chunk` takes at once
-        are run in several chunks, which gives the same. A row with none is idle: its tokens stay as they are, but for
-        the last one of a full row, whose slot is overwritten; its logits mean nothing. Returns fp32 [batch, 1, vocab],
-        at each row's last token (with `wrap.logits=all` [batch, sequence, vocab], 0 at padding and in idle rows).
-        Raises UserError, before anything runs, for a wrong number of rows, rows that are not lists of whole numbers,
-        no token at all, an id outside the vocabulary, more tokens than the cache has room for, or an engine that takes
-        no such sequence.
+        are run in several chunks, with the same result. A row without new tokens is idle: its cache stays as it is,
+        except that the last slot of a full row is overwritten, and its logits are undefined. Returns fp32
+        [batch, 1, vocab], at each row's last token; with `wrap.logits=all` [batch, sequence, vocab], 0 at padding and
+        in idle rows. Raises UserError, before anything runs, for a wrong number of rows, rows that are not lists of
+        integers, no token at all, an id outside the vocabulary, more tokens than the cache has room for, or a sequence
+        that the engine was not built for.
         """
         chunks = self.check(tokens)
         if len(chunks) == 1:
@@ -77,15 +75,15 @@ class Session(ABC):
         return np.stack([logits[own[row]][row] for row in range(self.batch)])
 
     def _chunk(self, tokens: Sequence[Sequence[int]]) -> Floats:
-        """`step` on what can be run at once."""
+        """`step` for tokens that can be run at once."""
         counts = np.array([len(row) for row in tokens], np.int64)
         sequence = int(counts.max())
         ids = np.zeros((self.batch, sequence), np.int64)
         for row, new in enumerate(tokens):
             ids[row, : len(new)] = new
         steps = np.arange(sequence)
-        # an idle row gets one token that is forgotten again: it goes to the slot after its tokens, or, in a full row,
-        # to the last, as a full row can take no further token
+        # an idle row gets one token that is not counted: it goes to the slot after the row's tokens, or to the last
+        # slot of a full row, which can take no further token anyway
         position = np.minimum(self.lengths, self.contract.cache_size - sequence)
         feeds: dict[str, Array] = {
             "input_ids": ids,
@@ -100,12 +98,12 @@ class Session(ABC):
             answer = np.where(counts[:, None, None] > 0, answer, np.float32(0))
         return answer
 
-    def fetch(self) -> list[Array]:
-        """All caches on the host, to be read, or changed and stored; where they lie there anyway, the very arrays."""
+    def read_caches(self) -> list[Array]:
+        """All caches, on the host: the session's own arrays where they are there, else copies."""
         return self.caches
 
-    def store(self, caches: Sequence[Array]) -> None:
-        """Copy other arrays of the same shapes into the caches, or put back what `fetch` gave."""
+    def write_caches(self, caches: Sequence[Array]) -> None:
+        """Copy arrays of the same shapes into the caches; those of `read_caches`, changed or not, are allowed."""
         for own, new in zip(self._caches, caches, strict=True):
             if new.shape != own.shape:
                 raise ValueError(f"a cache has the shape {own.shape}, not {new.shape}")
@@ -126,7 +124,7 @@ class Session(ABC):
         problems = [*unknown_ids(tokens, self._vocab), *self._overflow(counts)]
         if problems:
             raise UserError(problems)
-        if longest == 1 and any(low == 1 for low, _ in self._takes):
+        if longest == 1 and any(1 in sequence for sequence in self._sequences):
             return [1]
         chunks = self._chunks(counts, self.lengths)
         if chunks is None:
@@ -134,7 +132,7 @@ class Session(ABC):
         return chunks
 
     def _overflow(self, counts: Sequence[int]) -> Iterator[Problem]:
-        """The rows whose tokens do not fit the cache."""
+        """A problem for each row whose tokens do not fit the cache."""
         size = self.contract.cache_size
         for row, (count, used) in enumerate(zip(counts, self.lengths.tolist(), strict=True)):
             if used + count > size:
@@ -143,36 +141,35 @@ class Session(ABC):
                 yield Problem(what, "cache.size", fix)
 
     def _no_chunks(self, counts: Sequence[int]) -> Problem:
-        """Why the profiles allow no chunks for rows with so many new tokens."""
+        """Why rows with so many new tokens cannot be run in chunks that the profiles take."""
         size, longest = self.contract.cache_size, max(counts)
-        takes = " or ".join(f"{low} to {high}" for low, high in sorted(self._takes))
-        if self._chunks(counts, np.zeros_like(self.lengths)) is not None:  # with empty rows it can be done
+        takes = " or ".join(f"{low} to {high}" for low, high in sorted((s.min, s.max) for s in self._sequences))
+        if self._chunks(counts, np.zeros_like(self.lengths)) is not None:  # empty rows have room
             tight = [row for row, used in enumerate(self.lengths.tolist()) if used + longest > size]
             held = ", ".join(f"row {row} ({size - self.lengths[row]})" for row in tight)
             what = f"the engine runs {takes} tokens of every row at once, and too few of the {size} slots are left in"
-            least = max(self.lengths.tolist()) + longest
-            fix = f"build the point with cache.size={least} or more, or with profile.decode.sequence.min=1"
+            needed = max(self.lengths.tolist()) + longest
+            fix = f"build the point with cache.size={needed} or more, or with profile.decode.sequence.min=1"
             return Problem(f"{what} {held}", "cache.size", fix)
-        refused = _refusal(self.bounds, batch=self.batch, sequence=longest)
+        refused = _refusal(self.profiles, batch=self.batch, sequence=longest)
         if refused is not None:
             return refused
         what = f"the engine runs {takes} tokens of every row at once, and this session at most {self.chunk}"
         return Problem(what, "profile.*.sequence.min", "build the point with profile.decode.sequence.min=1")
 
     def _chunks(self, counts: Sequence[int], lengths: npt.NDArray[np.int64]) -> list[int] | None:
-        """The longest chunks that the profiles take and every row has room for, of which `lengths` slots are used;
-        None when the profiles allow none.
+        """The lengths of the longest chunks that the profiles take and every row has room for; None if there are none.
 
-        A chunk is padded to one length for all rows, and padding needs slots as well. So near the end of a row that
-        gets few tokens, the others' are run in shorter chunks.
+        lengths: [batch], used slots of each row. A chunk is padded to one length for all rows, and padding needs slots
+        as well: near the end of a row that gets few tokens, the chunks of the others are shorter.
         """
         size = self.contract.cache_size
         left, used = np.array(counts, np.int64), lengths
         chunks = []
         while left.any():
             room = np.where(left > 0, size - used, np.maximum(size - used, 1))  # one idle token fits a full row, above
-            most = int(min(left.max(), room.min(), self.chunk or size))
-            possible = [min(high, most) for low, high in self._takes if low <= most]
+            longest = int(min(left.max(), room.min(), self.chunk or size))
+            possible = [min(sequence.max, longest) for sequence in self._sequences if sequence.min <= longest]
             if not possible:
                 return None
             chunks.append(max(possible))
@@ -181,7 +178,7 @@ class Session(ABC):
         return chunks
 
     def reset(self) -> None:
-        """Forget all tokens. The cache keeps its bytes: slots past a row's length are never read."""
+        """Empty all rows. The caches keep their bytes: slots past a row's length are never read."""
         self.lengths[:] = 0
 
 
@@ -189,34 +186,34 @@ class Runtime(ABC):
     """A loaded model."""
 
     contract: GraphContract
-    bounds: Bounds
+    profiles: Profiles
 
     @abstractmethod
     def session(self, batch: int) -> Session:
-        """A new session with a cache of `batch` rows; UserError when the model was built for fewer."""
+        """Make a session with a cache of `batch` rows. Raises UserError when no profile takes so many."""
 
     def widened(self, rows: int) -> "Runtime":
-        """The same model for batches of up to `rows`, where more than it was asked for can run; else itself."""
+        """The same model for batches of up to `rows`, where it can run more than its profiles say; else itself."""
         return self
 
 
 def not_integers(tokens: Sequence[Sequence[int]]) -> Iterator[Problem]:
-    """A problem for each row that is not a sequence of integers, Python's or NumPy's; it names the first other value.
+    """Yield a problem for each row that is not a sequence of integers, Python's or NumPy's, with its first other value.
 
-    A decode step's check costs under a microsecond a row.
+    Checking a decode step takes under a microsecond per row.
     """
     fix = "give each row a list of token ids, which may be empty"
     if not isinstance(tokens, Sequence | np.ndarray):
-        yield Problem(f"tokens is {_shown(tokens)}, not a list of rows", "tokens", "give a list with one list a row")
+        yield Problem(f"tokens is {_shown(tokens)}, not a list of rows", "tokens", "give a list with one list per row")
         return
     for row, new in enumerate(tokens):
-        if type(new) is list and set(map(type, new)) <= PLAIN:
+        if type(new) is list and set(map(type, new)) <= PYTHON_INTEGERS:
             continue
         if isinstance(new, str | bytes) or not (isinstance(new, Sequence) or getattr(new, "ndim", 0) == 1):
             yield Problem(f"row {row} is {_shown(new)}, not a list of token ids", f"tokens[{row}]", fix)
         elif not all(map(_is_integer, set(map(type, new)))):
             index = next(i for i, token in enumerate(new) if not _is_integer(type(token)))
-            what = f"{_shown(new[index])} at index {index} of row {row} is not a token id, a whole number"
+            what = f"{_shown(new[index])} at index {index} of row {row} is not a token id, which is an integer"
             yield Problem(what, f"tokens[{row}][{index}]", fix)
 
 
@@ -229,8 +226,10 @@ def _shown(value: object) -> str:
 
 
 def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem]:
-    """A problem for each row with ids outside 0 to vocab - 1, which names the first; a decode step's check costs about
-    a microsecond a row."""
+    """Yield a problem for each row with an id outside 0 to vocab - 1, with its first such id.
+
+    Checking a decode step takes about a microsecond per row.
+    """
     for row, new in enumerate(tokens):
         if len(new) and not 0 <= min(new) <= max(new) < vocab:
             index, token = next((i, token) for i, token in enumerate(new) if not 0 <= token < vocab)
@@ -238,27 +237,17 @@ def unknown_ids(tokens: Sequence[Sequence[int]], vocab: int) -> Iterator[Problem
             yield Problem(what, f"tokens[{row}][{index}]", "take ids from the tokenizer in the engine's folder")
 
 
-def _refusal(bounds: Bounds, **sizes: int) -> Problem | None:
-    """Why none of the profiles takes all of these sizes; None when one does. The last size is the one to change: the
-    others were taken before."""
-    if any(all(_inside(size, axes[axis]) for axis, size in sizes.items()) for axes in bounds.values()):
+def _refusal(profiles: Profiles, **sizes: int) -> Problem | None:
+    """Why no profile takes all of these sizes; None when one does. The last size is the one to change: some profile
+    takes the others."""
+    if profiles.admits(**sizes):
         return None
     given = " x ".join(f"{axis} {size}" for axis, size in sizes.items())
-    allowed = "; ".join(
-        f"{name}: " + " x ".join(f"{axis} {axes[axis][0]}-{axes[axis][1]}" for axis in sizes)
-        for name, axes in bounds.items()
-    )
-    *others, axis = sizes
-    size = sizes[axis]
-    highest = max(
-        axes[axis][1] for axes in bounds.values() if all(_inside(sizes[other], axes[other]) for other in others)
-    )
+    allowed = "; ".join(f"{name}: {step.text(*sizes)}" for name, step in profiles.by_name.items())
+    axis, size = sizes.popitem()
+    highest = profiles.admitting(**sizes).max(axis)
     what = f"the engine was not built for {given} (it takes {allowed})"
     if size > highest:
         fix = f"give less at once, or build the point with a profile.*.{axis}.max of {size} or more"
         return Problem(what, f"profile.*.{axis}.max", fix)
     return Problem(what, f"profile.*.{axis}.min", f"build the point with a profile.*.{axis}.min of {size} or less")
-
-
-def _inside(size: int, ends: tuple[int, int]) -> bool:
-    return ends[0] <= size <= ends[1]

@@ -1,34 +1,35 @@
-"""Run a TensorRT plan on the GPU: one buffer on both sides of each cache, a profile by shape, decode as a CUDA graph.
+"""Run a TensorRT plan on the GPU: past and present of each cache in one buffer, decode steps as a CUDA graph.
 
-Everything goes through names and `execute_async_v3`, which TensorRT 10, 11 and TensorRT-RTX share.
+Each step runs with the tightest profile for its shape. Tensors are bound by name and run by `execute_async_v3`, which
+TensorRT 10, 11 and TensorRT-RTX have in common.
 """
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.core import hardware
 from pipeline.core.contract import LOGITS
 from pipeline.core.dtypes import Array
+from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_path
 from pipeline.core.layout import PLAN
-from pipeline.runtime import tensorrt_api
+from pipeline.runtime import device, tensorrt_api
 from pipeline.runtime.device import open_device
-from pipeline.runtime.engine_info import EngineInfo
+from pipeline.runtime.engine_info import EngineInfo, rebuild
 from pipeline.runtime.session import Runtime, Session
-from pipeline.runtime.tensorrt_plan import obstacle
 
 
 class TensorRT(Runtime):
-    """A plan, loaded. Raises UserError when it does not run here (`tensorrt_plan.obstacle`) or is not what its
-    engine.json says."""
+    """A plan, loaded. Raises UserError when it does not run here (`why_unavailable`) or does not match engine.json."""
 
     def __init__(self, folder: Path, info: EngineInfo) -> None:
-        problem = obstacle(folder, info.raw)
+        problem = why_unavailable(folder, info)
         if problem is not None:
             raise UserError(problem)
         self.contract = info.contract
-        self.bounds = info.bounds  # in the order of the plan's profiles
+        self.profiles = info.profiles  # in the order of the plan's profiles
         self.api = tensorrt_api.load(info.kind)
         self.device = open_device()
         self._loader = self.api.trt.Runtime(self.api.logger)
@@ -36,66 +37,96 @@ class TensorRT(Runtime):
         if self.engine is None:
             said = " ".join(self.api.log.errors[-1:]) or "nothing"
             fix = "dvc repro builds the engine again where its inputs changed; dvc checkout restores a damaged file"
-            raise UserError(Problem(f"{self.api.product} does not load it. It says: {said}", str(folder / PLAN), fix))
+            raise UserError(
+                Problem(f"{self.api.product} does not load the plan. It says: {said}", str(folder / PLAN), fix)
+            )
         found = {present: self.engine.get_aliased_input_tensor(present) for present in self.contract.aliases}
         if found != self.contract.aliases:
             wrong = sorted(name for name, past in self.contract.aliases.items() if found[name] != past)
             what = f"the plan does not write {', '.join(wrong)} in place"
-            raise UserError(Problem(what, str(folder / PLAN), "build it again; should that not help, report it"))
+            raise UserError(Problem(what, str(folder / PLAN), "rebuild it; if that does not help, report it"))
 
     def session(self, batch: int) -> "TensorRTSession":
         return TensorRTSession(self, batch)
 
-    def profile(self, **sizes: int) -> int:
-        """The index of the tightest profile for a batch and a sequence; the session has checked that there is one."""
-        fitting = [
-            (axes["sequence"][1], axes["batch"][1], index)
-            for index, axes in enumerate(self.bounds.values())
-            if all(axes[name][0] <= size <= axes[name][1] for name, size in sizes.items())
-        ]
-        return min(fitting)[2]
-
     def context(self, profile: int) -> Any:
-        """A new execution context. TensorRT-RTX compiles its kernels when it is made: what was compiled in an earlier
-        process is taken from a cache beside the artifacts."""
+        """Make an execution context of a profile. TensorRT-RTX compiles its kernels at this point, except those that an
+        earlier process left in the user's cache."""
         config, trt = None, self.api.trt
         if hasattr(trt, "IRuntimeCache"):
             config = self.engine.create_runtime_config()
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             kernels = config.create_runtime_cache()
-            if self._kept.exists():
-                kernels.deserialize(self._kept.read_bytes())
+            if self._kernel_cache.exists():
+                kernels.deserialize(self._kernel_cache.read_bytes())
             config.set_runtime_cache(kernels)
         context = self.engine.create_execution_context(config) if config else self.engine.create_execution_context()
         if context is None or not context.set_optimization_profile_async(profile, self.device.stream):
             said = " ".join(self.api.log.errors[-1:]) or "nothing"
             fix = "free memory of the GPU, or build with smaller profile.*.max"
-            raise UserError(Problem(f"{self.api.product} makes no context. It says: {said}", "profile", fix))
+            raise UserError(
+                Problem(f"{self.api.product} creates no execution context. It says: {said}", "profile", fix)
+            )
         return context
 
-    def keep_kernels(self, context: Any) -> None:
-        """Write the kernels that a context was given or compiled where the next process finds them."""
+    def save_kernel_cache(self, context: Any) -> None:
+        """Write all kernels of a context, loaded or compiled, to the user's cache for later processes."""
         if hasattr(self.api.trt, "IRuntimeCache"):
             config = context.get_runtime_config()
             kernels = config.get_runtime_cache()
             compiled = bytes(memoryview(kernels.serialize()))
-            if not self._kept.exists() or self._kept.stat().st_size != len(compiled):
-                with atomic_path(self._kept) as path:
+            if not self._kernel_cache.exists() or self._kernel_cache.stat().st_size != len(compiled):
+                with atomic_path(self._kernel_cache) as path:
                     path.write_bytes(compiled)
 
     @property
-    def _kept(self) -> Path:
-        return tensorrt_api.scratch(self.api, "kernels")
+    def _kernel_cache(self) -> Path:
+        return tensorrt_api.user_cache_file(self.api, "kernels")
+
+
+def open_engine(folder: Path, info: EngineInfo, _threads: int | None) -> TensorRT:
+    """Load the plan in `folder`. Raises UserError when it does not run here."""
+    return TensorRT(folder, info)
+
+
+def why_unavailable(folder: Path, info: EngineInfo) -> Problem | None:
+    """Why the plan in `folder` does not run here; None when it should: it takes a GPU that it was built for, and the
+    very version of TensorRT that built it."""
+    product = KINDS[info.kind].product
+    targets = ", ".join(info.raw["targets"])
+    gpus = hardware.gpus()
+    if not gpus:
+        what = f"there is no NVIDIA GPU here; the plan is for compute capability {targets}"
+        return Problem(what, "engine.kind", "run it on a machine with one, or take engine=onnxruntime_cpu")
+    if not any(capability in info.raw["targets"] for _, capability in gpus):
+        here = "; ".join(f"{name}, {capability}" for name, capability in gpus)
+        what = f"the plan is for compute capability {targets}, the GPU here is {here}"
+        fix = f"add it to engine.targets where {product} builds for it, and build it again here: {rebuild(folder)}"
+        return Problem(what, "engine.targets", fix)
+    return why_other_version(folder, info) or device.why_unavailable()
+
+
+def why_other_version(folder: Path, info: EngineInfo) -> Problem | None:
+    """What is wrong with the TensorRT that is installed here; None when it is the version that built the plan."""
+    try:
+        version = tensorrt_api.load(info.kind).version
+    except UserError as error:
+        return error.problems[0]
+    built_by = info.raw["version"]
+    if version == built_by:
+        return None
+    what = f"the plan was built by {KINDS[info.kind].product} {built_by}, here is {version}"
+    return Problem(what, "engine", f"build it again here: {rebuild(folder)}; or install {built_by}")
 
 
 class TensorRTSession(Session):
     """See Session."""
 
     def __init__(self, runtime: TensorRT, batch: int) -> None:
-        super().__init__(runtime.contract, runtime.bounds, batch)
+        super().__init__(runtime.contract, runtime.profiles, batch)
         self._runtime = runtime
         self._device = runtime.device
-        longest = max(axes["sequence"][1] for axes in runtime.bounds.values())
+        longest = runtime.profiles.max("sequence")
         self._memory = {
             tensor.name: self._device.array(tensor.sized(batch=batch, sequence=longest), tensor.dtype)
             for tensor in (*self.contract.inputs, self.contract.logits)
@@ -104,12 +135,12 @@ class TensorRTSession(Session):
         self._contexts: dict[tuple[int, bool], Any] = {}
         self._decode: Callable[[], None] | None = None
 
-    def fetch(self) -> list[Array]:
+    def read_caches(self) -> list[Array]:
         for i, tensor in enumerate(self.contract.caches):
             self._caches[i] = self._device.download(self._memory[tensor.name], self._caches[i].shape, tensor.dtype)
         return self.caches
 
-    def store(self, caches: Sequence[Array]) -> None:
+    def write_caches(self, caches: Sequence[Array]) -> None:
         for tensor, cache in zip(self.contract.caches, caches, strict=True):
             self._device.upload(self._memory[tensor.name], cache.astype(tensor.dtype, copy=False))
 
@@ -126,9 +157,9 @@ class TensorRTSession(Session):
         return self._device.download(self._memory[LOGITS], shape, logits.dtype)
 
     def _execute(self, sequence: int) -> None:
-        """By a context that is set to these shapes; a step of one token has its own, and is captured at its second run,
-        when nothing is left to be compiled or allocated."""
-        key = self._runtime.profile(batch=self.batch, sequence=sequence), sequence == 1
+        """Run one step. A step of one token has a context of its own and is captured at its second run, when nothing is
+        left to compile or allocate."""
+        key = self.profiles.tightest(self.batch, sequence), sequence == 1
         known = key in self._contexts
         if not known:
             self._contexts[key] = self._ready(key[0])
@@ -141,17 +172,17 @@ class TensorRTSession(Session):
                 said = " ".join(self._runtime.api.log.errors[-1:]) or "nothing"
                 raise RuntimeError(f"{self._runtime.api.product} did not run the step. It says: {said}")
 
-        capturable = getattr(context, "is_stream_capturable", None)  # of TensorRT-RTX alone
+        capturable = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX only
         if known and sequence == 1 and (capturable is None or capturable(self._device.stream)):
             self._decode = self._device.captured(work)
             self._decode()
             return
         work()
         if not known:
-            self._runtime.keep_kernels(context)
+            self._runtime.save_kernel_cache(context)
 
     def _ready(self, profile: int) -> Any:
-        """A context of a profile that knows where everything lies: past and present of a cache in one place."""
+        """Make a context of a profile with the addresses of all tensors; past and present of a cache share one."""
         context = self._runtime.context(profile)
         for name, memory in self._memory.items():
             context.set_tensor_address(name, memory.address)

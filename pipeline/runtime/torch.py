@@ -1,4 +1,4 @@
-"""Run the wrapped program (.pt2) in PyTorch. For proof, not for speed: each step clones the caches."""
+"""Run the wrapped program (.pt2) in PyTorch. For verification, not for speed: each step copies the caches."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import Array
-from pipeline.core.profiles import Bounds
+from pipeline.core.profiles import Profiles
 from pipeline.model import pt2
 from pipeline.runtime.session import Runtime, Session
 
@@ -16,15 +16,15 @@ from pipeline.runtime.session import Runtime, Session
 class Torch(Runtime):
     """An exported program on the CPU."""
 
-    def __init__(self, program: torch.export.ExportedProgram, contract: GraphContract, bounds: Bounds) -> None:
+    def __init__(self, program: torch.export.ExportedProgram, contract: GraphContract, profiles: Profiles) -> None:
         self.contract = contract
-        self.bounds = bounds
+        self.profiles = profiles
         self.module = program.module()
 
     @classmethod
-    def load(cls, path: Path, contract: GraphContract, bounds: Bounds) -> "Torch":
-        """From a .pt2 file."""
-        return cls(pt2.load(path), contract, bounds)
+    def load(cls, path: Path, contract: GraphContract, profiles: Profiles) -> "Torch":
+        """Load a .pt2 file."""
+        return cls(pt2.load(path), contract, profiles)
 
     def session(self, batch: int) -> "TorchSession":
         return TorchSession(self, batch)
@@ -34,7 +34,7 @@ class TorchSession(Session):
     """See Session."""
 
     def __init__(self, runtime: Torch, batch: int) -> None:
-        super().__init__(runtime.contract, runtime.bounds, batch)
+        super().__init__(runtime.contract, runtime.profiles, batch)
         self._module = runtime.module
 
     def _run(self, feeds: dict[str, Array]) -> Array:
@@ -46,14 +46,14 @@ class TorchSession(Session):
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    """An array's memory as a tensor; PyTorch does not know numpy's bfloat16."""
+    """A tensor that shares an array's memory; PyTorch does not know NumPy's bfloat16."""
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    """A tensor's memory as an array."""
+    """An array that shares a tensor's memory."""
     bf16 = tensor.dtype == torch.bfloat16
     found: Array = tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if bf16 else tensor.numpy()
     return found

@@ -10,7 +10,7 @@ import pytest
 from pipeline import simplify
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Simplify, section
 from pipeline.graph.rotary import fuse_rotary
 from pipeline.runtime.onnxruntime import OnnxRuntime
@@ -35,6 +35,6 @@ def test_products_become_one_operator(
         folder.mkdir()
         onnx.save(model, folder / layout.MODEL)
         shutil.copyfile(point / layout.ONNX / layout.DATA, folder / layout.DATA)
-        session = OnnxRuntime(folder / layout.MODEL, contract, axes_bounds(contract)).session(2)
+        session = OnnxRuntime(folder / layout.MODEL, contract, Profiles.of_axes(contract)).session(2)
         logits.append([session.step(tokens) for tokens in ([[1, 2, 3, 4], [5]], [[6], [7, 8, 9]], [[10], [11]])])
     np.testing.assert_array_equal(*logits)

@@ -16,7 +16,7 @@ from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import contract_for
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, Source, section
 from pipeline.model import decoder
 from pipeline.model.tracing import trace
@@ -25,7 +25,7 @@ from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, random_model
+from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, mostly_slow, random_model
 from tests.support.points import build_once
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -38,15 +38,17 @@ AXES = {"batch": 4, "sequence": 32}
 CACHE = 64
 
 
-@pytest.mark.parametrize(
-    ("architecture", "logits"), [*((a, "last") for a in ARCHITECTURES), ("llama", "all"), ("gemma2", "all")]
-)
+QUICK = ("llama", "gemma2", "phi3", "gpt2", "opt", "stablelm", "granite", "starcoder2")
+
+
+@pytest.mark.parametrize("logits", mostly_slow(["last", "all"], "last"))
+@pytest.mark.parametrize("architecture", mostly_slow(ARCHITECTURES, *QUICK))
 def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_path: Path) -> None:
     """Every case of verify on the exported program, sliding windows and soft-capping included."""
     contract = build_once(tmp_path, [f"wrap.logits={logits}"], wrap, model=random_model(architecture))
-    runtime = Torch.load(tmp_path / layout.WRAPPED / layout.PROGRAM, contract, axes_bounds(contract))
+    runtime = Torch.load(tmp_path / layout.WRAPPED / layout.PROGRAM, contract, Profiles.of_axes(contract))
     answers = ReferenceAnswers(Reference(loading.load(section(Model, tmp_path), tmp_path)), contract, seed=0)
-    cases = catalog(runtime.bounds, CACHE)
+    cases = catalog(runtime.profiles, CACHE)
     assert len(cases) == 13
     failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
     assert not failures

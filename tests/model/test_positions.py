@@ -15,7 +15,7 @@ from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract, contract_for
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, Source
 from pipeline.model import decoder, positions
 from pipeline.model.tracing import trace
@@ -88,9 +88,9 @@ def failed(architecture: str, config: dict[str, Any], freeze: bool = True) -> di
         positions.freeze(model, CACHE)
     layers = decoder.cache_shapes(original, CACHE)
     contract = contract_for(layers, 128, "fp32", "last", AXES, positions.limits(original.config))
-    runtime = Torch(trace(decoder.Decoder(other, "last").eval(), contract), contract, axes_bounds(contract))
+    runtime = Torch(trace(decoder.Decoder(other, "last").eval(), contract), contract, Profiles.of_axes(contract))
     answers = ReferenceAnswers(Reference(original), contract, seed=0)
-    cases = catalog(runtime.bounds, CACHE, contract.limits)
+    cases = catalog(runtime.profiles, CACHE, contract.limits)
     assert len(cases) == 13 + len(contract.limits)
     if "rope_parameters" not in config:
         cases = cases[13:]

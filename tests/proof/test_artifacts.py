@@ -13,7 +13,7 @@ from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.files import write_json
 from pipeline.proof.artifacts import Artifact, Graph, Quantized, artifacts
-from pipeline.runtime.onnxruntime import obstacle
+from pipeline.runtime.onnxruntime import why_provider_unavailable
 from tests.support.points import build_once
 
 
@@ -26,7 +26,7 @@ from tests.support.points import build_once
 )
 def test_engines_for_a_gpu_are_inspected_where_there_is_none(engine: str, provider: str, tmp_path: Path) -> None:
     """Lowered operators and masks are right in an engine: all before it is proven, and the reason is in the report."""
-    why = obstacle(provider)
+    why = why_provider_unavailable(provider)
     if why is None:
         pytest.skip("this machine runs it")
     build_once(tmp_path, [f"engine={engine}"])

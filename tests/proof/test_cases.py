@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.proof.cases import Case, catalog, not_run
+from tests.support.profiles import profiles
 
-DEFAULT = {"prefill": {"batch": (1, 8), "sequence": (1, 512)}, "decode": {"batch": (1, 8), "sequence": (1, 1)}}
+DEFAULT = profiles(prefill=((1, 8), (1, 512)), decode=((1, 8), (1, 1)))
 
 
 def test_default_profiles_run_every_kind_of_case() -> None:
@@ -21,8 +22,8 @@ def test_default_profiles_run_every_kind_of_case() -> None:
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(2, 64), st.integers(1, 70))
 def test_every_case_fits(batch: int, sequence: int, cache_size: int, limit: int) -> None:
     """No case leaves the profiles or the cache, and one token is always among them."""
-    bounds = {"prefill": {"batch": (1, batch), "sequence": (1, sequence)}}
-    cases = catalog(bounds, cache_size, (limit,))
+    taken = profiles(prefill=((1, batch), (1, sequence)))
+    cases = catalog(taken, cache_size, (limit,))
     assert "one token" in {case.name for case in cases}
     for case in cases:
         for rows, tokens in case.sizes():
@@ -39,18 +40,18 @@ def test_written_counts_padding() -> None:
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(2, 64))
 def test_no_case_is_left_out_in_silence(batch: int, sequence: int, cache_size: int) -> None:
     """Each of the 13 cases either runs or is named with what it lacks."""
-    bounds = {"prefill": {"batch": (1, batch), "sequence": (1, sequence)}}
-    ran, left = {case.name for case in catalog(bounds, cache_size)}, not_run(bounds, cache_size)
+    taken = profiles(prefill=((1, batch), (1, sequence)))
+    ran, left = {case.name for case in catalog(taken, cache_size)}, not_run(taken, cache_size)
     assert len(ran) + len(left) == 13
     assert ran.isdisjoint(left)
 
 
 def test_why_a_case_is_left_out() -> None:
     """A cache that is too small, a profile that takes no such step, a batch in which rows cannot differ."""
-    one = {"prefill": {"batch": (1, 1), "sequence": (1, 8)}}
+    one = profiles(prefill=((1, 1), (1, 8)))
     assert not_run(one, 64)["ragged prefill"] == "needs 2 rows, the profiles take 1"
     assert not_run(one, 8)["non-zero start"] == "needs a cache of 16 slots, cache.size is 8"
-    gap = {"prefill": {"batch": (1, 4), "sequence": (4, 8)}, "decode": {"batch": (1, 1), "sequence": (1, 1)}}
+    gap = profiles(prefill=((1, 4), (4, 8)), decode=((1, 1), (1, 1)))
     assert not_run(gap, 64)["ragged decode"] == "no profile takes batch 3 x sequence 1"
     assert not_run(DEFAULT, 1024) == {}
 
@@ -58,8 +59,8 @@ def test_why_a_case_is_left_out() -> None:
 @given(st.integers(1, 9), st.integers(1, 40), st.integers(8, 300), st.integers(2, 300))
 def test_rows_stand_on_both_sides_of_each_limit(batch: int, sequence: int, cache_size: int, limit: int) -> None:
     """A case for each limit inside the cache: row 0 crosses it where there is room; others stay below or lie beyond."""
-    bounds = {"prefill": {"batch": (1, batch), "sequence": (1, sequence)}}
-    cases = [case for case in catalog(bounds, cache_size, (limit,)) if "both sides" in case.name]
+    taken = profiles(prefill=((1, batch), (1, sequence)))
+    cases = [case for case in catalog(taken, cache_size, (limit,)) if "both sides" in case.name]
     assert len(cases) == (limit < cache_size and batch > 1)
     for case in cases:
         ends = [case.cached[row] + sum(step[row] for step in case.steps) for row in range(case.batch)]

@@ -9,7 +9,7 @@ import pytest
 from pipeline.checkpoint import loading
 from pipeline.core.contract import contract_for
 from pipeline.core.dtypes import Array, Floats
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Gates, Model, Quality, Source
 from pipeline.model import decoder
 from pipeline.model.tracing import trace
@@ -37,7 +37,7 @@ def sound(request: pytest.FixtureRequest) -> tuple[Torch, ReferenceAnswers]:
     layers = decoder.cache_shapes(original, 64)
     contract = contract_for(layers, 128, "fp32", request.param, {"batch": 4, "sequence": 32})
     program = trace(decoder.Decoder(other, request.param).eval(), contract)
-    return Torch(program, contract, axes_bounds(contract)), ReferenceAnswers(Reference(original), contract, seed=0)
+    return Torch(program, contract, Profiles.of_axes(contract)), ReferenceAnswers(Reference(original), contract, seed=0)
 
 
 @dataclass
@@ -49,24 +49,24 @@ class Damaged(Runtime):
     caches: Callable[[list[Array]], None] = lambda _: None
 
     def __post_init__(self) -> None:
-        self.contract, self.bounds = self.sound.contract, self.sound.bounds
+        self.contract, self.profiles = self.sound.contract, self.sound.profiles
 
     def session(self, batch: int) -> Session:
         session = self.sound.session(batch)
-        step, fetch, count = session.step, session.fetch, iter(range(1000))
+        step, read_caches, count = session.step, session.read_caches, iter(range(1000))
 
         def damaged_step(tokens: list[list[int]]) -> Floats:
             logits = step(tokens).copy()
             self.logits(next(count), logits)
             return logits
 
-        def damaged_fetch() -> list[Array]:
-            caches = [cache.copy() for cache in fetch()]
+        def damaged_read_caches() -> list[Array]:
+            caches = [cache.copy() for cache in read_caches()]
             if session.lengths.max() > max(CASE.cached):  # not before the case has begun
                 self.caches(caches)
             return caches
 
-        session.step, session.fetch = damaged_step, damaged_fetch  # type: ignore[method-assign, assignment]
+        session.step, session.read_caches = damaged_step, damaged_read_caches  # type: ignore[method-assign, assignment]
         return session
 
 

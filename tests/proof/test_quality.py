@@ -126,12 +126,6 @@ def test_logits_at_every_position(tmp_path: Path) -> None:
     assert measured(tmp_path, original, section(Verify, tmp_path).quality).failures == []
 
 
-def test_rows_are_those_of_a_step_of_one_token() -> None:
-    """A profile that starts at longer sequences does not count."""
-    bounds = {"prefill": {"batch": (1, 8), "sequence": (2, 512)}, "decode": {"batch": (1, 3), "sequence": (1, 1)}}
-    assert quality.rows_of_a_step(bounds) == 3
-
-
 def test_windows_begin_as_the_tokenizer_begins_a_text(speaking: Path) -> None:
     """The start token takes one place in each window; a shorter rest is kept, and a longer text is cut."""
     options = Quality(text="", tokens=25, window=11, **GATES)

@@ -13,9 +13,10 @@ from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import Problem, UserError
 from pipeline.runtime import engine_info
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 
 Info = dict[str, Any]
+ONE = {"min": 1, "opt": 1, "max": 1}
 
 
 def without(*keys: str) -> Callable[[Info], str]:
@@ -30,7 +31,7 @@ def having(**values: Any) -> Callable[[Info], str]:
 
 def sizes(low: Any, high: Any) -> Info:
     """Profiles of which one axis goes from low to high."""
-    return {"decode": {"batch": {"min": low, "max": high}, "sequence": {"min": 1, "max": 1}}}
+    return {"decode": {"batch": {"min": low, "opt": low, "max": high}, "sequence": ONE}}
 
 
 def signed(**values: Any) -> Callable[[Info], str]:
@@ -55,14 +56,17 @@ def engine(tiny: tuple[Path, GraphContract], tmp_path: Path) -> Path:
         (without("threads", "signature"), ["the key signature is missing", "the key threads is missing"]),
         (having(kind="tensorrt"), ["the key version is missing", "the key targets is missing"]),
         (having(kind=[]), ["unknown kind of engine []"]),
-        (having(profiles={"decode": {"batch": {"min": 1}}}), ["profiles is damaged: it lacks the key 'max'"]),
-        (having(profiles={"decode": {"batch": {"min": 1, "max": 1}}}), ["profiles is damaged: it lacks the key 'sequ"]),
+        (having(profiles={"decode": {"batch": {"min": 1}}}), ["profiles is damaged: it lacks the key 'opt'"]),
+        (
+            having(profiles={"decode": {"batch": {"min": 1, "opt": 1, "max": 1}}}),
+            ["profiles is damaged: it lacks the key 'sequ"],
+        ),
         (having(profiles={}), ["profiles is damaged: there is no profile"]),
         (having(profiles=[]), ["profiles is damaged"]),
-        (having(profiles=sizes("a", 4)), ["profiles is damaged: decode.batch goes from 'a' to 4"]),
-        (having(profiles=sizes(True, 4)), ["profiles is damaged: decode.batch goes from True to 4"]),
-        (having(profiles=sizes(1, 4.0)), ["profiles is damaged: decode.batch goes from 1 to 4.0"]),
-        (having(profiles=sizes(5, 4)), ["profiles is damaged: decode.batch goes from 5 to 4"]),
+        (having(profiles=sizes("a", 4)), ["profiles is damaged: decode.batch has min 'a', opt 'a', max 4"]),
+        (having(profiles=sizes(True, 4)), ["profiles is damaged: decode.batch has min True, opt True, max 4"]),
+        (having(profiles=sizes(1, 4.0)), ["profiles is damaged: decode.batch has min 1, opt 1, max 4.0"]),
+        (having(profiles=sizes(5, 4)), ["profiles is damaged: decode.batch has min 5, opt 5, max 4"]),
         (having(signature=[]), ["signature is damaged"]),
         (having(signature={}), ["signature is damaged: it lacks the key"]),
         (having(needs=None), ["needs is null, not of type str"]),
@@ -95,7 +99,7 @@ def test_a_file_that_cannot_be_read(engine: Path, changed: Callable[[Info], str]
         assert "dvc repro engine@mine" in problem.fix
     if "engine needs" not in says[0]:
         with pytest.raises(UserError):
-            cannot_run(engine)
+            why_unavailable(engine)
 
 
 def test_bytes_that_are_no_text(engine: Path) -> None:

@@ -17,10 +17,10 @@ theirs = b"12" * 2**26  # 128 MiB; numpy asks for large pages itself
 def large():
     return memory.MAPS.with_name("smaps_rollup").read_text().partition("AnonHugePages:")[2].split()[0]
 before = large()
-with memory.enlarged():
+with memory.use_huge_pages():
     pass
 host = large()
-with memory.enlarged():
+with memory.use_huge_pages():
     ours = b"34" * 2**26
 assert (theirs, ours) == (b"12" * 2**26, b"34" * 2**26)
 print(before, host, large())
@@ -42,7 +42,7 @@ def test_a_mapped_file_gives_its_pages_back(tmp_path: Path) -> None:
         return int(kib)
 
     assert resident() >= 8192
-    memory.forget(path)
+    memory.release_mapped(path)
     assert resident() == 0
     assert int(mapped.sum()) == total
 
@@ -55,7 +55,7 @@ def test_a_mapping_that_was_written_is_left_alone(tmp_path: Path) -> None:
     mapped = np.memmap(path, np.uint8, "c")
     assert int(mapped.sum()) == 0
     mapped[5_000_000] = 7
-    memory.forget(path)
+    memory.release_mapped(path)
     assert int(mapped.sum()) == mapped[5_000_000] == 7
     assert path.read_bytes() == bytes(2**23)
 

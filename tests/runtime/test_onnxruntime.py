@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.runtime.onnxruntime import FLASH_ATTENTION_OFF, OnnxRuntime
 from pipeline.runtime.open import open_engine
 from tests.support.points import ROOT, build
@@ -20,7 +20,7 @@ def test_past_and_present_are_one_buffer(tiny: tuple[Path, GraphContract], capfd
     """KV bytes copied per step: 0. The outputs are the session's own arrays, and ONNX Runtime's log is silent
     (it warns of each TensorScatter whose past and present lie apart, as the last lines show)."""
     folder, contract = tiny
-    runtime = OnnxRuntime(folder / layout.SIMPLIFIED / layout.MODEL, contract, axes_bounds(contract))
+    runtime = OnnxRuntime(folder / layout.SIMPLIFIED / layout.MODEL, contract, Profiles.of_axes(contract))
     session = runtime.session(2)
     addresses = [cache.ctypes.data for cache in session.caches]
     for tokens in ([[1, 2, 3], [4]], [[5], [6]], [[7, 8], [9, 10]]):
@@ -43,7 +43,7 @@ def test_every_optimization_level_gives_the_same(tiny: tuple[Path, GraphContract
     steps = ([[1, 2, 3], [4, 5]], [[6], [7]])
     results = []
     for level in (optimization, "all"):
-        runtime = OnnxRuntime(model, contract, axes_bounds(contract), optimization=level, threads=1)
+        runtime = OnnxRuntime(model, contract, Profiles.of_axes(contract), optimization=level, threads=1)
         session = runtime.session(2)
         results.append([session.step(tokens) for tokens in steps])
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)

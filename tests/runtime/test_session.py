@@ -14,6 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.session import Runtime
 from tests.support.points import build_once
+from tests.support.profiles import profiles
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_chunks_of_all_logits_are_zero_at_padding(tmp_path: Path) -> None:
 def narrow(engine: Runtime, *sequences: tuple[int, int]) -> Runtime:
     """The engine as if it had been built for other lengths of a chunk, of up to 2 rows."""
     other = copy.copy(engine)
-    other.bounds = {f"p{i}": {"batch": (1, 2), "sequence": ends} for i, ends in enumerate(sequences)}
+    other.profiles = profiles(**{f"p{i}": ((1, 2), ends) for i, ends in enumerate(sequences)})
     return other
 
 
@@ -210,14 +211,8 @@ def test_chunks_keep_to_the_profiles(
     engine: Runtime, prefill: tuple[int, int], decode: tuple[int, int], count: int, chunks: list[int] | None
 ) -> None:
     """Their shortest sequence counts as well as their longest; what no profile takes is refused, and nothing runs."""
-    one = (1, 1)
-    bounds = {
-        "prefill": {"batch": one, "sequence": prefill},
-        "decode": {"batch": one, "sequence": decode},
-        "other": {"batch": (2, 4), "sequence": (1, 64)},
-    }
     other = copy.copy(engine)
-    other.bounds = bounds
+    other.profiles = profiles(prefill=((1, 1), prefill), decode=((1, 1), decode), other=((2, 4), (1, 64)))
     session = other.session(1)
     if chunks is None:
         with pytest.raises(UserError, match="was not built for batch 1 x sequence 37"):
@@ -229,15 +224,15 @@ def test_chunks_keep_to_the_profiles(
 
 
 def test_stored_caches_are_copied(engine: Runtime) -> None:
-    """Other arrays than `fetch` gave may go away at once: the session holds no memory but its own."""
+    """Other arrays than `read_caches` gave may go away at once: the session holds no memory but its own."""
     session, other = engine.session(2), engine.session(2)
     prompt = [[1, 2, 3, 4], [5, 6]]
     want = [session.step(prompt), session.step([[7], [8]])][1]
     other.step(prompt)
-    copies = [cache.copy() for cache in other.fetch()]
+    copies = [cache.copy() for cache in other.read_caches()]
     other.reset()
     other.step([[9] * 30, [10] * 30])
-    other.store(copies)
+    other.write_caches(copies)
     other.lengths[:] = [4, 2]
     for cache in copies:
         cache[...] = np.nan
@@ -256,9 +251,9 @@ def test_caches_cannot_be_exchanged(engine: Runtime) -> None:
     session.caches[0] = own.copy()
     assert session.caches[0] is own
     with pytest.raises(ValueError, match="shape"):
-        session.store([cache[:, :1] for cache in session.caches])
+        session.write_caches([cache[:, :1] for cache in session.caches])
     with pytest.raises(ValueError, match="shorter"):
-        session.store(session.caches[:-1])
+        session.write_caches(session.caches[:-1])
 
 
 def test_reset_starts_over(engine: Runtime) -> None:

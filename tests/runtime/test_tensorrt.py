@@ -11,13 +11,13 @@ import pytest
 from pipeline import engine, verify
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.core.engines import EngineKind
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
-from pipeline.core.schema import EngineKind
+from pipeline.core.profiles import Profiles
 from pipeline.runtime import tensorrt as run_tensorrt
 from pipeline.runtime.device import PycudaDevice
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 from tests.support.gpu import capability
 from tests.support.points import build
 from tests.support.tensorrt import rtx
@@ -62,7 +62,7 @@ def point(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_a_plan_passes_every_gate(point: tuple[Path, GraphContract]) -> None:
     """verify runs the engine itself, and nothing is skipped."""
     folder, _ = point
-    assert cannot_run(folder / layout.ENGINE) is None
+    assert why_unavailable(folder / layout.ENGINE) is None
     with contextlib.chdir(folder):
         verify.main()
     report = json.loads((folder / layout.VERIFY).read_text())
@@ -76,7 +76,7 @@ def test_decode_is_captured_and_right(point: tuple[Path, GraphContract]) -> None
     folder, contract = point
     session = open_engine(folder / layout.ENGINE).session(2)
     model = folder / layout.SIMPLIFIED / layout.MODEL
-    truth = OnnxRuntime(model, contract, axes_bounds(contract)).session(2)
+    truth = OnnxRuntime(model, contract, Profiles.of_axes(contract)).session(2)
     steps = [[[1, 2, 3], [4]], *([[5 + i], [6 + i]] for i in range(4))]
     for step in steps:
         np.testing.assert_allclose(session.step(step), truth.step(step), atol=0.25)

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.core import hardware
-from pipeline.runtime.onnxruntime import obstacle
+from pipeline.runtime.onnxruntime import why_provider_unavailable
 
 
 def capability() -> str:
@@ -15,7 +15,7 @@ def capability() -> str:
 
 
 def needs(provider: str) -> None:
-    """Skip the test, with the cure, where ONNX Runtime cannot compute with a provider."""
-    problem = obstacle(provider)
+    """Skip the test, with the fix, where ONNX Runtime cannot compute with a provider."""
+    problem = why_provider_unavailable(provider)
     if problem is not None:
         pytest.skip(f"{problem.what}: {problem.fix}")

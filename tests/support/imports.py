@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from pipeline.core.engines import KINDS
+
 PIPELINE = Path(__file__).parents[2] / "pipeline"
 MODULES = {  # such as "core.errors": dotted, below pipeline
     ".".join(path.relative_to(PIPELINE).with_suffix("").parts)
     for path in PIPELINE.rglob("*.py")
     if path.name != "__init__.py"
 }
+IMPORTS_BY_NAME = {"runtime.tensorrt_api"}  # modules that import others than ours by a name made at run time
 
 
 def parsed(path: Path) -> ast.Module:
@@ -25,6 +28,17 @@ def imported(source: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def modules_of_engines(module: str) -> Iterator[str]:
+    """The modules that one imports by their names in pipeline.core.engines: all builders, or all runtimes."""
+    for node in ast.walk(tree(module)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":
+            (name,) = node.args
+            if isinstance(name, ast.Attribute) and name.attr in ("builder", "runtime"):
+                yield from (getattr(kind, name.attr) for kind in KINDS.values())
+            else:
+                assert module in IMPORTS_BY_NAME, f"{module} imports {ast.unparse(name)}, which no test can follow"
 
 
 @cache
@@ -42,7 +56,7 @@ def imports(module: str) -> Iterator[str]:
 def own_imports(module: str) -> frozenset[str]:
     """The modules of pipeline/ that a module imports itself."""
     found = set()
-    for dotted in imports(module):
+    for dotted in [*imports(module), *modules_of_engines(module)]:
         name = dotted.removeprefix("pipeline.")
         if name != dotted:
             found |= {name, name.rpartition(".")[0]} & MODULES

@@ -17,12 +17,13 @@ from typing import Any
 
 import yaml
 
+from pipeline.core import stages
 from tests.support import common
 
 ROOT = Path(__file__).parents[2]
 PARAMS = "# what has been asked for\npoints:\n  smollm2: []\n"
 TINY = "points:\n  tiny: [experiment=tiny]\n"
-STAGES = ("toolchain", "compose", "wrap", "export", "simplify", "quantize", "engine", "verify", "bench")
+STAGES = stages.NAMES
 COPIED = (".dvcignore", ".gitignore", ".dvc/.gitignore", ".dvc/config", "dvc.yaml", "conf", "pipeline")
 
 
@@ -92,8 +93,8 @@ def repro(folder: Path, *targets: str, **more: str) -> Build:
     build = Build.of(run(folder, "dvc", "repro", *targets, **more))
     if not targets:
         points = yaml.safe_load((folder / "params.yaml").read_text())["points"]
-        stages = ["toolchain", *(f"{stage}@{point}" for point in points for stage in STAGES[1:])]
-        assert sorted(build.ran + build.restored + build.unchanged) == sorted(stages)
+        expected = ["toolchain", *(f"{stage}@{point}" for point in points for stage in STAGES[1:])]
+        assert sorted(build.ran + build.restored + build.unchanged) == sorted(expected)
     return build
 
 

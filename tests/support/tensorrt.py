@@ -1,13 +1,17 @@
 """TensorRT for tests: the adapter where its package is installed, and networks of tiny models."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from pipeline import quantize
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.schema import Embedding, EngineKind, Quantize, Weights
+from pipeline.core.engines import EngineKind
+from pipeline.core.schema import Embedding, Quantize, Weights
 from pipeline.graph import onnx_file
 from pipeline.runtime import tensorrt_api
 from pipeline.runtime.tensorrt_api import TensorRT
@@ -24,6 +28,21 @@ def rtx() -> TensorRT:
 def contract_of(model: Path) -> GraphContract:
     """The contract of a portable model's folder in a point."""
     return GraphContract.load(model.parent / layout.WRAPPED / layout.CONTRACT)
+
+
+def edited(folder: Path, out: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
+    """A copy of a model's folder with an edited graph, beside its contract."""
+    copy = Path(shutil.copytree(folder, out / folder.name))
+    (out / layout.WRAPPED).symlink_to(folder.parent / layout.WRAPPED)
+    model = onnx.load(copy / layout.MODEL, load_external_data=False)
+    edit(model)
+    onnx.save(model, copy / layout.MODEL)
+    return copy
+
+
+def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    """A node by its name."""
+    return next(node for node in model.graph.node if node.name == name)
 
 
 def quantized(point: Path, out: Path, weights: Weights, *, symmetric: bool = True) -> Path:

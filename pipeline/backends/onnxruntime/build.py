@@ -13,19 +13,20 @@ import onnxruntime
 
 from pipeline.backends.onnxruntime.lower import lower
 from pipeline.backends.tensorrt import prepare
-from pipeline.core import layout, profiles
+from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.core.engines import CPU, TENSORRT
 from pipeline.core.errors import Problem, UserError, first_line
-from pipeline.core.schema import Engine, Profile
+from pipeline.core.profiles import Profiles
+from pipeline.core.schema import Engine
 from pipeline.graph import onnx_file
 from pipeline.runtime import engine_info
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 
-CPU, TENSORRT = "CPUExecutionProvider", "TensorrtExecutionProvider"
 QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions take 16 inputs
 
 
-def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract, out: Path) -> None:
+def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContract, out: Path) -> None:
     """Write model and engine.json to `out` and load them once, so that an engine which does not load fails here; one
     for a GPU is loaded only where there is one."""
     lowered = onnx_file.load(model)
@@ -41,10 +42,10 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
     engine_info.write(
         out,
         engine.kind,
-        profiles.named(profile),
+        profiles,
         contract,
         provider=engine.provider,
-        provider_options=shapes(profile, contract) if engine.provider == TENSORRT else {},
+        provider_options=shapes(profiles, contract) if engine.provider == TENSORRT else {},
         optimization=engine.optimization.value,
         threads=engine.threads,
         lower=engine.lower,
@@ -52,7 +53,7 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
         onnxruntime=onnxruntime.__version__,
         needs=needed(lowered),
     )
-    if cannot_run(out) is not None:
+    if why_unavailable(out) is not None:
         return
     try:
         open_engine(out)
@@ -76,9 +77,9 @@ def needed(lowered: ir.Model) -> str:
     return "1.28"  # 1.25 to 1.27 compute a prompt's second chunk wrongly, older ones have no TensorScatter
 
 
-def shapes(profile: Profile, contract: GraphContract) -> dict[str, str]:
+def shapes(profiles: Profiles, contract: GraphContract) -> dict[str, str]:
     """Options of the TensorRT provider: one profile over all of ours, tuned for decode; "name:1x1,other:1x1" each."""
-    named = profiles.shapes(profile, contract)
+    named = profiles.shapes(contract)
     ends = {
         name: (min(p[name][0] for p in named.values()), tuned, max(p[name][2] for p in named.values()))
         for name, (_, tuned, _) in named["decode"].items()

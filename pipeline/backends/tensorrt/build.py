@@ -1,34 +1,36 @@
-"""Build a TensorRT plan of the portable graph: parse, cure, lint, then the builder; and engine.json, which says all.
+"""Build a TensorRT plan of the portable graph: parse, restore what the parser drops, lint, build; write engine.json.
 
-engine.json is written here because a plan cannot be read without the GPU that it was built for. It holds what the
-plan takes and gives (types, shapes, which output is which input's memory), the shapes of every profile, the version and
-the targets, and what the build cost: seconds, peak memory, bytes of plan, weights and activations.
+A plan cannot be read without the GPU that it was built for, so engine.json describes it: inputs and outputs (types,
+shapes, which output shares its memory with which input), the shapes of every profile, TensorRT's version, the targets,
+and the build's costs: seconds, peak memory, bytes of plan, weights and activations.
 """
 
+import math
 import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from tqdm import tqdm
 
 from pipeline.backends.tensorrt import network
 from pipeline.backends.tensorrt.lint import lint
 from pipeline.backends.tensorrt.network import Parsed
-from pipeline.core import hardware, layout, machine, profiles
+from pipeline.core import hardware, layout, machine
 from pipeline.core.contract import GraphContract
+from pipeline.core.dtypes import BY_ONNX
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_path
-from pipeline.core.schema import Engine, Profile
+from pipeline.core.profiles import InputShapes, Profiles
+from pipeline.core.schema import Engine
 from pipeline.runtime import engine_info, tensorrt_api
 from pipeline.runtime.tensorrt_api import TensorRT
 
 INT64 = onnx.TensorProto.INT64
-# what TensorRT says -> what it means, and how to fix it
-MEANINGS = (
+# pattern of TensorRT's message, what it means, how to fix it
+ERROR_HINTS = (
     (
         r"out of memory|OutOfMemory|could not find any implementation|insufficient memory|bad_alloc|alloc.* failed",
         "it ran out of memory, or no kernel fits into engine.workspace_gb",
@@ -52,11 +54,11 @@ MEANINGS = (
 )
 
 
-def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract, out: Path) -> None:
+def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContract, out: Path) -> None:
     """Write `out`/model.plan and `out`/engine.json.
 
-    model: folder of the portable graph. Raises UserError: TensorRT is missing or too old, takes a node not, does not
-    build for a target, or the parsed network is not what the graph says (a problem for each finding).
+    model: folder of the portable graph. Raises UserError when TensorRT is missing or too old, does not accept a node or
+    does not build for a target, and when the parsed network differs from the graph (a problem for each finding).
     """
     start = time.perf_counter()
     api = tensorrt_api.load(engine.kind)
@@ -64,9 +66,9 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
     parsed = network.parse(api, model)
     findings = lint(parsed, contract)
     if findings:
-        fix = "this is a fault of TensorRT's parser or of kvforge: report it; engine=onnxruntime_cpu is not concerned"
+        fix = "report this fault of TensorRT's parser or of kvforge; engine=onnxruntime_cpu does not have it"
         raise UserError([Problem(finding, "TensorRT's network, after parsing", fix) for finding in findings])
-    shapes = profiles.shapes(profile, contract)
+    shapes = profiles.shapes(contract)
     plan = _serialize(parsed, _config(parsed, engine, targets, shapes))
     size = int(plan.nbytes)
     with (out / layout.PLAN).open("wb") as file:
@@ -75,7 +77,7 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
     engine_info.write(
         out,
         engine.kind,
-        profiles.named(profile),
+        profiles,
         contract,
         version=api.version,
         targets=list(targets) or sorted({capability for _, capability in hardware.gpus()}),
@@ -92,13 +94,13 @@ def build(model: Path, engine: Engine, profile: Profile, contract: GraphContract
             "peak_mb": round(machine.peak_memory() / 2**20),
             "plan_bytes": size,
             "weights_bytes": weights_bytes(parsed.proto),
-            "activation_bytes": api.log.largest("Total Activation Memory"),
+            "activation_bytes": api.log.max_logged("Total Activation Memory"),
         },
     )
 
 
 def weights_bytes(proto: onnx.ModelProto) -> int:
-    """Bytes of all numbers that a graph's nodes read, but for those that are shapes and axes."""
+    """Bytes of all constants that a graph's nodes read, except shapes and axes."""
     read = {name for node in proto.graph.node for name in node.input}
     return sum(
         _bytes(tensor) for tensor in proto.graph.initializer if tensor.name in read and tensor.data_type != INT64
@@ -106,14 +108,12 @@ def weights_bytes(proto: onnx.ModelProto) -> int:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
-    count = int(np.prod(tensor.dims))
-    if tensor.data_type in (onnx.TensorProto.INT4, onnx.TensorProto.UINT4, onnx.TensorProto.FLOAT4E2M1):
-        return (count + 1) // 2
-    return count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    count: int = math.prod(tensor.dims)
+    return (count * BY_ONNX[tensor.data_type].bits + 7) // 8
 
 
 def _targets(api: TensorRT, engine: Engine) -> dict[str, Any]:
-    """The targets that are asked for: "8.9" -> its enum; none where the GPU at hand is the target."""
+    """The targets in the configuration, "8.9" -> its enum; none where the GPU of this machine is the target."""
     known = api.targets
     wanted = [f"{target:.1f}" for target in engine.targets]
     unknown = [target for target in wanted if target not in known]
@@ -123,9 +123,7 @@ def _targets(api: TensorRT, engine: Engine) -> dict[str, Any]:
     return {target: known[target] for target in wanted}
 
 
-def _config(
-    parsed: Parsed, engine: Engine, targets: dict[str, Any], shapes: dict[str, dict[str, profiles.ShapeRange]]
-) -> Any:
+def _config(parsed: Parsed, engine: Engine, targets: dict[str, Any], shapes: dict[str, dict[str, InputShapes]]) -> Any:
     trt, builder = parsed.api.trt, parsed.builder
     config = builder.create_builder_config()
     if engine.workspace_gb is not None:
@@ -136,8 +134,8 @@ def _config(
             config.set_compute_capability(target, i)
     for name, inputs in shapes.items():
         chosen = builder.create_optimization_profile()
-        for tensor, (least, tuned, most) in inputs.items():
-            chosen.set_shape(tensor, least, tuned, most)
+        for tensor, (smallest, tuned, largest) in inputs.items():
+            chosen.set_shape(tensor, smallest, tuned, largest)
         if config.add_optimization_profile(chosen) == -1:
             raise _failed(parsed, f"profile.{name}")
     return config
@@ -148,7 +146,7 @@ def _serialize(parsed: Parsed, config: Any) -> Any:
     monitor = _progress(api.trt)
     if monitor is not None:
         config.progress_monitor = monitor
-    cache = tensorrt_api.scratch(api, "timings") if api.timing_cache else None
+    cache = tensorrt_api.user_cache_file(api, "timings") if api.timing_cache else None
     if cache is not None:
         known = cache.read_bytes() if cache.exists() else b""
         config.set_timing_cache(config.create_timing_cache(known), False)
@@ -163,19 +161,19 @@ def _serialize(parsed: Parsed, config: Any) -> Any:
 
 
 def _failed(parsed: Parsed, where: str) -> UserError:
-    """What the builder's errors mean."""
-    said = parsed.api.log.errors
-    return UserError(meaning(said, parsed.api.product, where))
+    return UserError(explain(parsed.api.log.errors, parsed.api.product, where))
 
 
-def meaning(said: list[str], product: str, where: str) -> Problem:
-    """A problem out of the errors that TensorRT gave, the last first; its own words are kept."""
-    for text in reversed(said):
-        for pattern, what, fix in MEANINGS:
+def explain(messages: list[str], product: str, where: str) -> Problem:
+    """Turn the errors that TensorRT logged into a problem that quotes the last one with a known meaning."""
+    for text in reversed(messages):
+        for pattern, what, fix in ERROR_HINTS:
             if re.search(pattern, text, re.I):
                 return Problem(f"{product} did not build: {what}. It says: {_short(text)}", where, fix)
-    last = _short(said[-1]) if said else "nothing"
-    return Problem(f"{product} did not build. It says: {last}", where, "another engine or precision; or report this")
+    last = _short(messages[-1]) if messages else "nothing"
+    return Problem(
+        f"{product} did not build. It says: {last}", where, "choose another engine or precision, or report this"
+    )
 
 
 def _short(text: str) -> str:
@@ -183,13 +181,13 @@ def _short(text: str) -> str:
 
 
 def _described(api: TensorRT, raw: Any, contract: GraphContract | None = None) -> dict[str, Any]:
-    """A tensor of the network; an output with the input whose memory it is."""
+    """Describe a tensor of the network for engine.json; an output with the input that it shares its memory with."""
     row = {"name": raw.name, "dtype": api.numpy_type(raw.dtype), "shape": list(raw.shape)}
     return row if contract is None else row | {"alias": contract.aliases.get(raw.name)}
 
 
 def _progress(trt: Any) -> Any:
-    """A progress bar of the outermost phase that names the running one; None where TensorRT reports no progress."""
+    """A progress bar of the outermost phase, labelled with the running one; None where TensorRT reports no progress."""
     if not hasattr(trt, "IProgressMonitor"):
         return None
 

@@ -1,8 +1,8 @@
-"""Hold a parsed network against the ONNX that it came from, before anything is built of it.
+"""Compare a parsed network with the ONNX graph that it came from, before anything is built of it.
 
-Nothing here trusts that the parser or the cure did their work: every check reads the network's own layers and tensors,
-and knows what they must be from the graph and the contract. `lint` returns findings as sentences that name layers.
-Not covered: what the layers compute; a network interpreter does that.
+Neither the parser nor our own changes to its network are trusted: every check reads the network's layers and tensors,
+and takes from the graph and the contract what they must be. `lint` returns findings as sentences that name layers. What
+the layers compute is checked by pipeline.proof.tensorrt.interpreter.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,29 +13,18 @@ import onnx
 
 from pipeline.backends.tensorrt.network import Parsed, has_kernel, inputs, layers, outputs
 from pipeline.core.contract import GraphContract, Tensor
+from pipeline.core.dtypes import BY_ONNX
 from pipeline.core.errors import first_line
 from pipeline.graph.attention import LENGTHS, MASK
 
 SCALE_TOLERANCE = 2e-3  # the parser multiplies queries and keys by its square root each, rounded to fp16
 CHANGES_NOTHING = ("CAST", "SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
-TYPES = {  # of an ONNX tensor, in numpy's words
-    onnx.TensorProto.FLOAT: "float32",
-    onnx.TensorProto.FLOAT16: "float16",
-    onnx.TensorProto.BFLOAT16: "bfloat16",
-    onnx.TensorProto.INT8: "int8",
-    onnx.TensorProto.INT4: "int4",
-    onnx.TensorProto.INT32: "int32",
-    onnx.TensorProto.INT64: "int64",
-    onnx.TensorProto.BOOL: "bool",
-    onnx.TensorProto.FLOAT8E4M3FN: "fp8",
-    onnx.TensorProto.FLOAT4E2M1: "fp4",
-}
-NUMBERS = TYPES.keys() - {onnx.TensorProto.INT64}  # types of weights; int64 are shapes and axes
+WEIGHTS = BY_ONNX.keys() - {onnx.TensorProto.INT64}  # types of weights; shapes and axes are int64
 COMPUTE = ("MATRIX_MULTIPLY", "ATTENTION_INPUT", "KV_CACHE_UPDATE")
 
 
 def lint(parsed: Parsed, contract: GraphContract) -> list[str]:
-    """All findings about a network; none when it is what the graph says."""
+    """All findings about a network; none when it equals its graph."""
     view = _View(parsed, contract)
     checks: tuple[Callable[[_View], Iterator[str]], ...] = (
         _interface, _used, _attentions, _caches, _types, _values, _weights,
@@ -43,8 +32,8 @@ def lint(parsed: Parsed, contract: GraphContract) -> list[str]:
     found: list[str] = []
     for check in checks:
         try:
-            found.extend(check(view))  # what it yields before it fails stays
-        except RuntimeError as error:  # of a network with a contradiction in it not even shapes can be read
+            found.extend(check(view))  # findings before a failure stay
+        except RuntimeError as error:  # in a network with a contradiction not even shapes can be read
             said = parsed.api.log.errors
             found.append(f"{parsed.api.product} finds a contradiction: {said[-1] if said else error}")
     return list(dict.fromkeys(found))
@@ -65,13 +54,13 @@ class _View:
         self.onnx_names = {name for node in self.graph.node for name in node.output}
 
     def tensor(self, raw: Any) -> Tensor:
-        """A tensor of the network in the contract's words; its axes have names only where they are inputs."""
+        """A tensor of the network as the contract describes tensors; only those of inputs have names of axes."""
         names = [raw.get_dimension_name(i) for i in range(len(raw.shape))]
         shape = tuple(name or "?" if size == -1 else size for size, name in zip(raw.shape, names, strict=True))
         return Tensor(raw.name, self.api.numpy_type(raw.dtype), shape)
 
     def origin(self, raw: Any) -> str:
-        """The name of the tensor that one is a cast or another view of."""
+        """The name of the tensor behind casts and views."""
         layer = self.producers.get(raw.name)
         while layer is not None and layer.type.name in CHANGES_NOTHING:
             raw = layer.get_input(0)
@@ -79,7 +68,7 @@ class _View:
         return str(raw.name)
 
     def scaled(self, raw: Any) -> tuple[str, float]:
-        """The tensor that one is a constant multiple of, and the factor."""
+        """The name of the tensor behind multiplications by constants, and the product of the constants."""
         factor = 1.0
         layer = self.producers.get(raw.name)
         while layer is not None and layer.type.name == "ELEMENTWISE" and str(raw.name) not in self.onnx_names:
@@ -119,7 +108,7 @@ def _interface(view: _View) -> Iterator[str]:
 
 
 def _used(view: _View) -> Iterator[str]:
-    """Every input has a way to an output: TensorRT drops one without from the engine."""
+    """Every input reaches an output: TensorRT drops an unused one from the engine."""
     needed: set[str] = set()
     waiting = [raw.name for raw in view.outputs]
     while waiting:
@@ -134,8 +123,8 @@ def _used(view: _View) -> Iterator[str]:
 
 
 def _attentions(view: _View) -> Iterator[str]:
-    """Each Attention of the graph is one of the network: causal to the lower right with its lengths, or by its mask;
-    of its own queries, keys and values; scaled once; and some kernel or a decomposition computes it."""
+    """Each Attention of the graph is an attention of the network: causal to the lower right with the same lengths, or
+    with the same mask; of the same queries, keys and values; scaled once; computed by a kernel or decomposed."""
     found = dict(view.parsed.attentions)
     none = getattr(getattr(view.api.trt, "CausalMaskKind", None), "NONE", None)
     for node in view.graph.node:
@@ -143,7 +132,7 @@ def _attentions(view: _View) -> Iterator[str]:
             continue
         attention = found.pop(node.name, None)
         if attention is None:
-            yield f"{node.name} is no attention of the network"
+            yield f"{node.name} is not an attention of the network"
             continue
         lengths, mask = (node.input[i] if len(node.input) > i else "" for i in (LENGTHS, MASK))
         kind, has = getattr(attention, "causal_kind", none), getattr(attention, "key_value_lengths", None)
@@ -183,11 +172,11 @@ def _caches(view: _View) -> Iterator[str]:
         written.setdefault(out.name, []).append(layer.name)
         want = view.contract.aliases.get(out.name)
         if want is None:
-            yield f"{layer.name} writes {out.name}, which is no cache of the contract"
+            yield f"{layer.name} writes {out.name}, which is not a cache of the contract"
         elif cache.name != want or not cache.is_network_input:
             yield f"{layer.name} writes {out.name} into {cache.name}, not into the input {want}"
         elif not out.is_network_output:
-            yield f"{layer.name}: {out.name} is no output of the network"
+            yield f"{layer.name}: {out.name} is not an output of the network"
         start = view.origin(layer.get_input(2))
         if start != "cache_position":
             yield f"{layer.name} writes from {start}, not from cache_position"
@@ -206,7 +195,7 @@ def _types(view: _View) -> Iterator[str]:
             continue
         given = inputs(view.api, layer)[:2]
         if layer.type.name == "MATRIX_MULTIPLY" and not any(_is_weight(view, raw) for raw in given):
-            continue  # of angles and positions, say, which stay in fp32
+            continue  # such as products of angles and positions, which stay in fp32
         has = {view.api.numpy_type(raw.dtype) for raw in given}
         if has != {want}:
             yield f"{layer.name} computes in {' and '.join(sorted(has))}, declared is {want}"
@@ -220,7 +209,7 @@ def _is_weight(view: _View, raw: Any) -> bool:
 
 
 def _values(view: _View) -> Iterator[str]:
-    """Every tensor that has a name in the graph has its type and shape there: what is symbolic stays so."""
+    """Every tensor that has a name in the graph has the same type and shape: symbolic axes stay symbolic."""
     try:
         inferred = onnx.shape_inference.infer_shapes(view.parsed.proto)
     except onnx.shape_inference.InferenceError as error:
@@ -232,8 +221,9 @@ def _values(view: _View) -> Iterator[str]:
         layer = view.producers[name]
         raw = next(tensor for tensor in outputs(layer) if tensor.name == name)
         has = view.tensor(raw)
-        if has.dtype != TYPES.get(kind.elem_type, has.dtype):
-            yield f"{layer.name}: {name} is {has.dtype}, in the graph {TYPES[kind.elem_type]}"
+        known_type = BY_ONNX.get(kind.elem_type)
+        if known_type is not None and has.dtype != known_type.name:
+            yield f"{layer.name}: {name} is {has.dtype}, in the graph {known_type.name}"
         if not kind.HasField("shape"):
             continue
         want = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in kind.shape.dim)
@@ -242,19 +232,19 @@ def _values(view: _View) -> Iterator[str]:
 
 
 def _frozen(has: int | str, want: int | str) -> bool:
-    """Whether a named axis has become a number, or a number another one."""
+    """Whether a symbolic axis has become a number, or a number has changed."""
     if isinstance(want, str):
         return isinstance(has, int) and want in ("batch", "sequence")
     return isinstance(has, int) and has != want
 
 
 def _weights(view: _View) -> Iterator[str]:
-    """Every weight that the graph's nodes read is a constant of the network, as long and of the same type."""
+    """Every weight that the graph's nodes read is a constant of the network, of the same size and type."""
     found = {layer.name: layer for layer in view.layers if layer.type.name == "CONSTANT"}
     read = {name for node in view.graph.node for name in node.input}
     missing = total = 0
     for weight in view.graph.initializer:
-        if weight.name not in read or weight.data_type not in NUMBERS or not weight.dims:
+        if weight.name not in read or weight.data_type not in WEIGHTS or not weight.dims:
             continue
         count = int(np.prod(weight.dims))
         total += count
@@ -268,14 +258,15 @@ def _weights(view: _View) -> Iterator[str]:
             missing += count - has
             yield f"{layer.name} holds {has} numbers, in the graph {count}"
         kind = view.api.numpy_type(layer.get_output(0).dtype)
-        if kind != TYPES[weight.data_type]:
-            yield f"{layer.name} is {kind}, in the graph {TYPES[weight.data_type]}"
+        wanted = BY_ONNX[weight.data_type].name
+        if kind != wanted:
+            yield f"{layer.name} is {kind}, in the graph {wanted}"
     if missing:
         yield f"the network holds {total - missing} weights, the graph {total}"
 
 
 def _same_shape(has: tuple[int | str, ...], want: tuple[int | str, ...]) -> bool:
-    """Equal numbers, and an axis where one is declared; outputs have lost the axes' names."""
+    """Whether numbers are equal and symbolic axes symbolic; outputs have lost the names of their axes."""
     return len(has) == len(want) and all(
         h in (w, "?") if isinstance(w, str) else h == w for h, w in zip(has, want, strict=True)
     )

@@ -5,12 +5,12 @@
     parsed.attentions["model.layers.0.self_attn.Attention"]  # IAttention by the name of its ONNX node
     layers(parsed.network)                            # all layers, each as its own class
 
-The parser drops Attention's lengths and aligns its causal mask to the upper left: an engine that builds, and is wrong.
-The cure: where attention takes lengths, they are set after parsing (`cure`); elsewhere a mask replaces them before
-(pipeline.backends.tensorrt.prepare). pipeline.backends.tensorrt.lint then checks the network, cured or not.
+The parser drops Attention's lengths and aligns its causal mask to the upper left: such an engine builds and computes
+wrong tokens. Where TensorRT's attention takes lengths they are set after parsing (`restore_attention_lengths`),
+elsewhere a mask replaces them before (pipeline.backends.tensorrt.prepare). pipeline.backends.tensorrt.lint checks the
+result.
 """
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,10 +51,10 @@ class Parsed:
         return "lengths" if self.api.lengths else "mask"
 
 
-def parse(api: TensorRT, folder: Path, *, cured: bool = True) -> Parsed:
-    """Parse `folder`/model.onnx; `cured=False` leaves the network as the parser made it, for tests.
+def parse(api: TensorRT, folder: Path, *, restore: bool = True) -> Parsed:
+    """Parse `folder`/model.onnx; `restore=False` leaves the network as the parser made it, for tests.
 
-    Raises UserError with a line for each node that TensorRT does not take, or whose meaning it would change.
+    Raises UserError with a problem for each node that TensorRT does not accept, or whose meaning it would change.
     """
     model = onnx_file.load(folder)
     prepare(model, lengths=api.lengths)
@@ -69,14 +69,14 @@ def parse(api: TensorRT, folder: Path, *, cured: bool = True) -> Parsed:
         raise UserError(_unsupported(api, proto, errors, data, path))
     del parser  # before the network, and before anything else is parsed: the other order crashes
     parsed = Parsed(api, builder, network, proto, folder, attentions(api, network))
-    if cured:
-        cure(parsed)
+    if restore:
+        restore_attention_lengths(parsed)
     return parsed
 
 
-def cure(parsed: Parsed) -> None:
-    """Give each attention what the parser dropped, its operands without the parser's factors of 1 (which would copy the
-    whole cache of keys in every step), and leave to be decomposed where no kernel computes it."""
+def restore_attention_lengths(parsed: Parsed) -> None:
+    """Give each attention the lengths that the parser dropped, and its operands without the parser's factors of 1,
+    which would copy the whole cache of keys in every step. Attentions without a kernel may be decomposed."""
     api, network = parsed.api, parsed.network
     made = {tensor.name: tensor for layer in layers(api, network) for tensor in outputs(layer)}
     made |= {network.get_input(i).name: network.get_input(i) for i in range(network.num_inputs)}
@@ -89,7 +89,7 @@ def cure(parsed: Parsed) -> None:
             if node.input[i] in made:
                 attention.set_input(i, made[node.input[i]])
         name = node.input[LENGTHS] if len(node.input) > LENGTHS else ""
-        if name in made:  # what is not there stays as it is, and the lint says so
+        if name in made:  # if it is missing the lint reports it
             if name not in narrow:
                 cast = network.add_cast(made[name], api.trt.int32)
                 cast.name = f"{name}.int32"
@@ -100,7 +100,8 @@ def cure(parsed: Parsed) -> None:
 
 
 def has_kernel(api: TensorRT, attention: Any) -> bool:
-    """Whether a fused kernel computes it: 16 bits, and head sizes up to 256 that 8 divides."""
+    """Whether a fused kernel computes it: 16 bits and a head size of at most 256. `prepare` has decomposed attentions
+    whose head size is not a multiple of 8."""
     query, values = attention.get_input(0), attention.get_input(2)
     if query.dtype not in (api.trt.float16, api.trt.bfloat16):
         return False
@@ -108,7 +109,7 @@ def has_kernel(api: TensorRT, attention: Any) -> bool:
 
 
 def layers(api: TensorRT, network: Any) -> Iterator[Any]:
-    """All layers, each as the class of its type: Python is handed plain ILayers."""
+    """All layers, each as an object of its own class: the bindings return plain ILayers."""
     for i in range(network.num_layers):
         layer = network.get_layer(i)
         own = getattr(api.trt, CLASSES.get(layer.type.name, _class_name(layer.type.name)), None)
@@ -136,8 +137,8 @@ def outputs(layer: Any) -> list[Any]:
 
 
 def operands(api: TensorRT, layer: Any) -> list[Any | None]:
-    """A layer's inputs by their places, None where one is left out; queries, keys, values, mask and lengths of an
-    attention."""
+    """A layer's inputs by position, None for an omitted one; for an attention its queries, keys, values, mask and
+    lengths."""
     if layer.type == api.trt.LayerType.ATTENTION_INPUT:
         attention = layer.attention
         extra = [getattr(attention, name, None) for name in ("mask", "key_value_lengths")]
@@ -146,18 +147,18 @@ def operands(api: TensorRT, layer: Any) -> list[Any | None]:
 
 
 def inputs(api: TensorRT, layer: Any) -> list[Any]:
-    """A layer's inputs that are there."""
+    """A layer's inputs without the omitted ones."""
     return [tensor for tensor in operands(api, layer) if tensor is not None]
 
 
 def attentions(api: TensorRT, network: Any) -> dict[str, Any]:
-    """Every attention, by the name of the ONNX node that it came from."""
+    """Every attention, by the name of its ONNX node."""
     kind = api.trt.LayerType.ATTENTION_INPUT
     return {layer.attention.name: layer.attention for layer in layers(api, network) if layer.type == kind}
 
 
 def _unsupported(api: TensorRT, proto: onnx.ModelProto, errors: list[Any], data: bytes, path: str) -> list[Problem]:
-    """A problem for each node that the parser refuses, or whose operator it does not know."""
+    """A problem for each node that the parser refuses or whose operator it does not know."""
     builder = api.builder()
     network = api.network(builder)
     parser = api.trt.OnnxParser(network, api.logger)
@@ -167,13 +168,13 @@ def _unsupported(api: TensorRT, proto: onnx.ModelProto, errors: list[Any], data:
     parser.supports_model_v2(data, path)
     errors = [*errors, *(parser.get_error(i) for i in range(parser.num_errors))]
     for error in errors:
-        found.setdefault(error.node_name(), f"{api.product} does not take it: {' '.join(error.desc().split())}")
+        found.setdefault(error.node_name(), f"{api.product} does not accept it: {' '.join(error.desc().split())}")
     del parser
     return [
         Problem(
             f"{name or 'the graph'} ({kinds.get(name, 'ONNX')}): {why}",
             _module(name),
-            _suggestion(api, kinds.get(name, "")),
+            _suggestion(kinds.get(name, "")),
         )
         for name, why in found.items()
     ]
@@ -183,6 +184,5 @@ def _module(name: str) -> str:
     return f"module {name.rpartition('.')[0] or 'decoder'}"
 
 
-def _suggestion(api: TensorRT, op: str) -> str:
-    near = difflib.get_close_matches(op, SUGGESTIONS, 1, 0.9)
-    return SUGGESTIONS[near[0]] if near else "engine=onnxruntime_cpu takes every model that verifies"
+def _suggestion(op: str) -> str:
+    return SUGGESTIONS.get(op, "engine=onnxruntime_cpu runs every model that verifies")

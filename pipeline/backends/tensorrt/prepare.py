@@ -1,13 +1,13 @@
-"""The portable graph in the forms that TensorRT's parser and kernels keep; in memory only, never written to disk.
+"""Rewrite the portable graph into forms that TensorRT's parser and kernels support; in memory, never on disk.
 
-What is rewritten, into standard operators again:
+The results are standard operators again:
 
-* Attention without lengths, where TensorRT's has none (10.15, 10.16): causal by a boolean mask, made once in the graph.
-* Attention with a softcap, which the parser refuses, or with head sizes that no kernel takes: MatMul, Tanh, Softmax.
-* Splits of projections: of the last axis, and without sequences (pipeline.backends.tensorrt.split).
-* Embedding of 8 bits: packed into int32, as TensorRT gathers no rows of int8.
+* Attention with lengths, where TensorRT's attention takes none (10.15, 10.16) -> with a boolean mask, made once.
+* Attention with a softcap, which the parser refuses, or with a head size without kernels -> MatMul, Tanh, Softmax.
+* Splits of projections -> along the last axis, and without sequences (pipeline.backends.tensorrt.split).
+* Embedding of 8 bits -> packed into int32, as TensorRT cannot gather rows of int8.
 
-Attention itself stays wherever it can. What cannot be kept is refused, as the parser drops it without a word.
+All other Attention stays. Attributes and inputs that the parser would drop silently are refused.
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from pipeline.backends.tensorrt.split import split_plainly
+from pipeline.backends.tensorrt.split import split_last_axis
 from pipeline.core.errors import Problem, UserError
 from pipeline.graph.attention import LENGTHS, MASK
 from pipeline.graph.editor import Editor, attribute, dimension, made_by, operand
 
 KEPT_INPUTS = {0, 1, 2, MASK, LENGTHS}
-# attribute -> values that mean nothing, or that are kept; None for any
+# attribute -> values that have no effect or are kept; None for any
 KEPT_ATTRIBUTES = {
     "is_causal": None,
     "scale": None,
@@ -31,13 +31,13 @@ KEPT_ATTRIBUTES = {
     "left_window_size": (-1,),
     "right_window_size": (-1,),
 }
-HEAD_STEP = 8  # head sizes without a multiple of it have no kernel with lengths or a mask
+HEAD_STEP = 8  # no kernel with lengths or a mask takes a head size that is not a multiple of it
 
 
 def prepare(model: ir.Model, *, lengths: bool) -> None:
-    """Rewrite a graph of the contract in place. `lengths`: whether TensorRT's attention takes them.
+    """Rewrite a portable graph in place. lengths: whether TensorRT's attention takes them.
 
-    Raises UserError that names each Attention of which something would be lost.
+    Raises UserError with a problem for each attribute or input of an Attention that would be lost.
     """
     editor = Editor(model)
     lost = [Problem(f"{node.name}: {what}", "engine.kind", fix) for node, what, fix in _unkept(editor)]
@@ -51,7 +51,7 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
         rewrite.scale(node)
         if not lengths:
             rewrite.mask(node)
-    split_plainly(editor)
+    split_last_axis(editor)
     for node in editor.nodes("DequantizeLinear"):
         _gathered_rows(editor, node)
         _tied_head(editor, node)
@@ -78,14 +78,14 @@ def _unkept(editor: Editor) -> Iterator[tuple[ir.Node, str, str]]:
 
 
 class _Attentions:
-    """Rewrites Attention nodes of one graph, and holds the masks that they share."""
+    """Rewrites the Attention nodes of one graph; they share their masks."""
 
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
         self.masks: dict[ir.Value, ir.Value] = {}
 
     def mask(self, node: ir.Node) -> None:
-        """Causal with lengths -> a mask alone; one with a mask stays."""
+        """Causal with lengths -> with a mask alone; an Attention with a mask stays."""
         if operand(node, MASK) is not None:
             return
         mask = self._mask(node)
@@ -94,8 +94,8 @@ class _Attentions:
         node.attributes.pop("is_causal", None)
 
     def scale(self, node: ir.Node) -> None:
-        """Scale the queries alone: the parser multiplies queries and keys, the whole cache of them, by the square root
-        in every step. What is left is a factor of 1, which pipeline.backends.tensorrt.network takes out."""
+        """Scale the queries only: the parser would multiply queries and the whole cache of keys by the square root of
+        the scale in every step. A factor of 1 is left, which pipeline.backends.tensorrt.network removes."""
         query = node.inputs[0]
         assert query is not None
         assert query.dtype is not None
@@ -106,7 +106,7 @@ class _Attentions:
         node.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
 
     def decompose(self, node: ir.Node) -> None:
-        """Attention -> products and Softmax; query heads of one key head are a dimension of their own."""
+        """Attention -> products and Softmax; the query heads that share a key head become a dimension of their own."""
         query, keys, values = node.inputs[:3]
         assert query is not None
         assert keys is not None
@@ -141,7 +141,7 @@ class _Attentions:
         self.editor.replace(node.outputs[0], last.outputs[0])
 
     def _mask(self, node: ir.Node) -> ir.Value:
-        """[batch, 1, sequence, cache_size]: which slots each new token of a node sees; its own mask where it has one.
+        """[batch, 1, sequence, cache_size]: the slots that each new token sees; the node's own mask where it has one.
 
         Slot j is seen by token i of a row when j <= length - sequence + i.
         """
@@ -172,10 +172,10 @@ class _Attentions:
 
 
 def _gathered_rows(editor: Editor, node: ir.Node) -> None:
-    """DequantizeLinear(Gather(int8), Gather(scale)) -> four numbers in an int32, which may be gathered, and unpacked.
+    """DequantizeLinear(Gather(int8), Gather(scale)) -> Gather of int32, each four numbers of 8 bits, then unpack.
 
-    TensorRT takes a constant of 8 bits in front of DequantizeLinear only, and would dequantize the whole table in each
-    step: 113 MB of activations for SmolLM2-135M. Column j of the packed table holds columns j, j + H/4, ... of it.
+    TensorRT accepts a constant of 8 bits only directly before DequantizeLinear, and would dequantize the whole table in
+    each step: 113 MB of activations for SmolLM2-135M. Column j of the packed table holds columns j, j + H/4, ... of it.
     """
     rows, scales = made_by(node.inputs[0], "Gather"), made_by(node.inputs[1], "Gather")
     if rows is None or scales is None:
@@ -214,7 +214,7 @@ def _gathered_rows(editor: Editor, node: ir.Node) -> None:
 
 
 def _packed(editor: Editor, table: ir.Value) -> ir.Value:
-    """[V, H] int8 -> [V, H/4] int32: the last number as it is, the others from 0 to 255 below it."""
+    """[V, H] int8 -> [V, H/4] int32: the last number in the high byte, the others plus 128 below it."""
     assert table.const_value is not None
     parts = np.split(table.const_value.numpy().astype(np.int32), 4, axis=1)
     packed = parts[3]
@@ -224,7 +224,7 @@ def _packed(editor: Editor, table: ir.Value) -> ir.Value:
 
 
 def _tied_head(editor: Editor, node: ir.Node) -> None:
-    """Rows of a table with a scale each: one scale a channel, where the portable graph says one block a row."""
+    """A table with a scale per row: the portable graph has one block per row, TensorRT takes one scale per channel."""
     table, scale = node.inputs[:2]
     if table is None or scale is None or scale.const_value is None or not _is_column(scale):
         return

@@ -1,4 +1,4 @@
-"""Splits of projections, as TensorRT takes them best."""
+"""Splits of projections, in the form that TensorRT supports and builds smallest."""
 
 import numpy as np
 import onnx_ir as ir
@@ -6,8 +6,8 @@ import onnx_ir as ir
 from pipeline.graph.editor import SWAP, Editor, attribute, dimension, made_by
 
 
-def split_plainly(editor: Editor) -> None:
-    """Rewrite the splits of a graph in place."""
+def split_last_axis(editor: Editor) -> None:
+    """Rewrite the splits of a graph in place: along the last axis, and without sequences."""
     for node in editor.nodes("SplitToSequence"):
         _sequence(editor, node)
     for node in editor.nodes("Split"):
@@ -15,7 +15,7 @@ def split_plainly(editor: Editor) -> None:
 
 
 def _sequence(editor: Editor, node: ir.Node) -> None:
-    """SplitToSequence in equal parts and a SequenceAt for each -> Split: TensorRT has no sequences (GPT-2)."""
+    """SplitToSequence into equal parts and a SequenceAt for each -> Split: TensorRT lacks sequences (GPT-2)."""
     value, part = node.inputs[:2]
     readers = node.outputs[0].consumers()
     if value is None or part is None or part.const_value is None or part.const_value.size != 1:
@@ -34,8 +34,10 @@ def _sequence(editor: Editor, node: ir.Node) -> None:
 
 
 def _heads(editor: Editor, node: ir.Node) -> None:
-    """Reshape into heads, Transpose, Split of heads -> Split, then both of each part: the plan of SmolLM2-135M in fp16
-    with two profiles is 4.7 MB smaller so, 1.057 times its weights instead of 1.074."""
+    """Reshape into heads, Transpose, Split of heads -> Split, then Reshape and Transpose of each part.
+
+    This makes the plan of SmolLM2-135M in fp16 with two profiles 4.7 MB smaller: 1.057 times its weights, not 1.074.
+    """
     transpose = made_by(node.inputs[0], "Transpose")
     if transpose is None or attribute(node, "axis", 0) != 1 or list(attribute(transpose, "perm", [])) != SWAP:
         return

@@ -1,6 +1,6 @@
 """Run a TensorRT network without TensorRT's kernels: layer by layer in PyTorch on the CPU, for proof, not for speed.
 
-    runtime = Interpreter(parse(api, folder), contract, bounds)   # a Runtime like any other
+    runtime = Interpreter(parse(api, folder), contract, profiles)   # a Runtime like any other
     runtime.session(batch=2).step([[1, 2, 3], [4]])
 
 It computes the network as it was parsed and then repaired by backends.tensorrt.network, so a wrong token shows on a
@@ -20,7 +20,7 @@ from pipeline.backends.tensorrt.network import Parsed, layers, operands, outputs
 from pipeline.core import layout
 from pipeline.core.contract import LOGITS, GraphContract
 from pipeline.core.dtypes import Array
-from pipeline.core.profiles import Bounds
+from pipeline.core.profiles import Profiles
 from pipeline.proof.tensorrt.layers import LAYERS, Value, rounded
 from pipeline.runtime import engine_info, tensorrt_api
 from pipeline.runtime.session import Runtime, Session
@@ -32,9 +32,9 @@ CONSTANT = "IConstantLayer"
 class Interpreter(Runtime):
     """A parsed network as a runtime. Raises NotImplementedError for an unknown kind of layer."""
 
-    def __init__(self, parsed: Parsed, contract: GraphContract, bounds: Bounds) -> None:
+    def __init__(self, parsed: Parsed, contract: GraphContract, profiles: Profiles) -> None:
         self.contract = contract
-        self.bounds = bounds
+        self.profiles = profiles
         self._parsed = parsed
         found = {layer.name: layer for layer in layers(parsed.api, parsed.network)}
         if len(found) != parsed.network.num_layers:
@@ -95,7 +95,7 @@ class InterpretedSession(Session):
     """See Session."""
 
     def __init__(self, runtime: Interpreter, batch: int) -> None:
-        super().__init__(runtime.contract, runtime.bounds, batch)
+        super().__init__(runtime.contract, runtime.profiles, batch)
         self._runtime = runtime
 
     def _run(self, feeds: dict[str, Array]) -> Array:
@@ -113,4 +113,4 @@ def open_network(point: Path, contract: GraphContract) -> Interpreter:
     """Parse again the network that a point's plan was built from. Raises UserError as `parse` does."""
     info = engine_info.read(point / layout.ENGINE)
     parsed = parse(tensorrt_api.load(info.kind), layout.final_model(point))
-    return Interpreter(parsed, contract, info.bounds)
+    return Interpreter(parsed, contract, info.profiles)

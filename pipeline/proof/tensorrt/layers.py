@@ -13,14 +13,19 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from pipeline.core.dtypes import BY_NAME
+
 Value = torch.Tensor
-TYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "int64", "int32", "int8", "bool")}
-WIDE = {"int4": torch.int8, "fp8": torch.float32, "fp4": torch.float32}  # constants only: held in a wider type
 
 
 def rounded(value: Value, dtype: str) -> Value:
-    """A value rounded to its type; floats are returned in fp32, so that nothing is computed in less."""
-    value = value.to(TYPES.get(dtype) or WIDE[dtype])
+    """Round a value to a number type; floats come back in fp32, so that nothing is computed in less.
+
+    Constants are the only values of floats below 16 bits and integers below 8, and are exact already.
+    """
+    kind = BY_NAME[dtype]
+    exact = torch.float32 if kind.is_float else torch.int8
+    value = value.to(exact if kind.bits < (16 if kind.is_float else 8) else getattr(torch, dtype))
     return value.float() if value.is_floating_point() else value
 
 

@@ -12,10 +12,10 @@ from pipeline import engine
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine, Profile, section
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 from pipeline.runtime.session import Session
 from tests.support.gpu import needs
 from tests.support.points import build as build_point
@@ -45,7 +45,7 @@ def test_forms_for_gpus_compute_the_same(tiny: Point, tmp_path: Path, provider: 
     steps = ([[1, 2, 3, 4], [5]], [[6], [7, 8, 9]], [[10], [11]])
     results = []
     for model in (point / layout.SIMPLIFIED, folder):
-        session = OnnxRuntime(model / layout.MODEL, contract, axes_bounds(contract)).session(2)
+        session = OnnxRuntime(model / layout.MODEL, contract, Profiles.of_axes(contract)).session(2)
         results.append([session.step(tokens) for tokens in steps])
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
 
@@ -78,9 +78,9 @@ def test_without_a_gpu_the_reason_is_said(
     """The engine is there; what runs it is not, and ONNX Runtime does not fall to the CPU in silence."""
     monkeypatch.setattr("pipeline.core.hardware.gpus", list)
     folder = build(tiny[0], tmp_path / "engine", provider)
-    reason = cannot_run(folder)
-    assert reason is not None
-    assert provider in reason
+    problem = why_unavailable(folder)
+    assert problem is not None
+    assert provider in problem.what
     with pytest.raises(UserError, match=provider):
         open_engine(folder)
 
@@ -101,7 +101,7 @@ def test_a_gpu_agrees_with_the_cpu(tmp_path: Path, kind: str, precision: str) ->
         pytest.skip(error.problems[0].what)  # TensorRT is a package of its own
     assert isinstance(runtime, OnnxRuntime)
     assert runtime.captures == (kind == "onnxruntime_cuda")
-    portable = OnnxRuntime(tmp_path / layout.SIMPLIFIED / layout.MODEL, contract, axes_bounds(contract))
+    portable = OnnxRuntime(tmp_path / layout.SIMPLIFIED / layout.MODEL, contract, Profiles.of_axes(contract))
     sessions = [runtime.session(2), portable.session(2)]
     tolerance = {"fp16": 0.03, "fp32": 1e-3}[precision]
     chunks = [
@@ -116,7 +116,7 @@ def test_a_gpu_agrees_with_the_cpu(tmp_path: Path, kind: str, precision: str) ->
         for row, new in enumerate(tokens):
             if new:
                 np.testing.assert_allclose(gpu[row], cpu[row], atol=tolerance)
-    for gpu, cpu in zip(*(session.fetch() for session in sessions), strict=True):
+    for gpu, cpu in zip(*(session.read_caches() for session in sessions), strict=True):
         for row, used in enumerate(sessions[0].lengths):
             np.testing.assert_allclose(gpu[row, :, :used], cpu[row, :, :used], atol=tolerance)
 

@@ -15,7 +15,7 @@ from pipeline.backends.onnxruntime.linear import EXACT, lower_linear, pack
 from pipeline.backends.onnxruntime.lower import lower
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.graph import onnx_file
 from pipeline.graph.editor import Editor
 from pipeline.runtime.onnxruntime import OnnxRuntime
@@ -46,7 +46,7 @@ def test_a_layer_becomes_ten_nodes(tiny: tuple[Path, GraphContract]) -> None:
 def assert_no_answer_changed(folder: Path, artifact: str, contract: GraphContract, atol: float = 1e-5) -> None:
     """Ragged prefill, a ragged chunk after it and decode: the engine's logits are those of the graph it was made of."""
     steps = ([[1, 2, 3, 4], [5, 6]], [[7], [8, 9, 10]], [[11], [12]], [[], [13]])
-    plain = OnnxRuntime(folder / artifact / layout.MODEL, contract, axes_bounds(contract))
+    plain = OnnxRuntime(folder / artifact / layout.MODEL, contract, Profiles.of_axes(contract))
     sessions = [runtime.session(2) for runtime in (plain, open_engine(folder / layout.ENGINE))]
     for tokens in steps:
         want, got = (session.step(tokens) for session in sessions)

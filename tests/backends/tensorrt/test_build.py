@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from pipeline import bench, engine
-from pipeline.backends.tensorrt.build import meaning
-from pipeline.core import layout
+from pipeline.backends.tensorrt.build import explain
+from pipeline.core import hardware, layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Engine, Profile, Weights, section
 from pipeline.generate import Generator
 from pipeline.proof.artifacts import artifacts
-from pipeline.runtime.open import cannot_run, open_engine
+from pipeline.runtime.open import open_engine, why_unavailable
 from tests.support.fakes import fake_nvidia_smi
 from tests.support.tensorrt import quantized, rtx
 
@@ -125,8 +125,8 @@ def test_an_unknown_gpu_names_the_known(half: Point, tmp_path: Path) -> None:
 
 
 def test_a_finding_fails_the_stage(half: Point, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the cure nothing is built, and every attention is named."""
-    monkeypatch.setattr("pipeline.backends.tensorrt.network.cure", lambda parsed: None)
+    """Without the lengths nothing is built, and every attention is named."""
+    monkeypatch.setattr("pipeline.backends.tensorrt.network.restore_attention_lengths", lambda parsed: None)
     with pytest.raises(UserError) as error:
         build(half[0], tmp_path / "out")
     assert [p.what.split()[0] for p in error.value.problems] == [
@@ -149,7 +149,7 @@ def test_a_builder_that_fails_says_why(
     assert "precision=fp16" in problem.fix
 
 
-MEANINGS = [
+ERROR_HINTS = [
     ("Could not find any implementation for node {ForeignNode[a...b]}.", "ran out of memory", "engine.workspace_gb"),
     ("Error Code 2: OutOfMemory (Requested size was 4294967296 bytes.)", "ran out of memory", "engine.workspace_gb"),
     ("Cuda Runtime (cudaError 35: CUDA driver version is insufficient)", "needs a GPU", "engine=tensorrt_rtx"),
@@ -158,10 +158,10 @@ MEANINGS = [
 ]
 
 
-@pytest.mark.parametrize(("said", "means", "fix"), MEANINGS, ids=[means for _, means, _ in MEANINGS])
+@pytest.mark.parametrize(("said", "means", "fix"), ERROR_HINTS, ids=[means for _, means, _ in ERROR_HINTS])
 def test_tensorrts_errors_are_translated(said: str, means: str, fix: str) -> None:
     """Its words stay, and what they mean comes first."""
-    problem = meaning(["an earlier error", said], "TensorRT 11.0", "engine")
+    problem = explain(["an earlier error", said], "TensorRT 11.0", "engine")
     assert means in problem.what
     assert said in problem.what
     assert fix in problem.fix
@@ -170,6 +170,7 @@ def test_tensorrts_errors_are_translated(said: str, means: str, fix: str) -> Non
 def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
     """Put an nvidia-smi on PATH that knows one GPU."""
     monkeypatch.setenv("PATH", fake_nvidia_smi(folder / "bin", f"echo '{line}'"))
+    hardware.gpus.cache_clear()
 
 
 def refusal(folder: Path) -> str:
@@ -206,15 +207,13 @@ def test_what_cannot_run_is_left_out_with_the_reason(
     monkeypatch.setattr("pipeline.core.hardware.gpus", list)
     point = tiny_copy()
     (point / layout.ENGINE / layout.ENGINE_INFO).write_bytes((plan / layout.ENGINE_INFO).read_bytes())
-    reason = cannot_run(point / layout.ENGINE)
-    assert reason is not None
-    assert "there is no NVIDIA GPU here" in reason
-    assert obstacles(point, half[1]) == {layout.ENGINE: reason}
+    problem = why_unavailable(point / layout.ENGINE)
+    assert problem is not None
+    assert "there is no NVIDIA GPU here" in problem.what
+    assert obstacles(point, half[1]) == {layout.ENGINE: problem.what}
     with contextlib.chdir(point):
         bench.main()
-        assert json.loads(Path(layout.BENCH).read_text(encoding="utf-8")) == {
-            "skipped": cannot_run(Path(layout.ENGINE))
-        }
+        assert json.loads(Path(layout.BENCH).read_text(encoding="utf-8")) == {"skipped": problem.what}
         assert json.loads(Path(layout.LATENCY).read_text(encoding="utf-8")) == []
     with pytest.raises(UserError, match="no NVIDIA GPU"):
         Generator.load(point / layout.ENGINE)

@@ -1,6 +1,5 @@
-"""network and lint: sound networks pass, and every planted fault is named."""
+"""lint: sound networks pass, and every planted fault is named."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,35 +9,19 @@ import pytest
 from onnx import helper
 
 from pipeline.backends.tensorrt.lint import lint
-from pipeline.backends.tensorrt.network import Parsed, cure, parse
+from pipeline.backends.tensorrt.network import Parsed, parse, restore_attention_lengths
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.errors import UserError
 from pipeline.core.schema import Weights
-from tests.support.tensorrt import contract_of, quantized, rtx
+from tests.support.tensorrt import contract_of, edited, node, quantized, rtx
 
 Point = tuple[Path, GraphContract]
 FIRST, SECOND = (f"model.layers.{i}.self_attn" for i in (0, 1))
 
 
-def edited(folder: Path, out: Path, edit: Callable[[onnx.ModelProto], None]) -> Path:
-    """A copy of a model's folder with an edited graph, beside its contract."""
-    copy = Path(shutil.copytree(folder, out / folder.name))
-    (out / layout.WRAPPED).symlink_to(folder.parent / layout.WRAPPED)
-    model = onnx.load(copy / layout.MODEL, load_external_data=False)
-    edit(model)
-    onnx.save(model, copy / layout.MODEL)
-    return copy
-
-
-def node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
-    """A node by its name."""
-    return next(node for node in model.graph.node if node.name == name)
-
-
-def findings(folder: Path, *, cured: bool = True) -> list[str]:
+def findings(folder: Path, *, restore: bool = True) -> list[str]:
     """What the lint finds in a parsed folder."""
-    return lint(parse(rtx(), folder, cured=cured), contract_of(folder))
+    return lint(parse(rtx(), folder, restore=restore), contract_of(folder))
 
 
 def without_softcap(model: onnx.ModelProto) -> None:
@@ -66,15 +49,15 @@ def test_sound_networks_have_no_findings(tiny: Point, half: Point, window: Point
     assert {str(folder): findings(folder) for folder in folders} == {str(folder): [] for folder in folders}
 
 
-def test_the_cure_is_what_makes_attention_right(half: Point) -> None:
-    """As parsed, every attention is upper-left and without lengths; each is named. The cure fixes that and no more."""
-    parsed = parse(rtx(), half[0] / layout.SIMPLIFIED, cured=False)
+def test_restored_lengths_make_attention_right(half: Point) -> None:
+    """As parsed, every attention is upper-left and without lengths; each is named. That alone is repaired."""
+    parsed = parse(rtx(), half[0] / layout.SIMPLIFIED, restore=False)
     assert lint(parsed, half[1]) == [
         f"{name}.Attention {what}"
         for name in (FIRST, SECOND)
         for what in ("is causal to UPPER_LEFT, not to LOWER_RIGHT", "has no lengths of keys and values")
     ]
-    cure(parsed)
+    restore_attention_lengths(parsed)
     assert lint(parsed, half[1]) == []
 
 
@@ -119,14 +102,14 @@ PLANTED = [
     (upper_left, [f"{SECOND}.Attention is causal to UPPER_LEFT, not to LOWER_RIGHT"]),
     (other_lengths, [f"{SECOND}.Attention has the lengths cache_position, in the graph they are add"]),
     (extra_input, ["input extra is not in the contract", "input extra is not used"]),
-    (lost_output, ["output present.0.key is missing", f"{FIRST}.TensorScatter: present.0.key is no output"]),
+    (lost_output, ["output present.0.key is missing", f"{FIRST}.TensorScatter: present.0.key is not an output"]),
     (frozen_input, ["input past_key_values.0.key is [2, 2, 64, 16], declared is [batch, 2, 64, 16]"]),
 ]
 
 
 @pytest.mark.parametrize(("plant", "says"), PLANTED, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_fault_in_the_network_is_found(half: Point, plant: Callable[[Parsed], None], says: list[str]) -> None:
-    """Faults that a parser or a cure could make: each is found, and the layer is named."""
+    """Faults that a parser or the repair could make: each is found, and the layer is named."""
     parsed = parse(rtx(), half[0] / layout.SIMPLIFIED)
     plant(parsed)
     found = lint(parsed, half[1])
@@ -230,7 +213,7 @@ def changed(proto: onnx.ModelProto, what: str) -> None:
         ("values", f"{SECOND}.Attention attends over add_419, present.1.key, present.1.value, in the graph over"),
         ("weight", "lm_head.weight holds 32768 numbers, in the graph 33280"),
         ("type", "lm_head.weight is float16, in the graph float32"),
-        ("name", "another is no attention of the network"),
+        ("name", "another is not an attention of the network"),
     ],
 )
 def test_the_network_is_held_against_the_graph(half: Point, what: str, says: str) -> None:
@@ -239,20 +222,3 @@ def test_the_network_is_held_against_the_graph(half: Point, what: str, says: str
     changed(parsed.proto, what)
     found = lint(parsed, half[1])
     assert any(finding.startswith(says.partition(" add_")[0]) for finding in found), found
-
-
-def test_operators_that_tensorrt_has_not(half: Point, tmp_path: Path) -> None:
-    """One problem for each node, with its module and what to do."""
-
-    def edit(model: onnx.ModelProto) -> None:
-        for i in (0, 1):
-            node(model, f"model.layers.{i}.mlp.act_fn.Sigmoid").op_type = "Bernoulli"
-
-    folder = edited(half[0] / layout.SIMPLIFIED, tmp_path / "point", edit)
-    with pytest.raises(UserError) as error:
-        parse(rtx(), folder)
-    assert [(problem.where, problem.fix) for problem in error.value.problems] == [
-        (f"module model.layers.{i}.mlp.act_fn", "engine=onnxruntime_cpu takes every model that verifies")
-        for i in (0, 1)
-    ]
-    assert "model.layers.0.mlp.act_fn.Sigmoid (Bernoulli): TensorRT has no Bernoulli" in str(error.value)

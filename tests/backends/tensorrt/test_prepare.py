@@ -11,7 +11,7 @@ from pipeline.backends.tensorrt.prepare import prepare
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Weights
 from pipeline.graph import onnx_file
 from pipeline.graph.attention import LENGTHS, MASK
@@ -23,7 +23,7 @@ Point = tuple[Path, GraphContract]
 
 def logits(model: Path, contract: GraphContract) -> list[np.ndarray]:
     """Of a ragged prefill, a chunk and a decode step."""
-    session = OnnxRuntime(model / layout.MODEL, contract, axes_bounds(contract)).session(2)
+    session = OnnxRuntime(model / layout.MODEL, contract, Profiles.of_axes(contract)).session(2)
     return [session.step(rows) for rows in ([[5, 6, 7, 8], [9]], [[1, 2], [3, 4, 5]], [[6], [7]])]
 
 

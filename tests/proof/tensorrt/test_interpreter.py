@@ -14,7 +14,7 @@ from pipeline.backends.tensorrt.network import layers, parse
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.dtypes import Floats
-from pipeline.core.profiles import axes_bounds
+from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Weights
 from pipeline.proof.cases import Case, catalog
 from pipeline.proof.compare import SENTINEL
@@ -33,7 +33,7 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3}
 
 @pytest.fixture(
     scope="module",
-    params=mostly_slow((f"{shape}-{compute}" for shape in SHAPES for compute in TOLERANCE), "llama-fp32", "llama-fp16"),
+    params=mostly_slow((f"{shape}-{compute}" for shape in SHAPES for compute in TOLERANCE), "llama-fp32"),
 )
 def usual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A portable model of one architecture with weights of the usual size, and its type."""
@@ -65,13 +65,13 @@ def run(case: Case, runtime: Runtime) -> tuple[list[Floats], list[Floats]]:
 def interpreted(folder: Path, api: TensorRT | None = None, **options: Any) -> Interpreter:
     """The network of a model's folder."""
     contract = contract_of(folder)
-    return Interpreter(parse(api or rtx(), folder, **options), contract, axes_bounds(contract))
+    return Interpreter(parse(api or rtx(), folder, **options), contract, Profiles.of_axes(contract))
 
 
 def agree(folder: Path, network: Interpreter, tolerance: float) -> None:
     """Fail when any case differs from ONNX Runtime on the same file."""
-    truth = OnnxRuntime(folder / layout.MODEL, network.contract, network.bounds)
-    cases = catalog(network.bounds, network.contract.cache_size)
+    truth = OnnxRuntime(folder / layout.MODEL, network.contract, network.profiles)
+    cases = catalog(network.profiles, network.contract.cache_size)
     assert {"prefill", "chunked prefill", "decode", "ragged decode", "ragged chunks"} <= {case.name for case in cases}
     for case in cases:
         for what, found, wanted in zip(("logits", "caches"), run(case, network), run(case, truth), strict=True):
@@ -90,11 +90,11 @@ def test_networks_agree_with_onnx_runtime(usual: tuple[Path, str]) -> None:
 def test_without_the_cure_they_disagree(usual: tuple[Path, str]) -> None:
     """As parsed, tokens that have a past see the wrong slots; a prompt in an empty cache is right by chance."""
     folder, _ = usual
-    network = interpreted(folder, cured=False)
-    truth = OnnxRuntime(folder / layout.MODEL, network.contract, network.bounds)
+    network = interpreted(folder, restore=False)
+    truth = OnnxRuntime(folder / layout.MODEL, network.contract, network.profiles)
     wrong = {
         case.name
-        for case in catalog(network.bounds, network.contract.cache_size)
+        for case in catalog(network.profiles, network.contract.cache_size)
         if max(np.abs(a - b).max() for a, b in zip(run(case, network)[0], run(case, truth)[0], strict=True)) > 0.01
     }
     assert wrong >= {"chunked prefill", "decode", "non-zero start", "last slot", "ragged decode", "ragged chunks"}
@@ -169,4 +169,4 @@ def test_unknown_layers_are_refused(half: Point) -> None:
     parsed = parse(rtx(), half[0] / layout.SIMPLIFIED)
     parsed.network.add_topk(parsed.network.get_output(0), parsed.api.trt.TopKOperation.MAX, 1, 4)
     with pytest.raises(NotImplementedError, match="no interpretation of ITopKLayer"):
-        Interpreter(parsed, half[1], axes_bounds(half[1]))
+        Interpreter(parsed, half[1], Profiles.of_axes(half[1]))

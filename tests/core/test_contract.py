@@ -1,0 +1,47 @@
+"""contract: the tensors of a decoder, by name, type and shape, and back from the file."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.core.contract import GraphContract, Tensor, contract_for
+
+KEY, VALUE = (2, 64, 16), (2, 64, 8)
+CONTRACT = contract_for([(KEY, VALUE)] * 2, 512, "bf16", "last", {"batch": 4, "sequence": 32}, (6,))
+
+
+def test_tensors_of_a_decoder() -> None:
+    """Tokens are int64, caches and logits have the compute type; key comes before value, layer by layer."""
+    assert [tensor.name for tensor in CONTRACT.inputs[:4]] == [
+        "input_ids", "attention_mask", "position_ids", "cache_position"
+    ]  # fmt: skip
+    assert {tensor.dtype for tensor in CONTRACT.inputs[:4]} == {"int64"}
+    assert [tensor.name for tensor in CONTRACT.caches] == [
+        f"past_key_values.{layer}.{part}" for layer in (0, 1) for part in ("key", "value")
+    ]
+    assert [tensor.shape for tensor in CONTRACT.caches[:2]] == [("batch", *KEY), ("batch", *VALUE)]
+    assert CONTRACT.logits == Tensor("logits", "bfloat16", ("batch", 1, 512))
+    assert CONTRACT.aliases["present.1.value"] == "past_key_values.1.value"
+    assert CONTRACT.cache_size == 64
+
+
+def test_logits_at_every_position() -> None:
+    """The sequence is an axis then."""
+    every = contract_for([(KEY, VALUE)], 512, "fp32", "all", {"batch": 4, "sequence": 32})
+    assert every.logits.sized(batch=2, sequence=5) == (2, 5, 512)
+
+
+def test_a_shape_in_numbers() -> None:
+    """Every axis of it must be given."""
+    assert CONTRACT.caches[0].sized(batch=3) == (3, *KEY)
+    with pytest.raises(KeyError):
+        CONTRACT.inputs[0].sized(batch=3)
+
+
+def test_the_file_gives_the_same_back(tmp_path: Path) -> None:
+    """Tuples included; a file from before `limits` has none."""
+    CONTRACT.save(tmp_path / "signature.json")
+    assert GraphContract.load(tmp_path / "signature.json") == CONTRACT
+    raw = {"inputs": [], "outputs": [], "aliases": {}, "axes": {}, "cache_size": 64}
+    assert GraphContract.from_dict(raw) == replace(CONTRACT, inputs=(), outputs=(), aliases={}, axes={}, limits=())
