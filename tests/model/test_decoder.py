@@ -25,7 +25,7 @@ from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, mostly_slow, random_model
+from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, random_model
 from tests.support.points import build_once
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -41,8 +41,14 @@ CACHE = 64
 QUICK = ("llama", "gemma2", "phi3", "gpt2", "opt", "stablelm", "granite", "starcoder2")
 
 
-@pytest.mark.parametrize("logits", mostly_slow(["last", "all"], "last"))
-@pytest.mark.parametrize("architecture", mostly_slow(ARCHITECTURES, *QUICK))
+@pytest.mark.parametrize(
+    ("architecture", "logits"),
+    [
+        *(pytest.param(a, "last", marks=() if a in QUICK else pytest.mark.slow) for a in ARCHITECTURES),
+        ("llama", "all"),
+        pytest.param("gemma2", "all", marks=pytest.mark.slow),
+    ],
+)
 def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_path: Path) -> None:
     """Every case of verify on the exported program, sliding windows and soft-capping included."""
     contract = build_once(tmp_path, [f"wrap.logits={logits}"], wrap, model=random_model(architecture))
