@@ -435,7 +435,7 @@ def test_behind_rounded_activations_the_fix_names_their_key(tiny_copy: Callable[
         assert set(fixes.values()) == {""}
     fix = found(folder)[layout.ENGINE].fix()
     (problem,) = problems({layout.ENGINE: {"prefill": Result(failures=["kl is 1"])}}, {layout.ENGINE: fix})
-    assert problem.fix.startswith("engine.int8_activations=false, which does not round activations to 8 bits; ")
+    assert problem.fix.startswith("set engine.int8_activations=false, so that activations are not rounded to 8 bits; ")
 
 
 def test_cases_that_a_profile_leaves_out_are_in_the_report(
