@@ -233,9 +233,7 @@ DAMAGES: dict[Callable[[onnx.ModelProto], None], tuple[set[str], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "artifact", [layout.ONNX, pytest.param(layout.SIMPLIFIED, marks=pytest.mark.slow), layout.ENGINE]
-)
+@pytest.mark.parametrize("artifact", [layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damage_is_caught_and_named(
     tiny_copy: Callable[[], Path], answers: ReferenceAnswers, artifact: str, damage: Callable[[onnx.ModelProto], None]

@@ -122,7 +122,7 @@ def long_point(folder: Path, precision: str, last: ModuleType) -> GraphContract:
     return build(folder, [*overrides, *(["engine=tensorrt_rtx"] if precision == "bf16" else [])], last, model=model)
 
 
-@pytest.mark.parametrize(("precision", "last"), [("fp16", engine), ("bf16", wrap)])
+@pytest.mark.parametrize(("precision", "last"), [pytest.param("fp16", engine, marks=pytest.mark.slow), ("bf16", wrap)])
 def test_the_end_of_a_long_cache(precision: str, last: ModuleType, tmp_path: Path) -> None:
     """Slots 8,189 to 8,191 pass narrow gates, in fp16 in every artifact, in bf16 in the program."""
     contract = long_point(tmp_path, precision, last)

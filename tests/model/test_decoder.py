@@ -38,8 +38,16 @@ AXES = {"batch": 4, "sequence": 32}
 CACHE = 64
 
 
+QUICK = ("llama", "gemma2", "phi3", "gpt2", "opt", "stablelm", "granite", "starcoder2")
+
+
 @pytest.mark.parametrize(
-    ("architecture", "logits"), [*((a, "last") for a in ARCHITECTURES), ("llama", "all"), ("gemma2", "all")]
+    ("architecture", "logits"),
+    [
+        *(pytest.param(a, "last", marks=() if a in QUICK else pytest.mark.slow) for a in ARCHITECTURES),
+        ("llama", "all"),
+        pytest.param("gemma2", "all", marks=pytest.mark.slow),
+    ],
 )
 def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_path: Path) -> None:
     """Every case of verify on the exported program, sliding windows and soft-capping included."""
