@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 
 from pipeline.config import compose as config
 from pipeline.config import points, reference
-from pipeline.core import errors, layout, stages, usage
+from pipeline.core import errors, layout, usage
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.tables import stages
 
 SWEEP = {"-m", "--multirun"}
 HELP = """\

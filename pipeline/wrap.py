@@ -15,10 +15,10 @@ from pipeline.checkpoint import loading
 from pipeline.checkpoint.gguf_reader import read_once
 from pipeline.core import layout, stage
 from pipeline.core.contract import contract_for
-from pipeline.core.dtypes import COMPUTE
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Wrap, section
+from pipeline.core.tables.dtypes import COMPUTE
 from pipeline.model import decoder, overflow, positions, pt2
 from pipeline.model.cast import cast
 from pipeline.model.refusals import unsupported_reason

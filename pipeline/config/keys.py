@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem
 from pipeline.core.schema import Config
+from pipeline.core.tables.engines import KINDS
 from pipeline.core.tables.keys import Key, keys_of
 
 

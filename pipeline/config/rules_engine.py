@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from pipeline.config.keys import Rule
-from pipeline.core.engines import PROVIDERS, EngineKind
 from pipeline.core.errors import Problem
-from pipeline.core.formats import FORMATS
 from pipeline.core.schema import ComputeType, Embedding, Rounding, Weights
+from pipeline.core.tables.engines import PROVIDERS, EngineKind
+from pipeline.core.tables.formats import FORMATS
 
 
 def _compute(provider: str, compute: ComputeType) -> Iterator[Problem]:
@@ -24,8 +24,7 @@ def _block_size(weights: Weights, size: int) -> Iterator[Problem]:
 
 
 def _symmetric(weights: Weights, symmetric: bool) -> Iterator[Problem]:
-    fmt = FORMATS.get(weights)
-    if not symmetric and not (fmt is not None and fmt.offsets):
+    if not symmetric and not (weights in FORMATS and FORMATS[weights].offsets):
         yield _no_effect("quantize.symmetric", "false", weights, "quantize.symmetric=true, or precision=int4")
 
 
@@ -33,10 +32,9 @@ def _rounding(weights: Weights, rounding: Rounding, compute: ComputeType) -> Ite
     where = "quantize.rounding"
     if rounding is not Rounding.gptq:
         return
-    fmt = FORMATS.get(weights)
-    if fmt is None:
+    if weights is Weights.none:
         yield _no_effect(where, "gptq", weights, f"{where}=nearest, or precision=int8")
-    elif not fmt.gptq:
+    elif not FORMATS[weights].gptq:
         yield Problem(f"{where}=gptq is for whole numbers", where, f"{where}=nearest, or precision=int8")
     if compute is ComputeType.bf16:
         what = f"{where}=gptq reads its text in ONNX Runtime on the CPU, which has no kernels for bf16"
@@ -57,8 +55,7 @@ def _provider(kind: EngineKind, provider: str, weights: Weights) -> Iterator[Pro
     if kind is EngineKind.onnxruntime and provider not in PROVIDERS:
         what = f"{kind.value} has no provider {provider} here"
         yield Problem(what, "engine.provider", f"choose {' or '.join(PROVIDERS)}")
-    fmt = FORMATS.get(weights)
-    if provider in PROVIDERS[1:] and fmt is not None and provider not in fmt.providers:
+    if provider in PROVIDERS[1:] and weights in FORMATS and provider not in FORMATS[weights].providers:
         what = f"{provider} has no kernels for kvforge's weights of {weights.value}"
         yield Problem(what, "quantize.weights", "precision=fp16, engine=tensorrt_rtx or engine=onnxruntime_cpu")
 
@@ -71,13 +68,12 @@ def _targets(kind: EngineKind, targets: Sequence[float]) -> Iterator[Problem]:
 
 def _kernels(kind: EngineKind, targets: Sequence[float], weights: Weights) -> Iterator[Problem]:
     """Engines and GPUs that compute with the weights' format."""
-    fmt = FORMATS.get(weights)
-    if fmt is None:
+    if weights not in FORMATS:
         return
-    if kind is EngineKind.onnxruntime and not fmt.providers:
+    least = FORMATS[weights].min_capability or 0.0
+    if kind is EngineKind.onnxruntime and not FORMATS[weights].providers:
         what = f"ONNX Runtime has no kernels for weights of {weights.value}"
         yield Problem(what, "quantize.weights", "engine=tensorrt_rtx, or precision=int8 or int4")
-    least = fmt.min_capability or 0.0
     old = [target for target in targets if target < least]
     if old:
         what = f"{weights.value} needs compute capability {least} or later, not {', '.join(map(str, old))}"

@@ -6,10 +6,10 @@ from functools import partial
 from typing import Any
 
 from pipeline.config.keys import Rule
-from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.errors import Problem
 from pipeline.core.profiles import AXES, Sizes, StepSizes
 from pipeline.core.schema import Axes, Profile, Range, Shapes
+from pipeline.core.tables.engines import KINDS, EngineKind
 
 
 def _more(more: Mapping[str, Any], axes: Axes) -> Iterator[Problem]:

@@ -10,12 +10,12 @@ from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from pipeline.core.engines import PROVIDERS
-from pipeline.core.engines import EngineKind as EngineKind  # sections and their choices come from one place
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.formats import FORMATS
-from pipeline.core.formats import Weights as Weights
 from pipeline.core.layout import PARAMS
+from pipeline.core.tables.engines import PROVIDERS
+from pipeline.core.tables.engines import EngineKind as EngineKind  # sections and their choices come from one place
+from pipeline.core.tables.formats import FORMATS
+from pipeline.core.tables.formats import Weights as Weights
 from pipeline.core.tables.keys import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Interval, key
 from pipeline.core.tables.keys import ComputeType as ComputeType
 from pipeline.core.tables.keys import Embedding as Embedding
@@ -26,7 +26,7 @@ from pipeline.core.tables.keys import Source as Source
 
 HUB, LOCAL, GGUF, RANDOM = Source
 OPSETS = (24, 25)
-BLOCK_SIZES = "; ".join(f"{kind.value}: {', '.join(map(str, one.blocks))}" for kind, one in FORMATS.items())
+BLOCK_SIZES = "; ".join(f"{kind.value}: {', '.join(map(str, fmt.blocks))}" for kind, fmt in FORMATS.items())
 
 
 @dataclass
@@ -111,7 +111,7 @@ class Profile:
 
 @dataclass
 class Engine:
-    """What runs the model, and how. Each kind has keys of its own (pipeline.core.engines)."""
+    """What runs the model, and how. Each kind has keys of its own (pipeline.core.tables.engines)."""
 
     kind: EngineKind = key(
         "What runs the engine. A plan of TensorRT is for the GPU of the machine that builds it; one of TensorRT-RTX is "

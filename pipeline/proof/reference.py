@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.core.dtypes import Floats
+from pipeline.core.arrays import Floats
 
 
 @dataclass(frozen=True)

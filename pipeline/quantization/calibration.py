@@ -13,8 +13,8 @@ import onnxruntime as ort
 from tqdm import tqdm
 
 from pipeline.core import layout
+from pipeline.core.arrays import Floats
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Floats
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.schema import Calibration
 from pipeline.text import texts, tokens

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import hardware
+from pipeline.core.arrays import Array
 from pipeline.core.contract import LOGITS
-from pipeline.core.dtypes import Array
-from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_path
 from pipeline.core.layout import PLAN
+from pipeline.core.tables.engines import KINDS
 from pipeline.runtime import device, tensorrt_api
 from pipeline.runtime.device import open_device
 from pipeline.runtime.engine_info import EngineInfo, rebuild

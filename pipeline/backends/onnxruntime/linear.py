@@ -17,7 +17,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.backends.onnxruntime.attention import DOMAIN
-from pipeline.core.formats import CPU, FORMATS
+from pipeline.core.tables.formats import CPU, FORMATS
 from pipeline.graph.editor import Editor, attribute, producer_if
 
 # the types of weights that MatMulNBits computes with, and their bits

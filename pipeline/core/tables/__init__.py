@@ -1,1 +1,1 @@
-"""Tables and declarations that many modules read."""
+"""The tables: engine kinds, weight formats, stages, number types, and what a config key may be."""

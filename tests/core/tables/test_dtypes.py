@@ -6,8 +6,8 @@ import onnx
 import pytest
 import torch
 
-from pipeline.core.dtypes import BY_TENSORRT, COMPUTE, NUMBER_TYPES, NumberType
 from pipeline.core.schema import ComputeType
+from pipeline.core.tables.dtypes import BY_TENSORRT, COMPUTE, NUMBER_TYPES, NumberType
 from tests.support.tensorrt import rtx
 
 
