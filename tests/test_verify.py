@@ -233,9 +233,7 @@ DAMAGES: dict[Callable[[onnx.ModelProto], None], tuple[set[str], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "artifact", [layout.ONNX, pytest.param(layout.SIMPLIFIED, marks=pytest.mark.slow), layout.ENGINE]
-)
+@pytest.mark.parametrize("artifact", [layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damage_is_caught_and_named(
     tiny_copy: Callable[[], Path], answers: ReferenceAnswers, artifact: str, damage: Callable[[onnx.ModelProto], None]
@@ -437,7 +435,7 @@ def test_behind_rounded_activations_the_fix_names_their_key(tiny_copy: Callable[
         assert set(fixes.values()) == {""}
     fix = found(folder)[layout.ENGINE].fix()
     (problem,) = problems({layout.ENGINE: {"prefill": Result(failures=["kl is 1"])}}, {layout.ENGINE: fix})
-    assert problem.fix.startswith("engine.int8_activations=false, which does not round activations to 8 bits; ")
+    assert problem.fix.startswith("set engine.int8_activations=false, so that activations are not rounded to 8 bits; ")
 
 
 def test_cases_that_a_profile_leaves_out_are_in_the_report(

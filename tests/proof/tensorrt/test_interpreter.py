@@ -33,7 +33,7 @@ TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3}
 
 @pytest.fixture(
     scope="module",
-    params=mostly_slow((f"{shape}-{compute}" for shape in SHAPES for compute in TOLERANCE), "llama-fp32", "llama-fp16"),
+    params=mostly_slow((f"{shape}-{compute}" for shape in SHAPES for compute in TOLERANCE), "llama-fp32"),
 )
 def usual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A portable model of one architecture with weights of the usual size, and its type."""
