@@ -24,13 +24,14 @@ def checkpoint(scratch: Path) -> Path:
     """The GGUF file as a Hugging Face folder in fp32, which most systems convert from."""
     folder = scratch / "checkpoint"
     if not (folder / "config.json").exists():
-        from pipeline.checkpoint import loading as source
+        from pipeline.checkpoint.loading import load
+        from pipeline.checkpoint.tokenizer import load_tokenizer
         from pipeline.core.schema import Model, Source
 
         model = Model(source=Source.gguf, path=str(gguf()))
         partial = folder.with_suffix(".partial")
-        source.load(model, gguf()).save_pretrained(partial)
-        tokenizer = source.load_tokenizer(model, gguf())
+        load(model, gguf()).save_pretrained(partial)
+        tokenizer = load_tokenizer(model, gguf())
         assert tokenizer is not None
         tokenizer.save_pretrained(partial)
         partial.rename(folder)

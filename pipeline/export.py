@@ -11,32 +11,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 import torch
-from torch.onnx._internal.exporter import _fx_passes
 
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
 from pipeline.core.files import atomic_folder
-from pipeline.core.patching import replaced
 from pipeline.core.schema import Export, section
 from pipeline.graph import naming, onnx_file
 from pipeline.graph.fold_transposes import fold_weight_transposes
 from pipeline.graph.pack import pack_projections
 from pipeline.graph.translations import TRANSLATIONS
 from pipeline.model import pt2
+from pipeline.model.patches import no_decomposition
 
 CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten._to_copy.default)
 
 
-def _kept(program: Any, *_: Any) -> Any:
-    return program
-
-
 def _casts_operands(node: torch.fx.Node) -> bool:
-    """Whether PyTorch converts an operand to the type of another one, or of the result, which ONNX never does."""
+    """Tell whether PyTorch converts an operand to the type of another one, or of the result; ONNX never does."""
     result = node.meta.get("val")
     values = (source.meta.get("val") for source in node.all_input_nodes)
     operands = {value.dtype for value in values if isinstance(value, torch.Tensor)}
@@ -65,7 +59,7 @@ def _errors_only(name: str) -> Iterator[None]:
 
 
 def translate(program: torch.export.ExportedProgram, contract: GraphContract, opset: int) -> ir.Model:
-    """The program as an ONNX graph with the contract's names for inputs, outputs and axes."""
+    """Return the program as an ONNX graph with the contract's names for inputs, outputs and axes."""
     export = partial(
         torch.onnx.export,
         program,
@@ -80,14 +74,13 @@ def translate(program: torch.export.ExportedProgram, contract: GraphContract, op
     with warnings.catch_warnings(), _errors_only("torch.onnx"):  # it reports that torchvision is not installed
         theirs = "`isinstance.treespec, LeafSpec.` is deprecated"
         warnings.filterwarnings("ignore", theirs, FutureWarning)
-        # torch.onnx would first decompose the program and insert casts, each of which traces all of it again: 28 s of
-        # 33 for SmolLM2-135M, and the same graph when every operator has a translation and takes its operands as they
-        # are. So that is done only when one does not.
+        # Decomposing the program and inserting casts takes most of the time. It changes nothing when every operator has
+        # a translation and takes its operands as they are, so it is done only when one does not.
         if any(map(_casts_operands, program.graph.nodes)):
             exported = export()
         else:
             try:
-                with replaced(_fx_passes, decompose_with_registry=_kept, insert_type_promotion_nodes=_kept):
+                with no_decomposition():
                     exported = export()
             except torch.onnx.OnnxExporterError:
                 exported = export()

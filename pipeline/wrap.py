@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.checkpoint import loading
-from pipeline.checkpoint.gguf_reader import read_once
+from pipeline.checkpoint.tokenizer import collect_stop_tokens, load_tokenizer
 from pipeline.core import layout, stage
 from pipeline.core.contract import contract_for
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Wrap, section
 from pipeline.core.tables.dtypes import COMPUTE
-from pipeline.model import decoder, overflow, positions, pt2
+from pipeline.model import decoder, overflow, positions
 from pipeline.model.cast import cast
 from pipeline.model.refusals import unsupported_reason
 from pipeline.model.tracing import trace
@@ -42,7 +42,7 @@ def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
     if name is not None:
         raise UserError(
             Problem(
-                f"the model overflows in fp16, which ends at 65504: the output of {name} is the first not finite",
+                f"the model overflows in fp16, which ends at 65504: the first non-finite output is that of {name}",
                 "precision.compute",
                 "choose precision=bf16 or precision=fp32",
             )
@@ -51,14 +51,13 @@ def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
 
 def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: Logits, link: Path, out: Path) -> None:
     """Write the wrapped model to the folder `out`."""
-    with read_once():
-        config = loading.configuration(model, link)
-        outline = loading.outline(model, link, config)
-        if outline is not None:  # before weights are loaded
-            _check_supported(outline)
-        original = loading.load(model, link, config)
-        _check_supported(original)
-        tokenizer = loading.load_tokenizer(model, link)
+    config = loading.configuration(model, link)
+    empty = loading.empty_model(model, link, config)
+    if empty is not None:  # before weights are loaded
+        _check_supported(empty)
+    original = loading.load(model, link, config)
+    _check_supported(original)
+    tokenizer = load_tokenizer(model, link)
     notes = positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
@@ -72,7 +71,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         {"batch": axes.batch, "sequence": axes.sequence},
         positions.limits(original.config),
     )
-    original.generation_config.eos_token_id = loading.stop_tokens(model, link, original, tokenizer) or None
+    original.generation_config.eos_token_id = collect_stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
     cast(original, getattr(torch, COMPUTE[compute].name))
     if wrong := positions.wrong_frequencies(original, cache.size):
@@ -80,7 +79,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     if precision.compute is ComputeType.fp16:
         check_range(original, tokenizer)
     wrapped = decoder.Decoder(original, logits.value).eval()
-    pt2.save(trace(wrapped, contract), out / layout.PROGRAM)
+    torch.export.save(trace(wrapped, contract), out / layout.PROGRAM)
     contract.save(out / layout.CONTRACT)
     write_json(out / layout.NOTES, notes)
     if tokenizer is not None:

@@ -26,7 +26,6 @@ LARGEST = 14  # modules of a folder: more do not show an architecture
 TESTS = Path(__file__).parent
 WITHOUT_TEST_FILE = {  # module -> why it has none
     "core.arrays": "two type aliases",
-    "checkpoint.pre_tokenizers": "a table; test_tokenizer_files.py and test_gguf_metadata.py go through it",
 }
 
 

@@ -1,1 +1,1 @@
-"""A checkpoint's files: where they are, what is wrong with them, and the original model loaded from them."""
+"""Check a checkpoint's files, and load the original model and its tokenizer from them."""

@@ -1,4 +1,4 @@
-"""What is wrong with the files of a checkpoint folder, as far as the files alone tell: no model code is imported.
+"""Find what is wrong with a checkpoint folder from its files alone, without importing model code.
 
 Reads config.json, the index of the shards and the header of each safetensors file; not the weights themselves.
 """
@@ -81,14 +81,14 @@ def _problems(folder: Path, trusted: bool) -> Iterator[Problem]:
 
 
 def config_problems(config: dict[str, Any], where: str, *, trusted: bool) -> Iterator[Problem]:
-    """What a model's configuration shows by itself; `where` names the file, `trusted`: its code will run."""
+    """Problems that a model's configuration shows by itself; `where` names the file, `trusted`: its code will run."""
     code = config.get("auto_map")
     if not isinstance(config.get("model_type"), str) and not (code and trusted):
         fix = 'give the architecture, for example "model_type": "llama"'
         yield Problem(f"{CONFIG} has no model_type", where, fix)
     foreign = FOREIGN_CODE.findall(json.dumps(code)) if trusted else []
     if foreign:  # transformers takes that repository's newest commit, whatever model.revision is
-        what = f"auto_map takes code from another repository, {foreign[0]}, of which no revision is fixed"
+        what = f"auto_map takes code from another repository, {foreign[0]}, whose revision is not fixed"
         fix = f'put that code beside {CONFIG}, and remove "{foreign[0]}--" from auto_map'
         yield Problem(what, where, fix)
     if method := _quantization(config):
@@ -120,7 +120,7 @@ def _adapter(folder: Path) -> Problem | None:
 
 
 def adapter_problem(name: str, path: Path) -> Problem:
-    """What to say of an adapter that is given as a model; `path`: its adapter_config.json."""
+    """Return the problem of an adapter that is given as a model; `path`: its adapter_config.json."""
     base = read_json(path).get("base_model_name_or_path") or "a base model that it does not name"
     return Problem(f"{name} is an adapter of {base}, not a model", str(path), MERGE.format(folder=name))
 
@@ -153,7 +153,7 @@ def _weights(folder: Path, *, quantized: bool) -> Iterator[Problem]:
 def _no_weights(folder: Path) -> Problem:
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     if others:
-        what = f"{folder} has neither {WEIGHTS} nor {INDEX}, which says what is in {shorten(others)}"
+        what = f"{folder} has neither {WEIGHTS} nor {INDEX}, which lists the tensors of {shorten(others)}"
         return Problem(what, "model.path", f"download {INDEX}, or rename the only file to {WEIGHTS}")
     pickles = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     what = f"{folder} holds pickled weights ({', '.join(pickles)})" if pickles else f"{folder} holds no weights"
@@ -162,7 +162,7 @@ def _no_weights(folder: Path) -> Problem:
 
 
 def _header(path: Path, wanted: set[str], quantized: bool) -> Iterator[Problem]:
-    """A file that is not whole, lacks tensors that the index promises, or holds weights that are not floats."""
+    """Problems of a file that is cut short, lacks tensors of the index, or holds weights that are not floats."""
     try:
         if is_pointer(path):
             yield lfs_pointer(path)
@@ -181,7 +181,7 @@ def _header(path: Path, wanted: set[str], quantized: bool) -> Iterator[Problem]:
         what = f"{path} lacks {len(absent)} tensors that {INDEX} promises: {shorten(absent)}"
         yield Problem(what, str(path), "download both again")
     packed = sorted(name for name, kind in kinds.items() if kind not in FLOATS)
-    if packed and not quantized:  # else config.json has said it
+    if packed and not quantized:  # else config.json has been reported
         shown = [f"{name} ({kinds[name]})" for name in packed]
         yield Problem(f"{path} holds quantized weights: {shorten(shown)}", str(path), PRECISIONS)
 

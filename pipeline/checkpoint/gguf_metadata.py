@@ -1,7 +1,7 @@
-"""Read a GGUF file's header without trusting it, and say what is wrong with the file before anything is loaded.
+"""Read a GGUF file's header without trusting it, and find what is wrong with the file before anything is loaded.
 
-gguf's own reader takes every count in the file at its word: a damaged one ends in a traceback, or in as much memory as
-the count says. Here each count and length is checked against the bytes that are left.
+gguf's own reader trusts every count in the file: a damaged one ends in a traceback, or in as much memory as it claims.
+Here each count and length is checked against the bytes that are left.
 """
 
 import functools
@@ -48,7 +48,7 @@ SCALED_ARCHITECTURES = ("llama", "qwen2", "qwen3", "qwen2moe", "qwen3moe", "gemm
 
 
 class DamagedError(Exception):
-    """What is wrong with the bytes of a GGUF file."""
+    """The bytes of a GGUF file are damaged; the message says where."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,8 @@ def _read(path: Path, size: int, changed: int) -> Header:
 
 
 def problems(path: Path) -> list[Problem]:
-    """What a sound header says that cannot be built, all of it. Raises UserError when the header is damaged."""
+    """Return every problem of a sound header that describes a model that cannot be built. Raises UserError when the
+    header is damaged."""
     header = read(path)
     found = []
     parts = header.metadata.get("split.count", 0)

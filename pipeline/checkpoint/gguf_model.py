@@ -1,4 +1,4 @@
-"""Load a model from a GGUF file in fp32, all of it: what transformers' loader leaves out is applied here or refused.
+"""Load a model from a GGUF file in fp32; what transformers' loader leaves out is applied here or refused.
 
 transformers' loader reads most keys and skips the rest silently: rotary scaling, a head size that is not the
 configuration's default, tensors that it has no name for. Weights that the file lacks stay random.
@@ -19,7 +19,7 @@ from transformers.integrations.gguf import is_gguf_arch_supported
 
 from pipeline.checkpoint import gguf_metadata, weights_check
 from pipeline.checkpoint.gguf_metadata import FREQUENCIES, SAFETENSORS, Header
-from pipeline.checkpoint.gguf_reader import alone, read_once
+from pipeline.checkpoint.gguf_reader import fast_gguf_loading, in_own_folder
 from pipeline.checkpoint.weights_check import Wording
 from pipeline.core.errors import Problem, UserError, one_line
 
@@ -59,7 +59,7 @@ NEUTRAL: dict[str, tuple[float, ...]] = {
 
 
 def configuration(path: Path) -> PreTrainedConfig:
-    """The model's configuration, with what the metadata says of sizes and rotary positions.
+    """Return the model's configuration, with the sizes and rotary positions of the metadata.
 
     Raises UserError when the file is damaged or split, or states what cannot be applied; OSError and ValueError as
     transformers raises them.
@@ -67,7 +67,7 @@ def configuration(path: Path) -> PreTrainedConfig:
     found = gguf_metadata.problems(path)
     if found:
         raise UserError(found)
-    with read_once(), alone(path) as where, _loading(path):
+    with fast_gguf_loading(), in_own_folder(path) as where, _loading(path):
         config = AutoConfig.from_pretrained(**where)
         apply(gguf_metadata.read(path), config, path)
     return config
@@ -75,7 +75,7 @@ def configuration(path: Path) -> PreTrainedConfig:
 
 @contextmanager
 def _loading(path: Path) -> Iterator[None]:
-    """Turn what transformers raises where a file is not what it expects into a UserError."""
+    """Raise UserError for what transformers raises when a file is not what it expects."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
@@ -91,7 +91,7 @@ def load(path: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
     """
     config = config or configuration(path)
     header = gguf_metadata.read(path)
-    with read_once(), alone(path) as where, _loading(path):
+    with fast_gguf_loading(), in_own_folder(path) as where, _loading(path):
         model, info = AutoModelForCausalLM.from_pretrained(
             **where,
             config=config,
@@ -121,7 +121,7 @@ def _unused(header: Header, model: PreTrainedModel) -> Iterator[str]:
 
 
 def apply(header: Header, config: Any, path: Path) -> None:
-    """Bring what the metadata says of sizes and rotary positions into the configuration.
+    """Set the sizes and rotary positions of the metadata in the configuration.
 
     Raises UserError for what the configuration has no place for.
     """
@@ -136,7 +136,7 @@ def apply(header: Header, config: Any, path: Path) -> None:
         if stated is None or stated == own or (own is None and not hasattr(config, attribute)):
             continue
         setattr(config, attribute, stated)
-    if header.architecture == "gemma3":  # no key says it: llama.cpp knows the model of 27 billion by its layers
+    if header.architecture == "gemma3":  # it has no key: llama.cpp tells the 27B model by its number of layers
         heads, width = config.num_attention_heads, config.head_dim
         config.query_pre_attn_scalar = config.hidden_size // heads if config.num_hidden_layers == 62 else width
     keys, values = (header.get(f"attention.{part}_length") for part in ("key", "value"))
@@ -197,7 +197,7 @@ def _head(config: Any) -> int:
 
 
 def _scale(config: Any) -> float:
-    """By what the model multiplies the products of queries and keys."""
+    """Return the factor on the products of queries and keys."""
     return float((getattr(config, "query_pre_attn_scalar", None) or _head(config)) ** -0.5)
 
 
@@ -217,7 +217,7 @@ def _factors(parameters: dict[str, Any], width: int, path: Path) -> Iterator[str
 
 
 def llama3_factors(known: dict[str, Any], base: float, width: int) -> np.ndarray:
-    """By what Llama 3.1's scaling divides the frequency of each pair of dimensions, fp64 [width / 2]."""
+    """Return the divisors of Llama 3.1's scaling for the frequency of each pair of dimensions, fp64 [width / 2]."""
     lengths = 2 * np.pi * base ** (np.arange(0, width, 2) / width)
     context, low, high = (
         known[key] for key in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")

@@ -2,7 +2,7 @@
 
 AutoTokenizer may build another tokenizer than the files describe: of tokenizer.json it keeps vocabulary and merges for
 some classes and lets the class split the text; of a GGUF file's `tokenizer.ggml.pre` it knows a few names. So the
-tokenizer proper is taken from the file, and from transformers what it knows besides: special tokens, chat template.
+tokenizer itself is taken from the file, and only special tokens and chat template from transformers.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.checkpoint import gguf_metadata
 from pipeline.checkpoint.gguf_metadata import SENTENCEPIECE, Header
-from pipeline.checkpoint.gguf_reader import alone, fields, read_once
+from pipeline.checkpoint.gguf_reader import fast_gguf_loading, fields, in_own_folder
 from pipeline.checkpoint.pre_tokenizers import IGNORE_MERGES, pre_tokenizer
 from pipeline.core.errors import Problem, UserError, first_line
 
@@ -54,14 +54,14 @@ def read_backend(path: Path) -> Backend:
 
 
 def _whole(backend: Backend) -> Backend:
-    """Neither cut nor padded, as a file may ask for."""
+    """Return the backend with the truncation and padding that its file may ask for switched off."""
     backend.no_truncation()
     backend.no_padding()
     return backend
 
 
 def _auto(pretrained_model_name_or_path: str, **options: Any) -> Tokenizer:
-    """The tokenizer that transformers makes. Raises ValueError or OSError, whatever the files led transformers to."""
+    """Return the tokenizer that transformers makes. Raises ValueError or OSError, whatever transformers raises."""
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **options)
         return tokenizer
@@ -95,7 +95,7 @@ def from_gguf(path: Path) -> Tokenizer | None:
     header = gguf_metadata.read(path)
     if header.metadata.get("tokenizer.ggml.model", "none") in NO_TOKENIZER:
         return None
-    with read_once(), alone(path) as where:
+    with fast_gguf_loading(), in_own_folder(path) as where:
         tokenizer = _auto(**where)
         backend = tokenizer.backend_tokenizer
         correct(header, backend)
@@ -105,7 +105,7 @@ def from_gguf(path: Path) -> Tokenizer | None:
 
 
 def correct(header: Header, backend: Backend) -> None:
-    """Bring into a backend what a GGUF file's metadata says and transformers does not read."""
+    """Apply to a backend what transformers does not read from a GGUF file's metadata."""
     name = header.pre_tokenizer
     metadata = header.metadata
     if name is not None or metadata["tokenizer.ggml.model"] == SENTENCEPIECE:
@@ -135,7 +135,7 @@ def _spaces(path: Path, backend: Backend) -> Iterator[AddedToken]:
 
 
 def between(backend: Backend, start: int | None, end: int | None) -> TemplateProcessing:
-    """Puts one token before every text and one behind it, each None for none."""
+    """Return a processor that puts one token before every text and one after it; None for no token."""
     tokens = {number: str(backend.id_to_token(number)) for number in (start, end) if number is not None}
     before, behind = ([] if number is None else [f"{tokens[number]}:0"] for number in (start, end))
     single = [*before, "$A:0", *behind]

@@ -22,8 +22,8 @@ LAYER = re.compile(r"\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Wording:
-    """How problems name a checkpoint and what describes its model; the fixes, None for one that names config.json's
-    keys."""
+    """How problems name a checkpoint and the description of its model, and their fixes; None for a fix that names the
+    keys of config.json."""
 
     where: str
     name: str = "the checkpoint"

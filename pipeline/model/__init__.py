@@ -1,1 +1,1 @@
-"""The original model behind the graph contract, and the exported program of it."""
+"""Put the original model behind the graph contract, and load its exported program."""

@@ -15,7 +15,7 @@ from pipeline.model.positions import FREQUENCIES
 
 
 def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Cast a model that was loaded in fp32, in place; returns it."""
+    """Cast, in place, a model that was loaded in fp32; return it."""
     if dtype == torch.float32:
         return model
     declared = _declared_types(model, dtype)
@@ -38,7 +38,7 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def _declared_types(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The type of each parameter and buffer in a model that is constructed, without data, as `from_pretrained` does."""
+    """Return the type of each parameter and buffer in a model constructed without data, as `from_pretrained` does."""
     with ExitStack() as stack:
         for context in type(model).get_init_context(dtype, False, False, None):
             stack.enter_context(context)

@@ -188,10 +188,10 @@ class Decoder(nn.Module):
 
 
 def cache_shapes(model: PreTrainedModel, cache_size: int) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """Per layer the key's and the value's shape without batch, (kv_heads, cache_size, head_dim), found by running
-    the model on one token: configurations spell these numbers in too many ways to read them there.
+    """Return per layer the shapes of key and value without batch, (kv_heads, cache_size, head_dim). They are found by
+    running the model on one token: configurations spell these numbers in too many ways to read them there.
 
-    Raises UserError for a model whose state is other than one key and one value per layer.
+    Raises UserError for a model that does not keep exactly one key and one value per layer.
     """
     cache = DynamicCache()
     with torch.no_grad():
@@ -208,7 +208,7 @@ def cache_shapes(model: PreTrainedModel, cache_size: int) -> list[tuple[tuple[in
 
 
 def unsupported(architecture: str, why: str) -> UserError:
-    """The refusal of a model, and its reason."""
+    """Return the error that refuses a model, with the reason."""
     return UserError(
         Problem(
             f"{architecture} cannot be given a static cache: {why}",

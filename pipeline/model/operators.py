@@ -1,9 +1,9 @@
 """The static KV cache as two torch operators, each with an eager implementation and a fake one for tracing.
 
-`kvforge::scatter` writes new keys or values into the cache, `kvforge::attend` attends over the cache. Being
-opaque, they survive torch.export and a .pt2 file as they stand, and pipeline.export turns each into one
-standard ONNX node. Both are functional in PyTorch (the write clones the cache): PyTorch is the proof here,
-not the fast path. In the engine the write is in place.
+`kvforge::scatter` writes new keys or values into the cache, `kvforge::attend` attends over the cache. They are
+opaque to torch.export and stay one call each in a .pt2 file, and pipeline.export turns each into one standard ONNX
+node. In PyTorch both are functional (the write clones the cache), as PyTorch is used for proof, not for speed. In the
+engine the write is in place.
 """
 
 import torch

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel
 
 
 def first_non_finite(model: PreTrainedModel, tokens: list[int]) -> str | None:
-    """The name of the first module, in the order of the forward, whose output on these tokens holds an infinity or a
-    NaN; None when the logits are finite. Modules that mask with infinities do no harm when the logits are finite."""
+    """Return the name of the first module, in the order of the forward, whose output on these tokens holds an infinity
+    or a NaN; None when the logits are finite. Modules that mask with infinities are no problem then."""
     found: list[str] = []
 
     def hook_for(name: str) -> Any:

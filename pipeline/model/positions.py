@@ -1,4 +1,4 @@
-"""Decide once, from the cache's size, what a model does at its limits of position; refuse a cache that exceeds them.
+"""Decide from the cache's size what a model does at its limits of position; refuse a cache that exceeds them.
 
 transformers chooses the frequencies of longrope and dynamic rope anew in each forward, by the largest position in the
 batch. A static cache keeps keys of all lengths side by side, so one choice must hold for all of them. Original and
@@ -191,7 +191,7 @@ def _position_tables(model: PreTrainedModel) -> dict[str, int]:
 
 
 def wrong_frequencies(model: PreTrainedModel, cache_size: int) -> list[Problem]:
-    """Hold each rotary module's frequencies against its configuration: in fp32, and equal to 1 ulp."""
+    """Return a problem for rotary frequencies that are not fp32, or differ by over 1 ulp from the configuration."""
     problems = []
     for rotary in rotaries(model):
         found, off = rotary.frequencies, 0.0
@@ -212,7 +212,7 @@ def wrong_frequencies(model: PreTrainedModel, cache_size: int) -> list[Problem]:
 
 
 def unchecked(model: PreTrainedModel, cache_size: int) -> list[str]:
-    """Notes on the rotary modules that `wrong_frequencies` has nothing to hold against."""
+    """Return notes on the rotary modules that `wrong_frequencies` cannot check."""
     return [
         f"the rotary frequencies of {rotary.name} are not checked: no formula is known for rope type {rotary.kind}"
         for rotary in rotaries(model)

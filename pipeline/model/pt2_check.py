@@ -2,8 +2,8 @@
 
 torch.export.load unpickles whatever a .pt2 file holds as a pickle, loads its compiled libraries, evaluates its symbolic
 expressions in Python, writes its names into Python source that it compiles, and calls any function of torch by name.
-`pt2.save` writes none of these but plain names, sums and products of symbols, and operators; a file that comes from a
-remote may hold anything. So each text of the graph must be of a kind that `pt2.save` writes.
+torch.export.save writes only plain names, sums and products of symbols, and operators; a file that comes from a remote
+may hold anything. So each text of the graph must be of a kind that torch.export.save writes.
 """
 
 import json
@@ -96,7 +96,7 @@ def _json(archive: "torch._C.PyTorchFileReader", record: str) -> Any:
 
 
 def _unlike(description: Any) -> Iterator[str]:
-    """Texts that `pt2.save` does not write."""
+    """Texts that torch.export.save does not write."""
     for key, text in sorted(_texts(description)):
         if key == "target":
             if not _is_function(text):

@@ -1,4 +1,4 @@
-"""Which models cannot be given a static cache, told from their classes before any weight is loaded.
+"""Refuse, from its class and before any weight is loaded, a model that cannot be given a static cache.
 
 Each rule looks for a property, not for a name. What passes here can still be refused by pipeline.model.decoder, which
 runs the model: attention that does not go through transformers' AttentionInterface, attention sinks.
@@ -19,7 +19,7 @@ def unsupported_reason(model: PreTrainedModel) -> str | None:
 
 
 def _state(model: PreTrainedModel) -> str | None:
-    """Layers that keep more than keys and values."""
+    """Layers that keep a state other than keys and values."""
     try:
         layers = DynamicCache(config=model.config).layers
     except AttributeError:  # a configuration that does not say how many layers there are
@@ -35,13 +35,13 @@ def _inputs(model: PreTrainedModel, accepted: set[str]) -> str | None:
     """A forward that takes no cache, or no positions: it counts them from the cache's length, one for all rows."""
     if "past_key_values" not in accepted:
         return "its forward takes no past_key_values: it keeps no cache of keys and values"
-    if "position_ids" not in accepted and not hasattr(model.config, "text_config"):  # whose model hands them on
+    if "position_ids" not in accepted and not hasattr(model.config, "text_config"):  # such a model passes them on
         return "its forward takes no position_ids: positions follow from the cache's length, the same for every row"
     return None
 
 
 def _both_ways(model: PreTrainedModel) -> str | None:
-    """An encoder: its attention layers say so, and none says the opposite."""
+    """An encoder: its attention layers are marked as one's, and none as a decoder's."""
     layers = [module for module in model.modules() if not isinstance(module, PreTrainedModel)]
     flags = [getattr(layer, name, None) for layer in layers for name in ("is_causal", "is_decoder")]
     if True in flags or False not in flags:
@@ -51,7 +51,7 @@ def _both_ways(model: PreTrainedModel) -> str | None:
 
 
 def _experts(model: PreTrainedModel, accepted: set[str]) -> str | None:
-    """Experts that run as one grouped product, or a forward that hands output_router_logits on to the attention."""
+    """Experts that run as one grouped product, or a forward that passes output_router_logits on to the attention."""
     grouped = getattr(model.config, "_experts_implementation", None) == "grouped_mm"  # by class, used or not
     experts = grouped and any(type(module).__name__.endswith("Experts") for module in model.modules())
     if experts or "output_router_logits" in accepted:

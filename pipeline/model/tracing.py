@@ -1,13 +1,12 @@
-"""Trace the decoder: its forward as an exported program with symbolic batch and sequence."""
+"""Trace a decoder: its forward as an exported program whose batch and sequence are symbolic."""
 
 import torch
 from torch.export import Dim, ExportedProgram
 
 from pipeline.core.contract import GraphContract
-from pipeline.core.patching import replaced
 from pipeline.model.decoder import Decoder
 
-EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees: not 0 or 1, which it would take as fixed
+EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees; 0 or 1 it would take as fixed
 # Even an axis of one size is traced as symbolic, so the graph stays the same; the runtime holds the limit. In a range
 # of 1 to 2 the tracer gives every input a symbol of its own.
 LEAST_RANGE = 64
@@ -16,19 +15,14 @@ CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
 
 
 def trace(decoder: Decoder, contract: GraphContract) -> ExportedProgram:
-    """Export with batch and sequence symbolic under these names and everything else fixed."""
+    """Return the program of one forward, with the contract's inputs and outputs; batch and sequence are symbolic, under
+    these names, and every other size is fixed."""
     fixed = [torch.zeros(t.sized(**EXAMPLE), dtype=getattr(torch, t.dtype)) for t in contract.inputs]
     fixed[1].fill_(1)  # attention_mask
     arguments = (*fixed[:4], fixed[4:])
     axes = {name: Dim(name, min=1, max=max(LEAST_RANGE, most)) for name, most in contract.axes.items()}
     dynamic = [{i: axes[d] for i, d in enumerate(t.shape) if isinstance(d, str)} for t in contract.inputs]
-    # A stack for each node costs a second, and would name folders of this machine: equal programs would differ. Where a
-    # model says no_grad once more (rotary embeddings do) the finished graph is split and put together again: 0.7 s.
-    with (
-        torch.no_grad(),
-        replaced(torch.fx.config, do_not_emit_stack_traces=True),
-        replaced(torch.no_grad, __enter__=lambda _: None, __exit__=lambda *_: None),
-    ):
+    with torch.no_grad():  # else what the model computes without gradients becomes a graph of its own
         program = torch.export.export(decoder, arguments, dynamic_shapes=(*dynamic[:4], dynamic[4:]), strict=False)
     program.example_inputs = None  # two rows of every cache that the file would carry: 94 MB for SmolLM2-135M
     for node in program.graph.nodes:

@@ -16,10 +16,11 @@ from tokenizers import Tokenizer as Backend
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from pipeline.checkpoint import gguf_metadata, loading, tokenizer_files
+from pipeline.checkpoint import gguf_metadata, tokenizer_files
 from pipeline.checkpoint.gguf_metadata import BYTE_LEVEL, SENTENCEPIECE
 from pipeline.checkpoint.gguf_reader import fields
 from pipeline.checkpoint.pre_tokenizers import IGNORE_MERGES, pre_tokenizer
+from pipeline.checkpoint.tokenizer import tokenizer_json
 from pipeline.checkpoint.tokenizer_files import SPACE
 from pipeline.core.schema import Model, Source
 
@@ -111,7 +112,7 @@ def by_the_files(model: Model, link: Path) -> tuple[str, Encode] | None:
         path = link.resolve()
         kind = gguf_metadata.read(path).metadata.get("tokenizer.ggml.model")
         return (path.name, of_gguf(path)) if kind in CHECKED else None
-    file = loading.tokenizer_json(model, link)
+    file = tokenizer_json(model, link)
     if file is None:
         return None
     backend = tokenizer_files.read_backend(file)

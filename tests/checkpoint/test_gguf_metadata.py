@@ -97,13 +97,13 @@ def test_numbers_that_a_damaged_file_claims(file: Path, tmp_path: Path, at: int,
 
 @pytest.mark.parametrize(("key", "says"), [("some.numbers", "numbers"), ("tokenizer.ggml.merges", "texts")])
 def test_arrays_longer_than_the_file(file: Path, tmp_path: Path, key: str, says: str) -> None:
-    """Here and in the reader that transformers uses within read_once."""
+    """Here and in the reader that transformers uses within fast_gguf_loading."""
     at = file.read_bytes().index(key.encode()) + len(key) + 8  # behind the types of the value and its elements
     path = rewritten(file, tmp_path, at, struct.pack("<Q", COUNT))
     assert f"claims {COUNT} {says}" in refusal(path).what
-    from pipeline.checkpoint.gguf_reader import read_once
+    from pipeline.checkpoint.gguf_reader import fast_gguf_loading
 
-    with read_once(), pytest.raises(ValueError, match=f"claims {COUNT} values"):
+    with fast_gguf_loading(), pytest.raises(ValueError, match=f"claims {COUNT} values"):
         gguf.GGUFReader(path)
 
 

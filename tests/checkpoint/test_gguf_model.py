@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType as Kind
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from pipeline.checkpoint import gguf_model, loading
+from pipeline.checkpoint.tokenizer import load_tokenizer
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
 from tests.support import gguf_files
@@ -48,7 +49,7 @@ def test_every_byte_is_what_transformers_gives(tmp_path: Path) -> None:
     assert model.state_dict().keys() == own.state_dict().keys()
     for name, tensor in own.state_dict().items():
         assert tensor.numpy().tobytes() == model.state_dict()[name].numpy().tobytes(), name
-    quick = loading.load_tokenizer(Model(Source.gguf, path=str(path)), path)
+    quick = load_tokenizer(Model(Source.gguf, path=str(path)), path)
     assert quick is not None
     plain = AutoTokenizer.from_pretrained(tmp_path, gguf_file=path.name)
     plain.backend_tokenizer.pre_tokenizer = quick.backend_tokenizer.pre_tokenizer

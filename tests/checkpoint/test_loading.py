@@ -1,6 +1,5 @@
 """The sources of a model. A GGUF file is loaded for real in test_smollm2.py."""
 
-import errno
 import json
 import shutil
 import subprocess
@@ -75,16 +74,6 @@ def test_impossible_random_models_are_the_users_mistake(model: Model, tmp_path: 
         loading.load(model, tmp_path)
 
 
-def test_a_folder_without_a_tokenizer_gives_none(
-    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It can still be built; a warning says what that means."""
-    model = Model(source=Source.local, path=str(saved))
-    write_link(model, tmp_path)
-    assert loading.load_tokenizer(model, tmp_path / layout.CHECKPOINT) is None
-    assert "answer tokens only" in capsys.readouterr().err
-
-
 HUB = """
 import contextlib, io, json, sys
 from pathlib import Path
@@ -156,7 +145,7 @@ def problem(model: Model, link: Path) -> Problem:
     """The one problem of a model, found by what wrap does."""
     with pytest.raises(UserError) as error:  # noqa: PT012  # whichever step finds it
         config = loading.configuration(model, link)
-        loading.outline(model, link, config)
+        loading.empty_model(model, link, config)
         loading.load(model, link, config)
     (found,) = error.value.problems
     return found
@@ -230,18 +219,10 @@ def test_code_of_the_checkpoint(
         assert says in problem(model, folder).what
 
 
-def test_an_outline_has_no_weights(saved: Path) -> None:
+def test_an_empty_model_has_no_weights(saved: Path) -> None:
     """The same model on the meta device: what is refused by its structure costs no loading."""
     model = Model(source=Source.local, path=str(saved))
-    outline = loading.outline(model, saved, loading.configuration(model, saved))
-    assert all(parameter.is_meta for parameter in outline.parameters())
-    shapes = [parameter.shape for parameter in outline.parameters()]
+    empty = loading.empty_model(model, saved, loading.configuration(model, saved))
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    shapes = [parameter.shape for parameter in empty.parameters()]
     assert shapes == [parameter.shape for parameter in loading.load(model, saved).parameters()]
-
-
-def test_a_full_disk_is_not_blamed_on_the_checkpoint(saved: Path, tmp_path: Path) -> None:
-    """What fails for want of space keeps its error, of which pipeline.core.errors makes the message; others do not."""
-    model = Model(source=Source.local, path=str(saved))
-    for number, kind in ((errno.ENOSPC, OSError), (errno.EIO, UserError)):
-        with pytest.raises(kind), loading._reported(model, "model", str(saved)):
-            raise OSError(number, "a download failed")

@@ -17,8 +17,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processo
 from tokenizers import pre_tokenizers as splitting
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline.checkpoint import gguf_metadata, loading, pre_tokenizers, tokenizer_files
-from pipeline.checkpoint.gguf_reader import read_once
+from pipeline.checkpoint import gguf_metadata, pre_tokenizers, tokenizer_files
+from pipeline.checkpoint.gguf_reader import fast_gguf_loading
+from pipeline.checkpoint.tokenizer import load_tokenizer
 from pipeline.config.sources import write_link
 from pipeline.core import layout
 from pipeline.core.errors import UserError
@@ -44,7 +45,7 @@ def loaded(model: Model, folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer that the wrap stage saves, read from the artifact's folder as an engine reads it."""
     point, out = folder / "point", folder / "wrapped"
     write_link(model, point)
-    tokenizer = loading.load_tokenizer(model, point / layout.CHECKPOINT)
+    tokenizer = load_tokenizer(model, point / layout.CHECKPOINT)
     assert tokenizer is not None
     tokenizer.save_pretrained(out)
     again = tokens.load_tokenizer(out)
@@ -115,7 +116,7 @@ def test_the_beginning_and_the_end_of_a_text_are_compared(
     """What happens there alone shows in no longer text."""
     folder = checkpoint_folder(tmp_path / "a", trained, "gpt2")
     model = Model(Source.local, path=str(folder))
-    other = loading.load_tokenizer(model, folder)
+    other = load_tokenizer(model, folder)
     assert other is not None
     other.backend_tokenizer.normalizer = change
     wanted = trained.encode("the cat").ids
@@ -130,7 +131,7 @@ def test_a_damaged_tokenizer_json(tmp_path: Path, trained: Tokenizer) -> None:
     folder = checkpoint_folder(tmp_path / "a", trained, "llama")
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(UserError, match=r"tokenizer.json cannot be read") as error:
-        loading.load_tokenizer(Model(Source.local, path=str(folder)), folder)
+        load_tokenizer(Model(Source.local, path=str(folder)), folder)
     assert error.value.problems[0].where == str(folder / "tokenizer.json")
 
 
@@ -140,7 +141,7 @@ def test_a_damaged_tokenizer_config(tmp_path: Path, trained: Tokenizer) -> None:
     for content in ("{", "[]", '{"tokenizer_class": 3}'):
         (folder / "tokenizer_config.json").write_text(content)
         with pytest.raises(UserError, match=r"the tokenizer of .* does not load: .*Error"):
-            loading.load_tokenizer(Model(Source.local, path=str(folder)), folder)
+            load_tokenizer(Model(Source.local, path=str(folder)), folder)
 
 
 HUB = """
@@ -202,7 +203,7 @@ def test_the_whole_quality_text_as_llama_cpp() -> None:
 def test_smollm_s_pre_tokenizer_matters() -> None:
     """transformers does not know the name; the check that the proof makes sees what it does instead."""
     path = smollm2()
-    with read_once():
+    with fast_gguf_loading():
         other = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     text = texts.read(None, texts.QUALITY, Path())
     assert token_ids.findings(other, Model(Source.gguf, path=str(path)), path, text)
@@ -249,7 +250,7 @@ def test_a_piece_that_is_a_token_is_that_token(tmp_path: Path) -> None:
     ids = {}
     for name in ("llama-bpe", "chatglm-bpe"):
         path = gguf_files.write(tmp_path / f"{name}.gguf", changes | {"tokenizer.ggml.pre": name})
-        tokenizer = loading.load_tokenizer(Model(Source.gguf, path=str(path)), path)
+        tokenizer = load_tokenizer(Model(Source.gguf, path=str(path)), path)
         assert tokenizer is not None
         ids[name] = tokenizer.tokenize("123")
     assert ids == {"llama-bpe": ["123"], "chatglm-bpe": ["1", "2", "3"]}
@@ -293,6 +294,6 @@ def test_a_gguf_file_without_a_tokenizer(tmp_path: Path, capsys: pytest.CaptureF
     """It answers tokens only, and says so."""
     none = {f"tokenizer.ggml.{key}": None for key in ("tokens", "token_type", "merges", "pre")}
     path = gguf_files.write(tmp_path / "a.gguf", none | {"tokenizer.ggml.model": "none"})
-    assert loading.load_tokenizer(Model(Source.gguf, path=str(path)), path) is None
+    assert load_tokenizer(Model(Source.gguf, path=str(path)), path) is None
     assert "answer tokens only" in capsys.readouterr().err
     assert gguf_metadata.problems(path) == []

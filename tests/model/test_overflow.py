@@ -72,7 +72,7 @@ def test_wrap_refuses_it_in_fp16(tmp_path: Path, precision: str) -> None:
         if precision == "bf16":
             wrap.main()
             return
-        with pytest.raises(UserError, match=rf"the output of {BROKEN} is the first not finite") as refused:
+        with pytest.raises(UserError, match=rf"the first non-finite output is that of {BROKEN}") as refused:
             wrap.main()
     (problem,) = refused.value.problems
     assert problem.where == "precision.compute"

@@ -80,10 +80,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def outline(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
+def empty_model(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
     """A model on the meta device."""
     model = Model(source=Source.random, architecture=architecture, config=config)
-    built = loading.outline(model, Path(), loading.configuration(model, Path()))
+    built = loading.empty_model(model, Path(), loading.configuration(model, Path()))
     assert built is not None
     return built
 
@@ -93,14 +93,14 @@ def test_refused_by_name_without_weights(architecture: str) -> None:
     """The reason is the right one, and found at once."""
     config, why = REFUSED[architecture]
     before = process_time()
-    assert why in str(unsupported_reason(outline(architecture, config)))
+    assert why in str(unsupported_reason(empty_model(architecture, config)))
     assert process_time() - before < 5
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_can_be_built_is_not_refused(architecture: str) -> None:
     """Every kind of mask, norm, position and head that the wrapper knows."""
-    assert unsupported_reason(outline(architecture, ARCHITECTURES[architecture])) is None
+    assert unsupported_reason(empty_model(architecture, ARCHITECTURES[architecture])) is None
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_what_can_be_built_is_not_refused(architecture: str) -> None:
 def test_one_of_a_refused_kind_that_can_be_built(architecture: str, config: dict[str, Any]) -> None:
     """A BERT trained as a decoder, a hybrid all of whose layers are attention, experts that run as plain matrix
     products: refused by property, not by name."""
-    assert unsupported_reason(outline(architecture, config)) is None
+    assert unsupported_reason(empty_model(architecture, config)) is None
     model = Model(source=Source.random, architecture=architecture, config=config)
     original = loading.load(model, Path())
     past = [torch.zeros(1, *shape) for layer in cache_shapes(original, 8) for shape in layer]
