@@ -69,10 +69,13 @@ format: $(STAMP)
 	ruff check --fix .
 	ruff format .
 
-docs: $(STAMP)  ## the documentation as a site, in site/; without --quiet, which hides warnings from --strict too
+docs/configuration.md: $(wildcard pipeline/core/*.py pipeline/config/*.py conf/*.yaml conf/*/*.yaml) | $(STAMP)
+	python -c "from pipeline.config import reference; reference.write()"
+
+docs: docs/configuration.md $(STAMP)  ## the documentation as a site, in site/; --quiet would hide warnings from --strict
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict
 
-docs-serve: $(STAMP)  ## the same while you write, at http://127.0.0.1:8000
+docs-serve: docs/configuration.md $(STAMP)  ## the same while you write, at http://127.0.0.1:8000
 	mkdocs serve
 
 # torch comes first and with its dependencies: elsewhere its CUDA build needs NVIDIA packages that the lock does not

@@ -17,9 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from pipeline.config import compose as config
-from pipeline.config import points
-from pipeline.core import errors, layout, stages, usage
+from pipeline.config import points, reference
+from pipeline.core import errors, layout, usage
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.tables import stages
 
 SWEEP = {"-m", "--multirun"}
 HELP = """\
@@ -28,7 +29,8 @@ HELP = """\
   point=NAME     name of the point; default: derived from the overrides
   -m             sweep: values separated by commas make one point each
 
-Every key is explained in conf/config.yaml and the files beside it. Hydra shows the rest:"""
+Keys; docs/configuration.md says more, and what each accepts:"""
+HYDRA = "\nHydra shows the groups with their options, and the defaults:"
 INFO_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
 
@@ -40,9 +42,9 @@ def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
     for job in config.expand(overrides) if sweep else [overrides]:
         try:
             composed = config.compose(job)
-            own = points.own(job)
+            own = points.point_overrides(job)
             name = composed.point or points.name_of(own, known, config.CONF)
-            if name in planned and not points.same(planned[name], own):
+            if name in planned and not points.equivalent(planned[name], own):
                 what = f"two jobs would both build the point {name}: {' '.join(planned[name])}, and {' '.join(own)}"
                 raise UserError(Problem(what, "point", "remove point= from the sweep: each job then gets its own name"))
             planned[name] = known[name] = own
@@ -73,7 +75,7 @@ def build(name: str) -> None:
 
 def job(composed: DictConfig) -> None:
     """One job of Hydra's: record the point and build it. A failed job prints its error and does not end the sweep."""
-    own = points.own(HydraConfig.get().overrides.task)
+    own = points.point_overrides(HydraConfig.get().overrides.task)
     name = composed.point or points.name_of(own, points.read(), config.CONF)
     points.record(name, own)
     try:
@@ -134,6 +136,7 @@ def main() -> None:
     launch = hydra.main(version_base="1.3", config_path=str(config.CONF.resolve()), config_name=config.MAIN)(job)
     if flags & {"-h", "--help"}:
         print(usage.Parser(main, "", "[group=option | key=value ...] [point=NAME] [-m]", HELP).format_help())
+        print(*reference.listing(), HYDRA, sep="\n")
     if flags & INFO_FLAGS:
         launch()
         return

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.core import errors, hardware, usage
-from pipeline.core.engines import CUDA, KINDS, EngineKind, install
 from pipeline.core.errors import UserError
+from pipeline.core.tables.engines import CUDA, KINDS, EngineKind, install
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

@@ -4,7 +4,7 @@ engine/ holds the model, engine.json (who runs it and how, the contract, the pro
 with the model: tokenizer, chat template, generation config.
 For ONNX Runtime the model is the portable graph lowered to ONNX Runtime's own operators
 (pipeline.backends.onnxruntime.lower), with the same file of weights; only quantized weights are packed again. For
-TensorRT it is a plan (pipeline.backends.tensorrt.build). pipeline.core.engines lists all kinds.
+TensorRT it is a plan (pipeline.backends.tensorrt.build). pipeline.core.tables.engines lists all kinds.
 """
 
 import shutil
@@ -14,10 +14,10 @@ from typing import Protocol, cast
 
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
-from pipeline.core.engines import KINDS
 from pipeline.core.files import atomic_folder
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine, Profile, section
+from pipeline.core.tables.engines import KINDS
 
 ONLY_WRAPPED = {layout.PROGRAM, layout.CONTRACT, layout.NOTES}  # files of wrapped/ that an engine does not need
 

@@ -1,8 +1,8 @@
 """Stage quantize: simplified/ -> quantized/, the same graph with weights of 8 or 4 bits, in standard operators.
 
 Which weights: pipeline.quantization.find. Their numbers: grids and gptq, or the checkpoint's own blocks, gguf_blocks.
-The formats: pipeline.core.formats. Weights are read one at a time from the data file; quantized ones stay in memory,
-and with GPTQ the Hessians of the layers' inputs, three quarters of the weights' bytes.
+The formats: pipeline.core.tables.formats. Weights are read one at a time from the data file; quantized ones stay in
+memory, and with GPTQ the Hessians of the layers' inputs, three quarters of the weights' bytes.
 With quantize.weights=none quantized/ holds the report alone, and the engine is made of simplified/.
 """
 
@@ -19,11 +19,11 @@ import onnx_ir as ir
 from tqdm import tqdm
 
 from pipeline.core import layout, stage
+from pipeline.core.arrays import Floats
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Floats
 from pipeline.core.files import atomic_folder, write_json
-from pipeline.core.formats import FORMATS, Format, Weights
 from pipeline.core.schema import Calibration, Quantize, Rounding, section
+from pipeline.core.tables.formats import FORMATS, Format, Weights
 from pipeline.graph import onnx_file
 from pipeline.quantization import grids
 from pipeline.quantization.find import Weight, find

@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pipeline.core import errors, hardware, layout, usage
-from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.files import write_json
+from pipeline.core.tables.engines import KINDS, EngineKind
 
 TARGET = Path(layout.TOOLCHAIN)
 PACKAGES = {  # key -> the distributions that may provide it, the first one installed counts

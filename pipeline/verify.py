@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,7 @@ def gates_of(artifact: Artifact, options: Verify) -> tuple[Gates, str]:
     """The gates of an artifact and their config section."""
     if not artifact.quantized:
         return options.gates, GATES
-    own = {gate: value for gate, value in asdict(options.quantized_gates).items() if value is not None}
-    return replace(options.gates, **own), "verify.quantized_gates"
+    return options.quantized_gates, "verify.quantized_gates"
 
 
 def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, all_text: bool) -> dict[str, Result]:

@@ -15,10 +15,10 @@ from pipeline.checkpoint import loading
 from pipeline.checkpoint.tokenizer import collect_stop_tokens, load_tokenizer
 from pipeline.core import layout, stage
 from pipeline.core.contract import contract_for
-from pipeline.core.dtypes import COMPUTE
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
-from pipeline.core.schema import Axes, Cache, Compute, Logits, Model, Precision, Wrap, section
+from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Wrap, section
+from pipeline.core.tables.dtypes import COMPUTE
 from pipeline.model import decoder, overflow, positions
 from pipeline.model.cast import cast
 from pipeline.model.refusals import unsupported_reason
@@ -76,7 +76,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     cast(original, getattr(torch, COMPUTE[compute].name))
     if wrong := positions.wrong_frequencies(original, cache.size):
         raise UserError(wrong)
-    if precision.compute is Compute.fp16:
+    if precision.compute is ComputeType.fp16:
         check_range(original, tokenizer)
     wrapped = decoder.Decoder(original, logits.value).eval()
     torch.export.save(trace(wrapped, contract), out / layout.PROGRAM)

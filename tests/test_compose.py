@@ -11,7 +11,7 @@ from pipeline import compose
 from pipeline.config import points
 from pipeline.core import layout
 from pipeline.core.errors import UserError
-from pipeline.core.schema import Axes, Cache, Compute, Model, Precision, Profile, Source, Verify, section
+from pipeline.core.schema import Axes, Cache, ComputeType, Model, Precision, Profile, Source, Verify, section
 from tests.support.repository import make
 
 
@@ -39,7 +39,7 @@ def test_sections_come_back_typed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert section(Model, folder).config["num_hidden_layers"] == 2
     assert section(Axes, folder) == Axes(batch=4, sequence=32)
     assert section(Cache, folder).size == 64
-    assert section(Precision, folder).compute is Compute.fp16
+    assert section(Precision, folder).compute is ComputeType.fp16
     assert section(Profile, folder).decode.batch.max == 4
     assert section(Verify, folder).gates.greedy_agreement == 0.97
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.core import layout
-from pipeline.core.stages import downstream
+from pipeline.core.tables.stages import downstream
 from tests.support.dvc_yaml import params
 from tests.support.fakes import fake_distribution, fake_nvidia_smi
 from tests.support.points import composed
@@ -24,8 +24,8 @@ from tests.support.tensorrt import rtx
 
 # A change: an override, or one of EDITS or PACKAGES -> the stages that run, and those that run when it is undone.
 # The others of the first come back from the cache then. toolchain is left out: it always runs. `engine+` is engine and
-# all that follows from it. test_sweep.py and test_resilience.py have model.seed, engine.threads,
-# precision=int8 and precision=int4.
+# all that follows from it.
+# test_sweep.py and test_resilience.py have model.seed, engine.threads and precision=int8, int4.
 ONNXRUNTIME = "another onnxruntime"
 TENSORRT = "another TensorRT-RTX"
 PACKAGES = {ONNXRUNTIME: "onnxruntime", TENSORRT: "tensorrt-rtx-cu13-bindings"}

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from pipeline import toolchain
-from pipeline.core import stages
-from pipeline.core.stages import NAMES, OF_A_POINT
+from pipeline.core.tables import stages
+from pipeline.core.tables.stages import NAMES, OF_A_POINT
 from tests.support.dvc_yaml import STAGES, declared, params
 from tests.support.imports import closure, folder, imports, tree
 from tests.support.repository import ROOT

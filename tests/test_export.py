@@ -14,20 +14,20 @@ from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.profiles import Profiles
-from pipeline.core.schema import Gates, Model, section
+from pipeline.core.schema import Model, section
 from pipeline.graph.naming import ROOT
 from pipeline.graph.pack import ATTENTION, FEED_FORWARD
 from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.interface import onnx_findings
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import limits
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.torch import Torch
 from tests.support.architectures import ARCHITECTURES, mostly_slow, random_model
+from tests.support.gates import held
 from tests.support.points import build_once
 
-GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
+GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
 GRAPHS = [layout.ONNX, layout.SIMPLIFIED]
 
 

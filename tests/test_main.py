@@ -124,11 +124,12 @@ def test_flags_that_lead_past_conf_are_refused(flag: str) -> None:
 
 
 def test_help_and_cfg_show_and_build_nothing() -> None:
-    """--help lists the groups, --cfg the configuration; neither builds."""
+    """--help lists the keys and the groups, --cfg the configuration; neither builds."""
     before = files()
     done = run("--help")
     assert done.returncode == 0
     assert "precision: bf16, fp16, fp32" in done.stdout
+    assert "cache.size  Slots per row" in done.stdout
     assert "initializer_range: 0.2" in run("--cfg", "job", "experiment=tiny").stdout
     assert files() == before
 

@@ -12,12 +12,13 @@ from gguf import GGMLQuantizationType
 from pipeline import quantize
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.formats import Weights
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Embedding, Quantize, Rounding
+from pipeline.core.tables.formats import Weights
 from pipeline.graph import onnx_file
 from pipeline.quantization.find import Weight, find
 from pipeline.runtime.onnxruntime import OnnxRuntime
+from tests.support.architectures import mostly_slow
 from tests.support.points import build_once
 from tests.support.quantized import (
     GATES,
@@ -64,7 +65,7 @@ def test_nothing_to_quantize(tiny: tuple[Path, GraphContract]) -> None:
     assert layout.final_model(tiny[0]).name == layout.SIMPLIFIED
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", mostly_slow(["fp32", "fp16"], "fp32"))
 def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) -> None:
     """Q4_0, Q4_1 and Q8_0, found in whatever order the rows are; other weights of the model are rounded anew."""
     build_once(tmp_path / "built", [f"precision={precision}", *TIED])

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipeline.core import stages
+from pipeline.core.tables import stages
 from tests.support.repository import built, edit, environment, make_whole, of_tiny, override, repro, run
 
 pytestmark = pytest.mark.slow

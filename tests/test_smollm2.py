@@ -110,13 +110,11 @@ def test_graph_is_small_and_standard(point: Path) -> None:
     assert [kinds.count(k) for k in ("Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding")] == [
         30, 60, 61, 60
     ]  # fmt: skip
-    assert len(kinds) <= 680
+    assert len(kinds) <= 680  # 22 a layer and a few; a new release of torch or onnxsim may need another number
     assert {node.domain for node in model.graph.node} == {""}
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 24)]
     onnx.checker.check_model(point / layout.SIMPLIFIED / layout.MODEL, full_check=True)
     assert (point / layout.SIMPLIFIED / layout.DATA).stat().st_size <= 134_515_008 * 4  # its parameters, fp32
-    lowered = onnx.load(point / layout.ENGINE / layout.MODEL, load_external_data=False)
-    assert len(lowered.graph.node) <= 330
     assert (point / layout.ENGINE / layout.DATA).read_bytes() == (point / layout.ONNX / layout.DATA).read_bytes()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.core.stages import downstream
+from pipeline.core.tables.stages import downstream
 from tests.support.repository import Build, make_whole, run
 
 pytestmark = pytest.mark.slow

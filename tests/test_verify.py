@@ -232,9 +232,7 @@ DAMAGES: dict[Callable[[onnx.ModelProto], None], tuple[set[str], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "artifact", [layout.ONNX, pytest.param(layout.SIMPLIFIED, marks=pytest.mark.slow), layout.ENGINE]
-)
+@pytest.mark.parametrize("artifact", [layout.ONNX, layout.SIMPLIFIED, layout.ENGINE])
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
 def test_damage_is_caught_and_named(
     tiny_copy: Callable[[], Path], answers: ReferenceAnswers, artifact: str, damage: Callable[[onnx.ModelProto], None]
@@ -324,8 +322,8 @@ def test_an_engine_may_be_built_for_less_than_the_axes(tmp_path: Path) -> None:
 
 
 def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], answers: ReferenceAnswers) -> None:
-    """A model in quantized/ gives the engine the gates of verify.quantized_gates, and no earlier artifact; a gate that
-    is null there stays that of verify.gates. Failures name the section."""
+    """A model in quantized/ gives the engine the gates of verify.quantized_gates, and no earlier artifact. Failures
+    name the section."""
     folder = tiny_copy()
     options = section(Verify, folder)
     options.quantized_gates.logits_error = 0.0
@@ -431,7 +429,7 @@ def test_behind_rounded_activations_the_fix_names_their_key(tiny_copy: Callable[
         assert set(fixes.values()) == {""}
     fix = found(folder)[layout.ENGINE].fix()
     (problem,) = problems({layout.ENGINE: {"prefill": Result(failures=["kl is 1"])}}, {layout.ENGINE: fix})
-    assert problem.fix.startswith("engine.int8_activations=false, which does not round activations to 8 bits; ")
+    assert problem.fix.startswith("set engine.int8_activations=false, so that activations are not rounded to 8 bits; ")
 
 
 def test_cases_that_a_profile_leaves_out_are_in_the_report(

@@ -7,7 +7,7 @@ pipeline.config.diagnose then finds them all.
 import itertools
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -22,13 +22,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config import rules
-from pipeline.config.diagnose import REFUSED, diagnose, leaves
+from pipeline.config.diagnose import HYDRA_ERRORS, diagnose
+from pipeline.config.keys import leaves, touches
 from pipeline.core.errors import Problem, UserError, first_line
 from pipeline.core.schema import Config, Source
 
 CONF = Path("conf")
 MAIN = "config"
-COMMIT = re.compile(r"[0-9a-f]{40}")
+REFERENCE = re.compile(r"\$\{([\w.]+)\}")  # ${verify.gates.kl}
 
 ConfigStore.instance().store(name="schema", node=Config)
 
@@ -39,19 +40,25 @@ def compose(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
     Raises one UserError with all problems found. A model that can change under its name is warned of on stderr.
     """
     problems: list[Problem] = []
-    mistaken: set[str] = set()
+    invalid_keys: set[str] = set()
     with _hydra(conf) as loader:
         try:
             composed = hydra.compose(MAIN, list(overrides))
             plain = OmegaConf.to_container(composed)  # without the types, which would let +axes.foo=1 pass
             config = cast(DictConfig, OmegaConf.merge(OmegaConf.structured(Config), plain))
-        except REFUSED as error:
-            config, mistaken, problems = diagnose(overrides, conf, MAIN, loader, error)
-    problems += _resolve(config, mistaken) + rules.check(config, mistaken)
+        except HYDRA_ERRORS as error:
+            config, invalid_keys, problems = diagnose(overrides, conf, MAIN, loader, error)
+    references = {
+        key: REFERENCE.findall(value)
+        for key, value in leaves(OmegaConf.to_container(config))
+        if isinstance(value, str) and "${" in value
+    }
+    problems += _resolve(config, references, invalid_keys)
+    problems += rules.check(config, invalid_keys, references)
     if problems:
         raise UserError(problems)
     model = config.model
-    if model.source is Source.hub and not COMMIT.fullmatch(model.revision):
+    if model.source is Source.hub and not rules.COMMIT.fullmatch(model.revision):
         what = f"model.revision={model.revision} of {model.id} can move"
         print(f"warning: {what}; give the hash of a commit to pin it", file=sys.stderr)
     return config
@@ -82,16 +89,16 @@ def _hydra(conf: Path) -> Iterator[ConfigLoader]:
         yield GlobalHydra.instance().config_loader()
 
 
-def _resolve(config: DictConfig, mistaken: set[str]) -> list[Problem]:
-    """Replace interpolations by their values, in place; one that has none is a problem, and its key mistaken."""
+def _resolve(config: DictConfig, references: Mapping[str, Sequence[str]], invalid_keys: set[str]) -> list[Problem]:
+    """Replace interpolations by their values, in place. One that has none is a problem; its key becomes invalid."""
     problems = []
-    for key, value in leaves(OmegaConf.to_container(config)):
+    for key, others in references.items():
         try:
-            if isinstance(value, str) and "${" in value:
-                OmegaConf.update(config, key, OmegaConf.select(config, key))
+            OmegaConf.update(config, key, OmegaConf.select(config, key))
         except OmegaConfBaseException as error:
-            fix = "name a key that exists and has the right type, or give the value itself"
-            problems.append(Problem(f"{key}={value}: {first_line(error)}", key, fix))
-            OmegaConf.update(config, key, "???")
-            mistaken.add(key)
+            if not any(touches(other, invalid_keys) for other in others):  # else that one is reported
+                raw = dict(leaves(OmegaConf.to_container(config)))[key]
+                fix = "name a key that exists and has the right type, or give the value itself"
+                problems.append(Problem(f"{key}={raw}: {first_line(error)}", key, fix))
+            invalid_keys.add(key)
     return problems

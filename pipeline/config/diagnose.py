@@ -1,6 +1,6 @@
 """After Hydra has refused a configuration: find every mistake in its files and overrides, not only the first.
 
-Files and overrides are laid over each other once more, key by key, and each key is held against the schema.
+The files and overrides are applied once more, key by key, and each key is checked against the schema.
 """
 
 import difflib
@@ -22,25 +22,26 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from pipeline.config.keys import KEYS, SECTIONS, leaves
 from pipeline.core.errors import Problem
 from pipeline.core.schema import Config
 
 EXPERIMENT = "experiment"  # the one group that is no section of the schema
 FREE = ("model.config.", "profile.more.")  # below them keys are the user's own
 # what Hydra and OmegaConf raise for a user's mistakes: ValueError for a group's value, OSError for a file's form
-REFUSED = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
+HYDRA_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
 
 
 def diagnose(
     overrides: Sequence[str], conf: Path, main: str, loader: ConfigLoader, refusal: Exception
 ) -> tuple[DictConfig, set[str], list[Problem]]:
-    """What could be composed, the keys of the schema that are mistaken, and a problem for each mistake.
+    """Return what could be composed, the keys without a valid value, and a problem for each mistake.
 
-    refusal: what Hydra said; it is passed on when nothing else is found.
+    refusal: Hydra's error; it is passed on when nothing else is found.
     """
     config: DictConfig = OmegaConf.structured(Config)
     problems: list[Problem] = []
-    mistaken: set[str] = set()
+    invalid_keys: set[str] = set()
     groups: list[str] = []
     values: list[Setting] = []
     parser = OverridesParser.create()
@@ -53,42 +54,42 @@ def diagnose(
             key = text.partition("=")[0].lstrip("+~")
             fix = "write key=value, and quote a value with special characters: 'model.path=\"a (b)\"'"
             problems.append(Problem(f"{text!r} is not an override", key, fix))
-            mistaken.add(key)
+            invalid_keys.add(key)
             continue
         key = override.key_or_group
         options = loader.get_group_options(key)
         problem = _misused(override, options)
         if problem is not None:
             problems.append(problem)
-            mistaken.add(key)
+            invalid_keys.add(key)
         elif options:
             groups.append(text)
         elif not override.is_hydra_override() and not override.is_delete():
             values += [Setting(k, v, k, override.is_add()) for k, v in leaves(override.value(), key)]
     try:
         settings = [*_file_settings(groups, conf, main, loader), *values]
-    except REFUSED as error:
-        return config, ALL, [*problems, _translated(error, conf, overrides)]
+    except HYDRA_ERRORS as error:
+        return config, SECTIONS, [*problems, _translated(error, conf, overrides)]
     for setting in settings:
         problem = _apply(config, setting)
         if problem is not None:
             problems.append(problem)
-            mistaken.update({setting.key, *_near(setting.key)})
+            invalid_keys.update({setting.key, *_near(setting.key)})
     if not problems:
-        return config, ALL, [_translated(refusal, conf, overrides)]
-    if EXPERIMENT in mistaken:  # it could have set any key
-        return config, ALL, problems
-    return config, mistaken & SCHEMA.keys(), problems
+        return config, SECTIONS, [_translated(refusal, conf, overrides)]
+    if EXPERIMENT in invalid_keys:  # it could have set any key
+        return config, SECTIONS, problems
+    return config, invalid_keys & KEYS.keys(), problems
 
 
 def _misused(override: Override, options: list[str]) -> Problem | None:
-    """What is wrong with an override as such; `options`: those of its group, if it is one."""
+    """What is wrong with an override itself; `options`: those of its group, if it is one."""
     key, text = override.key_or_group, str(override.input_line)
     if override.is_sweep_override():
         fix = "add -m to build each value (a,b or range(1,4)); quote a text that holds a comma"
         return Problem(f"{text} stands for several values", key, fix)
     if override.is_delete():
-        return Problem(f"{key} cannot be removed", key, f"set it instead: {key}=...") if key in SCHEMA else None
+        return Problem(f"{key} cannot be removed", key, f"set it instead: {key}=...") if key in KEYS else None
     if not options:
         return None
     if override.is_add():
@@ -104,16 +105,16 @@ def _misused(override: Override, options: list[str]) -> Problem | None:
 
 
 class Setting(NamedTuple):
-    """One key given a value; `where` names the place for the user."""
+    """A value given to a key; `where`: the place, for the user."""
 
     key: str
     value: Any
     where: str
-    plus: bool | None  # whether an override adds the key; None in a file, which may do both
+    adds_key: bool | None  # whether the override has a +; None for a file, which needs none
 
 
 def _file_settings(groups: list[str], conf: Path, main: str, loader: ConfigLoader) -> Iterator[Setting]:
-    """Every key that the chosen files set, in the order in which Hydra lays them over each other."""
+    """Every key that the chosen files set, in the order in which Hydra applies them."""
     for default in loader.compute_defaults_list(main, groups, RunMode.RUN).defaults:
         path = str(default.config_path)
         if path == "schema" or path.startswith("hydra"):
@@ -125,46 +126,37 @@ def _file_settings(groups: list[str], conf: Path, main: str, loader: ConfigLoade
                 yield Setting(key, value, f"{file}: {key}", None)
 
 
-def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value inside nested mappings, with its dotted key; a list counts as one value."""
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from leaves(inner, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, value
-
-
 def _apply(config: DictConfig, setting: Setting) -> Problem | None:
-    """Set one key, or say why it cannot be."""
-    key, value, where, plus = setting
+    """Set one key; return why it cannot be set."""
+    key, value, where, adds_key = setting
     free = key.startswith(FREE)
-    if key not in SCHEMA and not free:
+    if key not in KEYS and not free:
         near = _near(key)
         section = key.rpartition(".")[0]
-        names = [k for k in SCHEMA if k.rpartition(".")[0] == section] or ALL
+        names = [k for k in KEYS if k.rpartition(".")[0] == section] or SECTIONS
         fix = f"did you mean {' or '.join(near)}?" if near else f"the keys there are {', '.join(names)}"
         return Problem(f"there is no key {key}", where, fix)
     there = OmegaConf.select(config, key) is not None
-    if plus is True and there and not isinstance(value, dict | list):
+    if adds_key is True and there and not isinstance(value, dict | list):
         return Problem(f"{key} is there already", where, f"leave the + out: {key}={value}")
-    if plus is False and free and not there:
+    if adds_key is False and free and not there:
         return Problem(f"{key} is not there yet", where, f"add it with a +: +{key}={value}")
     try:
         OmegaConf.update(config, key, value)
     except OmegaConfBaseException:
         return Problem(
-            f"{key} cannot be {'null' if value is None else repr(value)}", where, f"give {_expected(SCHEMA[key])}"
+            f"{key} cannot be {'null' if value is None else repr(value)}", where, f"give {_expected(KEYS[key].type)}"
         )
     return None
 
 
 def _near(key: str) -> list[str]:
-    """Keys that may have been meant by one that does not exist."""
-    if key in SCHEMA:
+    """The keys that may have been meant by one that does not exist."""
+    if key in KEYS:
         return []
     name = key.rpartition(".")[2]
-    return difflib.get_close_matches(key, [*SCHEMA, EXPERIMENT], 1, 0.75) or [
-        k for k in SCHEMA if k.rpartition(".")[2] == name
+    return difflib.get_close_matches(key, [*KEYS, EXPERIMENT], 1, 0.75) or [
+        k for k in KEYS if k.rpartition(".")[2] == name
     ]
 
 
@@ -180,19 +172,8 @@ def _expected(kind: Any) -> str:
     return words.get(kind, "a list: [a, b]" if typing.get_origin(kind) is list else "a mapping: {a: 1}")
 
 
-def _schema(kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, hint in typing.get_type_hints(kind).items():
-        yield prefix + name, hint
-        if is_dataclass(hint):
-            yield from _schema(hint, f"{prefix}{name}.")
-
-
-SCHEMA = dict(_schema(Config))  # every key, sections too, with its type
-ALL = {key for key in SCHEMA if "." not in key}
-
-
 def _translated(error: Exception, conf: Path, overrides: Sequence[str]) -> Problem:
-    """What Hydra or the YAML reader says, in one line."""
+    """An error of Hydra or of the YAML reader as a problem of one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         fix = "write key: value, with spaces for indentation"

@@ -20,26 +20,26 @@ from pipeline.core.files import write_text
 
 FILE = Path("params.yaml")
 ARTIFACTS = Path("artifacts")
-SCRATCH = Path(".dvc/tmp")
-NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: DVC takes a dot for a level of params.yaml
+SCRATCH = Path(".dvc/tmp")  # of DVC, ignored by git
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: to DVC a dot is a level of params.yaml
 LONGEST = 100  # characters of a derived name; file systems end at 255
 
 Points = Mapping[str, Sequence[str]]
 
 
 def read() -> dict[str, list[str]]:
-    """All points. Raises UserError for whatever is wrong with the file."""
+    """All points. Raises UserError with every problem of the file."""
     points = _load()[1]["points"]
     return {name: list(overrides) for name, overrides in points.items()}
 
 
 def record(name: str, overrides: Sequence[str]) -> None:
-    """Make `name` stand for `overrides`; comments stay, and the file is not touched when it says so already."""
+    """Record a point. Comments are kept, and the file is not touched when the point is already there."""
     with locked("params.lock"):
         yaml, document = _load()
         points = document["points"]
         if name in points:
-            if same(points[name], overrides):
+            if equivalent(points[name], overrides):
                 return
             points[name] = list(overrides)
         else:
@@ -50,12 +50,13 @@ def record(name: str, overrides: Sequence[str]) -> None:
 
 
 def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
-    """The point with these overrides, or a name for it: an override of a group gives its option, another key_value.
+    """The name of the point with these overrides. A new one is named after them: an option by its name, a key as
+    key_value.
 
-    Raises UserError when that name is taken by other overrides.
+    Raises UserError when that name is too long, or taken by other overrides.
     """
     for name in points:
-        if same(points[name], overrides):
+        if equivalent(points[name], overrides):
             return name
     parts = []
     for override in overrides:
@@ -71,13 +72,13 @@ def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
     return name
 
 
-def own(overrides: Sequence[str]) -> list[str]:
+def point_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides that belong to a point: not its name, and nothing about Hydra itself."""
     return [text for text in overrides if not text.lstrip("+~").startswith(("point=", "hydra.", "hydra/"))]
 
 
-def same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists of overrides mean the same: the order matters only within a section."""
+def equivalent(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two lists of overrides declare the same point: the order matters only within a section."""
 
     def ordered(overrides: Sequence[str]) -> list[str]:
         return sorted(overrides, key=lambda text: re.split("[.=]", text.lstrip("+~"))[0])
@@ -96,7 +97,7 @@ def locked(name: str) -> Iterator[None]:
 
 
 def _require_file() -> None:
-    """Raise UserError where there is no params.yaml."""
+    """Raise UserError in a folder without params.yaml."""
     if not FILE.exists():
         raise UserError(Problem(f"there is no {FILE}", str(FILE), "run from the root of the repository"))
 

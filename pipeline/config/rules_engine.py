@@ -1,99 +1,93 @@
-"""Which types and which engines go together; pipeline.config.rules has the other rules."""
+"""Which engines, types and weight formats go together; pipeline.config.rules has the other rules."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import MISSING, fields
+from collections.abc import Iterator, Sequence
 
-from pipeline.core.engines import KINDS, PROVIDERS, EngineKind
+from pipeline.config.keys import Rule
 from pipeline.core.errors import Problem
-from pipeline.core.formats import FORMATS
-from pipeline.core.schema import Compute, Config, Embedding, Engine, Rounding, Weights
-
-NO_KERNELS = {(provider, Compute.bf16) for provider in PROVIDERS}
-
-
-def _precision(config: Config) -> Iterator[Problem]:
-    compute, provider = config.precision.compute, config.engine.provider
-    if (provider, compute) in NO_KERNELS:
-        yield Problem(
-            f"{provider} cannot compute in {compute.value}", "precision.compute", "precision=fp32 or precision=fp16"
-        )
+from pipeline.core.schema import ComputeType, Embedding, Rounding, Weights
+from pipeline.core.tables.engines import PROVIDERS, EngineKind
+from pipeline.core.tables.formats import FORMATS
 
 
-def _weights(config: Config) -> Iterator[Problem]:
-    """Block sizes that both formats and kernels know, and no key that would be without effect."""
-    quantize = config.quantize
-    size, where = quantize.block_size, "quantize.block_size"
-    fmt = FORMATS.get(quantize.weights)
+def _compute(provider: str, compute: ComputeType) -> Iterator[Problem]:
+    if provider in PROVIDERS and compute is ComputeType.bf16:
+        fix = "precision=fp32 or precision=fp16"
+        yield Problem(f"{provider} cannot compute in {compute.value}", "precision.compute", fix)
+
+
+def _block_size(weights: Weights, size: int) -> Iterator[Problem]:
+    """Block sizes that both formats and kernels know."""
+    fmt = FORMATS.get(weights)
     if fmt is not None and size not in fmt.blocks:
-        what = f"{where}={size} is not supported with quantize.weights={quantize.weights.value}"
-        yield Problem(what, where, f"choose one of {', '.join(map(str, fmt.blocks))}")
-    if not quantize.symmetric and not (fmt is not None and fmt.offsets):
-        where = "quantize.symmetric"
-        what = f"{where}=false has no effect with quantize.weights={quantize.weights.value}"
-        yield Problem(what, where, f"{where}=true, or precision=int4")
-    if quantize.weights is Weights.none and quantize.rounding is Rounding.gptq:
-        where = "quantize.rounding"
-        what = f"{where}=gptq has no effect with quantize.weights=none"
-        yield Problem(what, where, f"{where}=nearest, or precision=int8")
-    if fmt is not None and not fmt.gptq and quantize.rounding is Rounding.gptq:
-        where = "quantize.rounding"
+        what = f"quantize.block_size={size} is not supported with quantize.weights={weights.value}"
+        yield Problem(what, "quantize.block_size", f"choose one of {', '.join(map(str, fmt.blocks))}")
+
+
+def _symmetric(weights: Weights, symmetric: bool) -> Iterator[Problem]:
+    if not symmetric and not (weights in FORMATS and FORMATS[weights].offsets):
+        yield _no_effect("quantize.symmetric", "false", weights, "quantize.symmetric=true, or precision=int4")
+
+
+def _rounding(weights: Weights, rounding: Rounding, compute: ComputeType) -> Iterator[Problem]:
+    where = "quantize.rounding"
+    if rounding is not Rounding.gptq:
+        return
+    if weights is Weights.none:
+        yield _no_effect(where, "gptq", weights, f"{where}=nearest, or precision=int8")
+    elif not FORMATS[weights].gptq:
         yield Problem(f"{where}=gptq is for whole numbers", where, f"{where}=nearest, or precision=int8")
-    if quantize.rounding is Rounding.gptq and config.precision.compute is Compute.bf16:
-        where = "quantize.rounding"
+    if compute is ComputeType.bf16:
         what = f"{where}=gptq reads its text in ONNX Runtime on the CPU, which has no kernels for bf16"
         yield Problem(what, where, f"{where}=nearest, or precision.compute=fp32")
-    if quantize.weights is Weights.none and quantize.embedding is not Embedding.none:
-        where = "quantize.embedding"
-        what = f"{where}={quantize.embedding.value} has no effect with quantize.weights=none"
-        yield Problem(what, where, f"{where}=none, or precision=int8")
 
 
-def _engine(config: Config) -> Iterator[Problem]:
-    """No key that would be without effect."""
-    kind = config.engine.kind
-    for field in fields(Engine)[1:]:
-        default = [] if field.default is MISSING else field.default
-        if getattr(config.engine, field.name) != default and field.name not in KINDS[kind].config_keys:
-            where = f"engine.{field.name}"
-            fix = f"leave it out; {kind.value} takes {', '.join(KINDS[kind].config_keys)}"
-            yield Problem(f"{where} has no effect with engine.kind={kind.value}", where, fix)
+def _embedding(weights: Weights, embedding: Embedding) -> Iterator[Problem]:
+    where = "quantize.embedding"
+    if weights is Weights.none and embedding is not Embedding.none:
+        yield _no_effect(where, embedding.value, weights, f"{where}=none, or precision=int8")
 
 
-def _provider(config: Config) -> Iterator[Problem]:
-    engine, fmt = config.engine, FORMATS.get(config.quantize.weights)
-    if engine.kind is EngineKind.onnxruntime and engine.provider not in PROVIDERS:
-        what = f"{engine.kind.value} has no provider {engine.provider} here"
+def _no_effect(key: str, value: str, weights: Weights, fix: str) -> Problem:
+    return Problem(f"{key}={value} has no effect with quantize.weights={weights.value}", key, fix)
+
+
+def _provider(kind: EngineKind, provider: str, weights: Weights) -> Iterator[Problem]:
+    if kind is EngineKind.onnxruntime and provider not in PROVIDERS:
+        what = f"{kind.value} has no provider {provider} here"
         yield Problem(what, "engine.provider", f"choose {' or '.join(PROVIDERS)}")
-    if engine.provider in PROVIDERS[1:] and fmt is not None and engine.provider not in fmt.providers:
-        what = f"{engine.provider} has no kernels for kvforge's weights of {config.quantize.weights.value}"
+    if provider in PROVIDERS[1:] and weights in FORMATS and provider not in FORMATS[weights].providers:
+        what = f"{provider} has no kernels for kvforge's weights of {weights.value}"
         yield Problem(what, "quantize.weights", "precision=fp16, engine=tensorrt_rtx or engine=onnxruntime_cpu")
 
 
-def _targets(config: Config) -> Iterator[Problem]:
-    engine = config.engine
-    if engine.kind is EngineKind.tensorrt_rtx and not engine.targets:
+def _targets(kind: EngineKind, targets: Sequence[float]) -> Iterator[Problem]:
+    if kind is EngineKind.tensorrt_rtx and not targets:
         fix = "give at least one, as engine.targets=[8.9]"
         yield Problem("TensorRT-RTX needs to know the GPUs to build for", "engine.targets", fix)
 
 
-def _kernels(config: Config) -> Iterator[Problem]:
+def _kernels(kind: EngineKind, targets: Sequence[float], weights: Weights) -> Iterator[Problem]:
     """Engines and GPUs that compute with the weights' format."""
-    weights, engine = config.quantize.weights, config.engine
-    fmt = FORMATS.get(weights)
-    if fmt is None:
+    if weights not in FORMATS:
         return
-    if engine.kind is EngineKind.onnxruntime and not fmt.providers:
+    least = FORMATS[weights].min_capability or 0.0
+    if kind is EngineKind.onnxruntime and not FORMATS[weights].providers:
         what = f"ONNX Runtime has no kernels for weights of {weights.value}"
         yield Problem(what, "quantize.weights", "engine=tensorrt_rtx, or precision=int8 or int4")
-    least = fmt.min_capability or 0.0
-    old = [target for target in engine.targets if target < least]
+    old = [target for target in targets if target < least]
     if old:
         what = f"{weights.value} needs compute capability {least} or later, not {', '.join(map(str, old))}"
-        yield Problem(
-            what, "engine.targets", f"engine.targets=[{', '.join(str(t) for t in (8.9, 12.0) if t >= least)}]"
-        )
+        fix = f"engine.targets=[{', '.join(str(t) for t in (8.9, 12.0) if t >= least)}]"
+        yield Problem(what, "engine.targets", fix)
 
 
-RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
-    _precision, _weights, _engine, _provider, _targets, _kernels,
-)  # fmt: skip
+RULES: tuple[Rule, ...] = (
+    (_compute, "engine.provider", "precision.compute"),
+    (_block_size, "quantize.weights", "quantize.block_size"),
+    (_symmetric, "quantize.weights", "quantize.symmetric"),
+    (_rounding, "quantize.weights", "quantize.rounding", "precision.compute"),
+    (_embedding, "quantize.weights", "quantize.embedding"),
+    (_provider, "engine.kind", "engine.provider", "quantize.weights"),
+    (_targets, "engine.kind", "engine.targets"),
+    (_kernels, "engine.kind", "engine.targets", "quantize.weights"),
+)

@@ -1,26 +1,20 @@
-"""What is wrong with the ranges of the profiles, in the words of the config's keys; pipeline.config.rules has the
-other rules."""
+"""What is wrong with the ranges of the profiles; pipeline.config.rules has the other rules."""
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
-from pipeline.core.engines import KINDS
+from pipeline.config.keys import Rule
 from pipeline.core.errors import Problem
-from pipeline.core.profiles import Sizes, StepSizes
-from pipeline.core.schema import Config, Range, Shapes
-
-SIDES = [(step, axis) for step in ("prefill", "decode") for axis in ("batch", "sequence")]
-
-
-def _side(config: Config, step: str, axis: str) -> Iterator[Problem]:
-    """One axis of prefill or decode."""
-    yield from _range(config, f"profile.{step}.{axis}", getattr(getattr(config.profile, step), axis), axis)
+from pipeline.core.profiles import AXES, Sizes, StepSizes
+from pipeline.core.schema import Axes, Profile, Range, Shapes
+from pipeline.core.tables.engines import KINDS, EngineKind
 
 
-def _more(config: Config) -> Iterator[Problem]:
+def _more(more: Mapping[str, Any], axes: Axes) -> Iterator[Problem]:
     """The profiles that were added by name."""
-    for name, raw in config.profile.more.items():
+    for name, raw in more.items():
         where = f"profile.more.{name}"
         try:
             ranges = StepSizes.from_dict(raw)
@@ -30,42 +24,38 @@ def _more(config: Config) -> Iterator[Problem]:
             continue
         if name in ("prefill", "decode"):
             yield Problem(f"there is a profile {name} already", where, f"set profile.{name}, or choose another name")
-        for axis in ("batch", "sequence"):
+        for axis in AXES:
             ends: Sizes = getattr(ranges, axis)
             if min(ends.min, ends.opt, ends.max) < 1:
                 yield Problem(f"{where}.{axis} goes below 1", f"{where}.{axis}", "give 1 or more")
-            yield from _range(config, f"{where}.{axis}", ends, axis)
+            yield from _range(f"{where}.{axis}", ends, getattr(axes, axis))
 
 
-def _range(config: Config, where: str, ends: Range | Sizes, axis: str) -> Iterator[Problem]:
+def _range(where: str, ends: Range | Sizes, largest: int) -> Iterator[Problem]:
     """In order, and inside the declared axis."""
+    axis = where.rpartition(".")[2]
     if not ends.min <= ends.opt <= ends.max:
         order = f"min {ends.min}, opt {ends.opt}, max {ends.max}"
         yield Problem(f"{where} is out of order: {order}", where, "make it min <= opt <= max")
-    most = getattr(config.axes, axis)
-    if ends.max > most:
+    if ends.max > largest:
         yield Problem(
-            f"{where}.max={ends.max} is above axes.{axis}={most}",
+            f"{where}.max={ends.max} is above axes.{axis}={largest}",
             f"{where}.max",
-            f"{where}.max={most} at most, axes.{axis}={ends.max}, or the option of profile/ that fits the axes",
+            f"{where}.max={largest} at most, axes.{axis}={ends.max}, or the option of profile/ that fits the axes",
         )
 
 
-def _one_token(config: Config, axis: str) -> Iterator[Problem]:
+def _one_token(where: str, least: int) -> Iterator[Problem]:
     """Generating for one row is in no profile but decode: it must be there."""
-    least = getattr(config.profile.decode, axis).min
     if least > 1:
-        where = f"profile.decode.{axis}.min"
         yield Problem(f"{where}={least} leaves out the step of one row and one token", where, f"{where}=1")
 
 
-def _gap(config: Config) -> Iterator[Problem]:
+def _gap(profile: Profile) -> Iterator[Problem]:
     """Every batch from 1 on and, for each batch, every sequence from 1 on is in some profile, up to the largest."""
-    named = _by_key(config)
-    if any(
-        not 1 <= getattr(r, axis).min <= getattr(r, axis).max for r in named.values() for axis in ("batch", "sequence")
-    ):
-        return  # said already
+    named = _by_key(profile)
+    if any(not 1 <= getattr(r, axis).min <= getattr(r, axis).max for r in named.values() for axis in AXES):
+        return  # already reported
     missing = _hole([(ranges.batch, f"{key}.batch") for key, ranges in named.items()])
     if missing:
         yield _between("batch", *missing)
@@ -93,35 +83,48 @@ def _between(axis: str, first: int, last: int, key: str) -> Problem:
     return Problem(f"no profile takes {axis} {sizes}", f"{key}.min", f"{key}.min={first}, or a profile for those sizes")
 
 
-def _static(config: Config) -> Iterator[Problem]:
+def _static(kind: EngineKind, profile: Profile, axes: Axes) -> Iterator[Problem]:
     """A profile of one shape beside another: TensorRT stores all weights once more for it. The plan of SmolLM2-135M in
     fp16 has 500 MB then; 288 with a batch of 1 to 2, 290 with a sequence of 1 to 2."""
-    named = _by_key(config)
-    if not KINDS[config.engine.kind].static_costs or len(named) < 2:
+    if not KINDS[kind].static_costs:
         return
-    for key, ranges in named.items():
+    for key, ranges in _by_key(profile).items():
         if all(ends.min == ends.max for ends in (ranges.batch, ranges.sequence)):
-            axis = "batch" if config.axes.batch > ranges.batch.max else "sequence"
+            axis = "batch" if axes.batch > ranges.batch.max else "sequence"
             where = f"{key}.{axis}.max"
             size = getattr(ranges, axis).max + 1
             what = f"{key} has one shape only: beside other profiles TensorRT stores all weights again for it"
             yield Problem(what, where, f"{where}={size}, with axes.{axis} of {size} or more")
 
 
-def _by_key(config: Config) -> dict[str, Shapes | StepSizes]:
+def _bench(key: str, where: str, value: int, ends: Range) -> Iterator[Problem]:
+    """What is measured must fit into the profile."""
+    if not ends.min <= value <= ends.max:
+        what = f"{key}={value} is outside {where}, {ends.min} to {ends.max}"
+        yield Problem(what, key, "choose a size inside the profile, or widen the profile")
+
+
+def _by_key(profile: Profile) -> dict[str, Shapes | StepSizes]:
     """All profiles by their config keys."""
-    profile = config.profile
     named: dict[str, Shapes | StepSizes] = {"profile.prefill": profile.prefill, "profile.decode": profile.decode}
     for name, raw in profile.more.items():
-        with contextlib.suppress(ValueError, TypeError):  # said already
+        with contextlib.suppress(ValueError, TypeError):  # already reported
             named[f"profile.more.{name}"] = StepSizes.from_dict(raw)
     return named
 
 
-RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
-    *(functools.partial(_side, step=step, axis=axis) for step, axis in SIDES),
-    _more,
-    *(functools.partial(_one_token, axis=axis) for axis in ("batch", "sequence")),
-    _gap,
-    _static,
+SIDES = [(f"profile.{step}.{axis}", f"axes.{axis}") for step in ("prefill", "decode") for axis in AXES]
+DECODE_STARTS = [f"profile.decode.{axis}.min" for axis in AXES]
+MEASURED = [
+    ("bench.prompt", "profile.prefill.sequence"),
+    ("bench.batch", "profile.prefill.batch"),
+    ("bench.batch", "profile.decode.batch"),
+]
+RULES: tuple[Rule, ...] = (
+    *((partial(_range, side), side, axis) for side, axis in SIDES),
+    (_more, "profile.more", "axes"),
+    *((partial(_one_token, start), start) for start in DECODE_STARTS),
+    (_gap, "profile"),
+    (_static, "engine.kind", "profile", "axes"),
+    *((partial(_bench, key, side), key, side) for key, side in MEASURED),
 )

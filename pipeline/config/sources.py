@@ -1,7 +1,7 @@
-"""Where a checkpoint's files are, and whether they may be used; without loading them.
+"""Where a checkpoint's files are, and whether they may be used, without loading them.
 
-A point folder's `checkpoint` is a link to the local files (DVC hashes what it points to), or a line of text
-that identifies a model which is no local file.
+A point folder's `checkpoint` is a link to the local files, whose contents DVC hashes, or a line of text that identifies
+a model that is not a local file.
 """
 
 import importlib.util
@@ -19,10 +19,10 @@ MADE_BY = {"models/gemma-3-270m-q4_k_m.gguf": "run make gemma3, which downloads 
 
 
 def find(model: Model) -> Path | None:
-    """The absolute path of the local folder or GGUF file; None for a model that is no local file.
+    """The absolute path of the local folder or GGUF file; None for a model that is not a local file.
 
-    Raises UserError when it is missing, the files in a local folder are not those of a complete checkpoint, or a GGUF
-    file is damaged, split or says what cannot be built.
+    Raises UserError when it is missing, a local folder is not a complete checkpoint, or a GGUF file is damaged, split
+    or of a model that cannot be built.
     """
     if model.source not in (Source.local, Source.gguf):
         return None

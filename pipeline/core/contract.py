@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipeline.core.dtypes import COMPUTE
+from pipeline.core.tables.dtypes import COMPUTE
 
 LOGITS = "logits"
 

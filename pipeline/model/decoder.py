@@ -20,11 +20,13 @@ from transformers.masking_utils import AttentionMaskInterface, causal_mask_funct
 
 from pipeline.core.errors import Problem, UserError
 from pipeline.model import operators
+from pipeline.model.arguments import with_cache
 
 IMPLEMENTATION = "kvforge"
 KNOWN_KWARGS = {
     *("dropout", "is_causal", "output_attentions", "use_cache"),  # not used in inference, or decided here
-    *("past_key_value", "past_key_values", "position_embeddings", "position_ids", "cache_position"),  # applied before
+    *("past_key_value", "past_key_values", "cache", "cache_position"),  # applied before
+    *("position_embeddings", "position_ids"),  # applied before
     *("scaling", "softcap"),
     "sliding_window",  # in the mask
 }
@@ -173,9 +175,7 @@ class Decoder(nn.Module):
                 # gathered before the head, so that the vocabulary's product runs for one token of each row
                 head = self.model.get_output_embeddings()
                 stack.enter_context(head.register_forward_pre_hook(gather_last))
-            logits = self.model(
-                input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True
-            ).logits
+            logits = self.model(input_ids=input_ids, position_ids=position_ids, **with_cache(self.model, cache)).logits
         if cache.attention_calls != len(cache):
             raise unsupported(
                 type(self.model).__name__,
@@ -195,7 +195,7 @@ def cache_shapes(model: PreTrainedModel, cache_size: int) -> list[tuple[tuple[in
     """
     cache = DynamicCache()
     with torch.no_grad():
-        model(input_ids=torch.zeros(1, 1, dtype=torch.int64), past_key_values=cache, use_cache=True)
+        model(input_ids=torch.zeros(1, 1, dtype=torch.int64), **with_cache(model, cache))
     shapes = []
     for index, layer in enumerate(cache.layers):
         if getattr(layer, "keys", None) is None:

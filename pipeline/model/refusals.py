@@ -8,6 +8,8 @@ import inspect
 
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.model.arguments import cache_name
+
 # by name, as not every version of transformers has the last: a layer without a state of its own
 KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 
@@ -33,7 +35,7 @@ def _state(model: PreTrainedModel) -> str | None:
 
 def _inputs(model: PreTrainedModel, accepted: set[str]) -> str | None:
     """A forward that takes no cache, or no positions: it counts them from the cache's length, one for all rows."""
-    if "past_key_values" not in accepted:
+    if cache_name(model) is None:
         return "its forward takes no past_key_values: it keeps no cache of keys and values"
     if "position_ids" not in accepted and not hasattr(model.config, "text_config"):  # such a model passes them on
         return "its forward takes no position_ids: positions follow from the cache's length, the same for every row"

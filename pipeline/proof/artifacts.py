@@ -13,9 +13,9 @@ import torch
 
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.formats import FORMATS, Weights
 from pipeline.core.machine import cores
 from pipeline.core.profiles import Profiles
+from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.model import pt2
 from pipeline.proof.interface import interface_findings, onnx_findings, program_findings
 from pipeline.proof.reference import Reference

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.core.arrays import Floats
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Floats
 from pipeline.proof import sensitivity
 from pipeline.proof.cases import Case
 from pipeline.proof.metrics import CACHES, COMPARISONS, LOGITS, SMALLEST, Comparison, Found

@@ -11,7 +11,7 @@ import onnx
 import torch
 
 from pipeline.core.contract import GraphContract, Tensor
-from pipeline.core.dtypes import BY_ONNX
+from pipeline.core.tables.dtypes import BY_ONNX
 from pipeline.graph.attention import AttentionForm
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)

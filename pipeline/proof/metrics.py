@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import kl_div
 
-from pipeline.core.dtypes import Floats
+from pipeline.core.arrays import Floats
 from pipeline.core.schema import Gates, Quality
 
 SMALLEST = float(np.finfo(np.float32).tiny)  # in place of a scale of 0: any difference is then far above every gate

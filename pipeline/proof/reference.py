@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.core.dtypes import Floats
+from pipeline.core.arrays import Floats
+from pipeline.model.arguments import with_cache
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class Reference:
             logits = self.model(
                 input_ids=torch.tensor([tokens]),
                 position_ids=torch.arange(start, start + len(tokens))[None],
-                past_key_values=cache,
-                use_cache=True,
+                **with_cache(self.model, cache),
                 logits_to_keep=torch.tensor(positions),
             ).logits[0]
         tensors = (t for layer in cache.layers for t in (_tensor(layer.keys), _tensor(layer.values)))
@@ -77,7 +77,7 @@ class Reference:
         for _ in range(count):
             with torch.inference_mode():
                 logits = self.model(
-                    input_ids=torch.tensor([new]), past_key_values=cache, use_cache=True, logits_to_keep=1
+                    input_ids=torch.tensor([new]), logits_to_keep=1, **with_cache(self.model, cache)
                 ).logits
             text.append(int(logits[0, -1].argmax()))
             new = text[-1:]
@@ -101,7 +101,7 @@ class StreamingReference:
         positions = torch.arange(self._used, self._used + tokens.shape[1]).expand(tokens.shape)
         with torch.inference_mode():
             logits: torch.Tensor = self._model(
-                input_ids=tokens, position_ids=positions, past_key_values=self._cache, use_cache=True
+                input_ids=tokens, position_ids=positions, **with_cache(self._model, self._cache)
             ).logits
         self._used += tokens.shape[1]
         return logits.float()

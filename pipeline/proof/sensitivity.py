@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from pipeline.core.dtypes import Floats
+from pipeline.core.arrays import Floats
 from pipeline.core.errors import Problem, UserError
 from pipeline.proof.metrics import CACHES, COMPARISONS, LOGITS, Found
 from pipeline.proof.reference import Expected, Reference

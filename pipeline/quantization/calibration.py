@@ -13,10 +13,11 @@ import onnxruntime as ort
 from tqdm import tqdm
 
 from pipeline.core import layout
+from pipeline.core.arrays import Floats
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Floats
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.schema import Calibration
+from pipeline.core.tables.engines import CPU
 from pipeline.text import texts, tokens
 
 WINDOW = 512  # tokens read from an empty cache at a time, if the model accepts that many
@@ -70,7 +71,7 @@ def _observing(folder: Path, names: list[str]) -> ort.InferenceSession:
     options.log_severity_level = 3  # errors only: else a line for every cache that is not written in place
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of all weights
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
 
 
 def _feeds(contract: GraphContract, window: list[int]) -> dict[str, npt.NDArray[np.generic]]:

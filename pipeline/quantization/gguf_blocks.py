@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType
 
-from pipeline.core.dtypes import Floats
-from pipeline.core.formats import FORMATS, Format, Weights
+from pipeline.core.arrays import Floats
+from pipeline.core.tables.formats import FORMATS, Format, Weights
 from pipeline.quantization.grids import Grid, chunks
 
 BLOCK = 32

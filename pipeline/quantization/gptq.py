@@ -10,8 +10,8 @@ the loss of SmolLM2-135M's stand-in (benchmarks/int4_recipes.md) from 6.4 to 2.3
 
 import numpy as np
 
-from pipeline.core.dtypes import Floats
-from pipeline.core.formats import Format
+from pipeline.core.arrays import Floats
+from pipeline.core.tables.formats import Format
 from pipeline.quantization.grids import Grid, integer_range, round_rows
 
 DAMPING = 0.01  # of the mean diagonal of H, added to it as in the paper, for channels that the text hardly uses

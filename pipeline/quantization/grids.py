@@ -14,8 +14,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.dtypes import Floats
-from pipeline.core.formats import Format
+from pipeline.core.arrays import Floats
+from pipeline.core.tables.formats import Format
 
 Numbers = npt.NDArray[Any]  # of a format's type; int8 for all integers
 SPANS = (0.8, 0.9, 1.0)  # shares of a block's range at which fitting starts

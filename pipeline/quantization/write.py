@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from pipeline.core.dtypes import Array
+from pipeline.core.arrays import Array
 from pipeline.graph.editor import Editor, described, operand
 from pipeline.quantization.find import Weight
 from pipeline.quantization.grids import Grid

@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes  # noqa: F401  # numpy knows bfloat16 once it is imported
 import numpy as np
 
-from pipeline.core.dtypes import Array
+from pipeline.core.arrays import Array
 from pipeline.core.errors import Problem, UserError
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from packaging.version import InvalidVersion, Version
 
 from pipeline.core.contract import LOGITS, GraphContract
-from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.errors import Problem, UserError, one_line
 from pipeline.core.files import readable, write_json
 from pipeline.core.layout import ENGINE_INFO
 from pipeline.core.profiles import AXES, Profiles
 from pipeline.core.schema import Optimization
+from pipeline.core.tables.engines import KINDS, EngineKind
 
 FORMAT = 1  # raise it when older code could misread a new file
 LEVELS = [level.value for level in Optimization]

@@ -19,13 +19,13 @@ import numpy as np
 import onnxruntime as ort
 
 from pipeline.core import hardware
+from pipeline.core.arrays import Array
 from pipeline.core.contract import LOGITS, GraphContract
-from pipeline.core.dtypes import Array
-from pipeline.core.engines import CPU, CUDA, KINDS
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.layout import DATA
 from pipeline.core.machine import cores
 from pipeline.core.profiles import Profiles
+from pipeline.core.tables.engines import CPU, CUDA, KINDS
 from pipeline.runtime import memory
 from pipeline.runtime.engine_info import EngineInfo, too_old
 from pipeline.runtime.session import Runtime, Session

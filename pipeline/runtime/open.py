@@ -4,8 +4,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, cast
 
-from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.errors import Problem
+from pipeline.core.tables.engines import KINDS, EngineKind
 from pipeline.runtime import engine_info
 from pipeline.runtime.engine_info import EngineInfo
 from pipeline.runtime.session import Runtime

@@ -11,8 +11,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.core.arrays import Array, Floats
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Array, Floats
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.profiles import Profiles
 

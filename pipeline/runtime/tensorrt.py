@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core import hardware
+from pipeline.core.arrays import Array
 from pipeline.core.contract import LOGITS
-from pipeline.core.dtypes import Array
-from pipeline.core.engines import KINDS
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_path
 from pipeline.core.layout import PLAN
+from pipeline.core.tables.engines import KINDS
 from pipeline.runtime import device, tensorrt_api
 from pipeline.runtime.device import open_device
 from pipeline.runtime.engine_info import EngineInfo, rebuild
@@ -110,8 +110,8 @@ def why_other_version(folder: Path, info: EngineInfo) -> Problem | None:
     """What is wrong with the TensorRT that is installed here; None when it is the version that built the plan."""
     try:
         version = tensorrt_api.load(info.kind).version
-    except UserError as error:
-        return error.problems[0]
+    except UserError as missing:
+        return missing.problems[0]
     built_by = info.raw["version"]
     if version == built_by:
         return None

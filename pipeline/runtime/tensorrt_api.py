@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pipeline.core.dtypes import BY_TENSORRT
-from pipeline.core.engines import KINDS, EngineKind, install
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.tables.dtypes import BY_TENSORRT
+from pipeline.core.tables.engines import KINDS, EngineKind, install
 
 NEEDED = {  # class that the static cache and its attention need -> what its absence means
     "IAttention": "it has no attention operator (10.14 is the first with one)",

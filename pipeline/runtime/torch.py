@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import torch
 
+from pipeline.core.arrays import Array
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import Array
 from pipeline.core.profiles import Profiles
 from pipeline.model import pt2
 from pipeline.runtime.session import Runtime, Session

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.core.dtypes import Floats
+from pipeline.core.arrays import Floats
 from pipeline.core.errors import Problem
 
 
@@ -25,7 +25,7 @@ class Sampling:
         checks = {
             "temperature": (self.temperature >= 0, "0 (greedy) or more"),
             "top_k": (self.top_k >= 0, "0 (all tokens) or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_p": (0 < self.top_p <= 1, "a value above 0, at most 1"),
         }
         return [
             Problem(f"{name} is {getattr(self, name)}", name, f"give {allowed}")

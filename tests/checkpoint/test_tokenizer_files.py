@@ -173,6 +173,7 @@ def test_the_default_model_s_ids_are_llama_cpp_s(tmp_path: Path) -> None:
     assert set(LLAMA_CPP["ids"]) == set(token_ids.EDGES)
 
 
+@pytest.mark.slow
 def test_every_pre_tokenizer_is_llama_cpp_s(tmp_path: Path) -> None:
     """A fingerprint of the ids of 10,000 characters for each name, with the numbers of two and three digits added to
     the vocabulary."""

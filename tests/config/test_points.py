@@ -10,7 +10,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.config import points
-from pipeline.config.points import NAME
 from pipeline.core.errors import UserError
 from tests.support.repository import ROOT, make
 
@@ -50,7 +49,7 @@ def test_a_known_list_of_overrides_keeps_its_name() -> None:
 
 def test_order_counts_within_a_section() -> None:
     """Of two values for one key the later holds, so these are different points."""
-    assert not points.same(["axes.batch=1", "axes.batch=2"], ["axes.batch=2", "axes.batch=1"])
+    assert not points.equivalent(["axes.batch=1", "axes.batch=2"], ["axes.batch=2", "axes.batch=1"])
 
 
 def test_a_taken_name_is_refused() -> None:
@@ -69,7 +68,7 @@ def test_a_long_name_is_refused() -> None:
 def test_every_derived_name_is_legal(overrides: list[str]) -> None:
     """Whatever the overrides hold, the name is one that DVC, YAML and a file system take."""
     assume(sum(len(text) + 1 for text in overrides) <= points.LONGEST)  # longer ones may be refused, see above
-    assert NAME.fullmatch(points.name_of(overrides, {}, CONF))
+    assert points.NAME.fullmatch(points.name_of(overrides, {}, CONF))
 
 
 @given(OVERRIDES)
@@ -77,13 +76,13 @@ def test_same_is_about_sections(overrides: list[str]) -> None:
     """Moving whole sections about changes nothing."""
     sections = sorted({re.split("[.=]", text.lstrip("+"))[0] for text in overrides}, reverse=True)
     moved = [text for section in sections for text in overrides if re.match(rf"\+?{section}[.=]", text)]
-    assert points.same(overrides, moved)
+    assert points.equivalent(overrides, moved)
 
 
 def test_a_points_own_overrides() -> None:
     """Neither a point's name nor what concerns Hydra itself belongs to a point."""
     given = ["point=x", "+point=y", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "pointless=1", "cache=2k"]
-    assert points.own(given) == ["pointless=1", "cache=2k"]
+    assert points.point_overrides(given) == ["pointless=1", "cache=2k"]
 
 
 def test_record_keeps_order_and_comments() -> None:

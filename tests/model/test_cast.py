@@ -16,15 +16,16 @@ from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
-from pipeline.core.schema import Gates, Model, Source, section
+from pipeline.core.schema import Model, Source, section
 from pipeline.model import positions
 from pipeline.model.cast import cast
 from pipeline.proof.artifacts import artifacts
 from pipeline.proof.cases import Case
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import limits
+from pipeline.proof.results import Limits
 from tests.support.architectures import ARCHITECTURES, SMALL
+from tests.support.gates import held
 from tests.support.points import build, composed, write_point
 
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2}
@@ -75,11 +76,11 @@ def test_a_model_of_mixed_types_runs_everywhere(tmp_path: Path, monkeypatch: pyt
     graph = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False)
     norms = {t.data_type for t in graph.graph.initializer if "norm" in t.name}
     assert norms == {onnx.TensorProto.FLOAT}
-    gates = Gates(logits_error=0.05, kl=2e-4, cache_error=0.05, greedy_agreement=1.0)
-    assert failures(tmp_path, contract, [Case("ragged chunks", (3, 0, 17), ((4, 7, 2), (1, 5, 6)))], gates) == {}
+    limits = held(logits_error=0.05, kl=2e-4, cache_error=0.05)
+    assert failures(tmp_path, contract, [Case("ragged chunks", (3, 0, 17), ((4, 7, 2), (1, 5, 6)))], limits) == {}
 
 
-def failures(point: Path, contract: GraphContract, cases: Sequence[Case], gates: Gates) -> dict[str, list[str]]:
+def failures(point: Path, contract: GraphContract, cases: Sequence[Case], limits: Limits) -> dict[str, list[str]]:
     """What each artifact's contract and cases miss; those without are left out."""
     original = loading.load(section(Model, point), point / layout.CHECKPOINT)
     positions.freeze(original, contract.cache_size)
@@ -88,7 +89,7 @@ def failures(point: Path, contract: GraphContract, cases: Sequence[Case], gates:
     for artifact in artifacts(point, contract):
         if (point / artifact.name).exists() and artifact.why_unavailable() is None:
             runtime = artifact.open()
-            results = {case.name: run_case(case, runtime, answers, limits(gates)) for case in cases}
+            results = {case.name: run_case(case, runtime, answers, limits) for case in cases}
             missed = artifact.findings() + [f"{name}: {f}" for name, r in results.items() for f in r.failures]
             found |= {artifact.name: missed} if missed else {}
     return found
@@ -102,8 +103,8 @@ ENDS = (
 # Twice what is measured with right frequencies. Those of 16 bits are off by 0.23, 4e-3 and 1.1 in fp16, 0.66, 0.03 and
 # 2.8 in bf16.
 END_GATES = {
-    "fp16": Gates(logits_error=6e-3, kl=1e-6, cache_error=7e-3, greedy_agreement=1.0),
-    "bf16": Gates(logits_error=0.05, kl=1e-4, cache_error=0.05, greedy_agreement=1.0),
+    "fp16": held(logits_error=6e-3, kl=1e-6, cache_error=7e-3),
+    "bf16": held(logits_error=0.05, kl=1e-4, cache_error=0.05),
 }
 
 
@@ -121,7 +122,7 @@ def long_point(folder: Path, precision: str, last: ModuleType) -> GraphContract:
     return build(folder, [*overrides, *(["engine=tensorrt_rtx"] if precision == "bf16" else [])], last, model=model)
 
 
-@pytest.mark.parametrize(("precision", "last"), [("fp16", engine), ("bf16", wrap)])
+@pytest.mark.parametrize(("precision", "last"), [pytest.param("fp16", engine, marks=pytest.mark.slow), ("bf16", wrap)])
 def test_the_end_of_a_long_cache(precision: str, last: ModuleType, tmp_path: Path) -> None:
     """Slots 8,189 to 8,191 pass narrow gates, in fp16 in every artifact, in bf16 in the program."""
     contract = long_point(tmp_path, precision, last)

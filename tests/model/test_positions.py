@@ -16,18 +16,18 @@ from pipeline.core import layout
 from pipeline.core.contract import GraphContract, contract_for
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import Profiles
-from pipeline.core.schema import Gates, Model, Source
+from pipeline.core.schema import Model, Source
 from pipeline.model import decoder, positions
 from pipeline.model.tracing import trace
 from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import limits
 from pipeline.runtime.torch import Torch
 from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL
+from tests.support.gates import held
 from tests.support.points import composed, write_point
 
-GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
+GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
 AXES = {"batch": 4, "sequence": 32}
 CACHE = 64
 HALF = 8  # rotary frequencies of SMALL: half of a head

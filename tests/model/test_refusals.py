@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from pipeline.checkpoint import loading
 from pipeline.core.errors import UserError
-from pipeline.core.schema import Axes, Cache, Compute, Logits, Model, Precision, Source
+from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Source
 from pipeline.model.decoder import Decoder, cache_shapes
 from pipeline.model.refusals import unsupported_reason
 from pipeline.wrap import wrap
@@ -127,6 +127,6 @@ def test_wrap_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.Monkey
     """The stage's message names the class and the reason; weights are not even made."""
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("weights were loaded"))
     model = Model(source=Source.random, architecture="bert", config=PLAIN)
-    arguments = (model, Axes(2, 8), Cache(16), Precision(Compute.fp32), Logits.last, tmp_path, tmp_path)
+    arguments = (model, Axes(2, 8), Cache(16), Precision(ComputeType.fp32), Logits.last, tmp_path, tmp_path)
     with pytest.raises(UserError, match="BertLMHeadModel cannot be given a static cache: it is an encoder"):
         wrap(*arguments)

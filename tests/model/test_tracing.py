@@ -15,8 +15,8 @@ from pipeline.proof.interface import program_findings
 ATEN = torch.ops.aten
 
 
-@pytest.mark.parametrize("batch", [1, 2, 3])
-@pytest.mark.parametrize("sequence", [1, 2, 4, 32])
+@pytest.mark.parametrize("batch", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("sequence", [1, *(pytest.param(size, marks=pytest.mark.slow) for size in (2, 4)), 32])
 def test_axes_stay_symbolic_at_every_size(tiny: tuple[Path, GraphContract], batch: int, sequence: int) -> None:
     """Also an axis of a single size: no finding, which means one symbol for each axis on all inputs and outputs."""
     model = loading.load(section(Model, tiny[0]), tiny[0])

@@ -19,9 +19,8 @@ from pipeline.proof import quality
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import Result
 from pipeline.runtime.open import open_engine
+from tests.support.gates import quality as options_of
 from tests.support.points import build_once
-
-GATES = {"perplexity": 1e-3, "kl": 1e-6, "top1": 0.999, "added_repetition": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def test_perplexity_is_that_of_plain_forwards(
 ) -> None:
     """11 windows of 20 and one of 5, all at once, in chunks of any size: exp of the mean cross-entropy of torch."""
     monkeypatch.setattr(quality, "CHUNK", held)
-    options = Quality(tokens=225, window=20, **GATES)
+    options = options_of(tokens=225, window=20)
     losses = []
     windows = quality.windows(tiny[0], options, 512, 0)
     for window in windows:
@@ -128,14 +127,14 @@ def test_logits_at_every_position(tmp_path: Path) -> None:
 
 def test_windows_begin_as_the_tokenizer_begins_a_text(speaking: Path) -> None:
     """The start token takes one place in each window; a shorter rest is kept, and a longer text is cut."""
-    options = Quality(text="", tokens=25, window=11, **GATES)
+    options = options_of(text="", tokens=25, window=11)
     windows = quality.windows(speaking, options, 100, 0)
     assert windows == [[0, *range(1, 11)], [0, *range(11, 21)], [0, *range(21, 26)]]
 
 
 def test_a_short_text_is_read_whole(speaking: Path) -> None:
     """99 words where 8192 tokens are wanted."""
-    windows = quality.windows(speaking, Quality(text="", tokens=8192, window=512, **GATES), 100, 0)
+    windows = quality.windows(speaking, options_of(text="", tokens=8192, window=512), 100, 0)
     assert windows == [list(range(100))]
 
 
@@ -143,12 +142,12 @@ def test_a_text_of_less_than_two_tokens(speaking: Path) -> None:
     """There is nothing to predict, and the key says where that comes from."""
     (speaking / layout.TEXT).write_text("\t")
     with pytest.raises(UserError, match="2 tokens or more"):
-        quality.windows(speaking, Quality(text="", tokens=8192, window=512, **GATES), 100, 0)
+        quality.windows(speaking, options_of(text="", tokens=8192, window=512), 100, 0)
 
 
 def test_random_tokens_without_a_tokenizer(tiny: tuple[Path, GraphContract]) -> None:
     """The same for the same seed, inside the vocabulary, in windows of the size asked for."""
-    options = Quality(tokens=64, window=32, **GATES)
+    options = options_of(tokens=64, window=32)
     one, same, other = (quality.windows(tiny[0], options, 512, seed) for seed in (0, 0, 1))
     assert one == same != other
     assert [len(window) for window in one] == [32, 32]
@@ -160,7 +159,7 @@ def test_more_rows_than_the_profiles_change_no_figure(
 ) -> None:
     """ONNX Runtime on the CPU takes any batch; the engine that was opened keeps to its profiles."""
     engine = open_engine(tiny[0] / layout.ENGINE)
-    windows = quality.windows(tiny[0], Quality(tokens=225, window=20, **GATES), 512, 0)
+    windows = quality.windows(tiny[0], options_of(tokens=225, window=20), 512, 0)
     options = section(Verify, tiny[0]).quality
     many = quality.measure(engine, reference, windows, options).figures
     monkeypatch.setattr(quality, "ROWS", 3)

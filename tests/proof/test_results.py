@@ -5,24 +5,21 @@ import math
 
 import pytest
 
-from pipeline.core.schema import Gates, Quality
 from pipeline.proof.metrics import METRICS
 from pipeline.proof.results import QUALITY, Limit, Result, limits
+from tests.support.gates import gates, quality
 
-GATES = Gates(logits_error=1e-4, kl=1e-8, cache_error=2e-4, greedy_agreement=0.97)
+GATES = gates(kl=1e-8, greedy_agreement=0.97)
 
 
 def test_limits_of_each_section() -> None:
     """By metric, whose name may differ from the key's."""
-    quality = Quality(perplexity=0.1, kl=0.2, top1=0.9, added_repetition=0.5)
+    options = quality(perplexity=0.1, kl=0.2)
     assert limits(GATES, "verify.quantized_gates")["kl"] == Limit(1e-8, "verify.quantized_gates.kl")
-    assert limits(quality, QUALITY) == {
-        "added_repetition": Limit(0.5, "verify.quality.added_repetition"),
-        "perplexity_increase": Limit(0.1, "verify.quality.perplexity"),
-        "mean_kl": Limit(0.2, "verify.quality.kl"),
-        "top1": Limit(0.9, "verify.quality.top1"),
-    }
-    assert limits(GATES).keys() | limits(quality).keys() == {m.name for m in METRICS.values() if m.section}
+    held = limits(options, QUALITY)
+    assert held["perplexity_increase"] == Limit(0.1, "verify.quality.perplexity")
+    assert held["mean_kl"] == Limit(0.2, "verify.quality.kl")
+    assert limits(GATES).keys() | held.keys() == {m.name for m in METRICS.values() if m.section}
 
 
 @pytest.mark.parametrize(

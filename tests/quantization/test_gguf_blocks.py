@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from pipeline import quantize
-from pipeline.core.formats import FORMATS, Weights
+from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.quantization import gguf_blocks
 from tests.support.quantized import (
     stored,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from pipeline.core.dtypes import Floats
-from pipeline.core.formats import FORMATS, Weights
+from pipeline.core.arrays import Floats
+from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.quantization.gptq import DAMPING, gptq, inverse_hessian_cholesky
 from pipeline.quantization.grids import fit_least_squares, round_to_nearest
 

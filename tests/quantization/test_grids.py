@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.core.formats import FORMATS, Format, Weights
+from pipeline.core.tables.formats import FORMATS, Format, Weights
 from pipeline.quantization import grids
 from pipeline.quantization.grids import Grid
 

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.engines import KINDS, EngineKind
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.tables.engines import KINDS, EngineKind
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.open import open_engine, why_unavailable
 

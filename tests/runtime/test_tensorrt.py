@@ -11,9 +11,9 @@ import pytest
 from pipeline import engine, verify
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.engines import EngineKind
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import Profiles
+from pipeline.core.tables.engines import EngineKind
 from pipeline.runtime import tensorrt as run_tensorrt
 from pipeline.runtime.device import PycudaDevice
 from pipeline.runtime.onnxruntime import OnnxRuntime

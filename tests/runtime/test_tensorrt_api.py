@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.core.engines import EngineKind
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.tables.engines import EngineKind
 from pipeline.runtime import tensorrt_api
 from pipeline.runtime.tensorrt_api import TensorRT
 from tests.support.repository import ROOT
@@ -86,7 +86,7 @@ def test_nothing_else_needs_tensorrt() -> None:
         "import sys; sys.modules.update(dict.fromkeys(('tensorrt', 'tensorrt_rtx', 'tensorrt_rtx_bindings')))\n"
         "from pipeline import engine, verify, bench, generate, __main__\n"
         "from pipeline.backends.tensorrt import build\n"
-        "from pipeline.core.engines import EngineKind; build.tensorrt_api.load(EngineKind.tensorrt_rtx)"
+        "from pipeline.core.tables.engines import EngineKind; build.tensorrt_api.load(EngineKind.tensorrt_rtx)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "pip install -e '.[tensorrt-rtx]'" in done.stderr.splitlines()[-1]

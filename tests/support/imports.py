@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from pipeline.core.engines import KINDS
+from pipeline.core.tables.engines import KINDS
 
 PIPELINE = Path(__file__).parents[2] / "pipeline"
 MODULES = {  # such as "core.errors": dotted, below pipeline
@@ -31,7 +31,7 @@ def imported(source: ast.Module) -> Iterator[str]:
 
 
 def modules_of_engines(module: str) -> Iterator[str]:
-    """The modules that one imports by their names in pipeline.core.engines: all builders, or all runtimes."""
+    """The modules that one imports by their names in pipeline.core.tables.engines: all builders, or all runtimes."""
     for node in ast.walk(tree(module)):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "import_module":
             (name,) = node.args

@@ -15,20 +15,21 @@ from pipeline import quantize
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.formats import FORMATS, Weights
 from pipeline.core.profiles import Profiles
-from pipeline.core.schema import Embedding, Gates, Model, Quantize, Rounding, section
+from pipeline.core.schema import Embedding, Model, Quantize, Rounding, section
+from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.graph import onnx_file
 from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.interface import onnx_findings
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import Limits, limits
+from pipeline.proof.results import Limits
 from pipeline.quantization import grids
 from pipeline.runtime.onnxruntime import OnnxRuntime
+from tests.support.gates import held
 
-GATES = limits(Gates(logits_error=1e-4, kl=1e-8, cache_error=1e-4, greedy_agreement=1.0))
-HALF = limits(Gates(logits_error=0.05, kl=1e-3, cache_error=0.02, greedy_agreement=1.0))
+GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
+HALF = held(logits_error=0.05, kl=1e-3, cache_error=0.02)
 INT8 = Quantize(Weights.int8, 0, True, Embedding.int8, True, Rounding.nearest)
 INT8_BLOCKS = Quantize(Weights.int8, 32, True, Embedding.int8, True, Rounding.nearest)
 INT4 = Quantize(Weights.int4, 32, True, Embedding.none, True, Rounding.nearest)

@@ -10,8 +10,8 @@ import pytest
 from pipeline import quantize
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.engines import EngineKind
 from pipeline.core.schema import Embedding, Quantize, Weights
+from pipeline.core.tables.engines import EngineKind
 from pipeline.graph import onnx_file
 from pipeline.runtime import tensorrt_api
 from pipeline.runtime.tensorrt_api import TensorRT

@@ -43,7 +43,7 @@ OBJECTS = {
     "context: config": "IRuntimeConfig",
     "error": "ParserError",
     "has_kernel: values": "ITensor",
-    "keep_kernels: config": "IRuntimeConfig",
+    "save_kernel_cache: config": "IRuntimeConfig",
     "kernels": "IRuntimeCache",
     "layer": "ILayer",
     "layer.attention": "IAttention",
@@ -66,7 +66,19 @@ OBJECTS = {
     "self.engine": "ICudaEngine",
 }
 # Expressions that are not TensorRT's objects, where an attribute has a name that one of TensorRT's has too.
-OURS = {"api", "engine", "engine_info", "info", "log", "parsed", "parsed.api", "self", "self._runtime.api", "self.api"}
+OURS = {
+    "api",
+    "engine",
+    "engine_info",
+    "form",
+    "info",
+    "log",
+    "parsed",
+    "parsed.api",
+    "self",
+    "self._runtime.api",
+    "self.api",
+}
 OURS |= {"EngineKind", "build: network", "np", "onnx.TensorProto", "onnx.shape_inference", "torch"}
 # Uses that no expression shows: names that getattr makes at run time, by the function that does.
 COMPUTED = {

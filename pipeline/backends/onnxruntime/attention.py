@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from pipeline.core.tables.engines import CPU
 from pipeline.graph.attention import AttentionForm
 from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
 
@@ -129,9 +130,7 @@ class AttentionLowering:
                     ir.convenience.extract(self.editor.graph, ["position_ids"], [name]),
                     ir_version=self.editor.model.ir_version,
                 )
-                session = onnxruntime.InferenceSession(
-                    ir.to_proto(part).SerializeToString(), providers=["CPUExecutionProvider"]
-                )
+                session = onnxruntime.InferenceSession(ir.to_proto(part).SerializeToString(), providers=[CPU])
                 (rows,) = session.run(None, {"position_ids": np.arange(cache_size)[None]})
                 self.tables[name] = self.editor.constant(f"{name}.table", rows[0])
         return self.tables[name]

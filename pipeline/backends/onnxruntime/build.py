@@ -15,10 +15,10 @@ from pipeline.backends.onnxruntime.lower import lower
 from pipeline.backends.tensorrt import prepare
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.engines import CPU, TENSORRT
 from pipeline.core.errors import Problem, UserError, first_line
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine
+from pipeline.core.tables.engines import CPU, TENSORRT
 from pipeline.graph import onnx_file
 from pipeline.runtime import engine_info
 from pipeline.runtime.open import open_engine, why_unavailable

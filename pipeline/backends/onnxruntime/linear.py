@@ -17,14 +17,15 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from pipeline.backends.onnxruntime.attention import DOMAIN
-from pipeline.core.formats import CPU, FORMATS
+from pipeline.core.tables.engines import CPU
+from pipeline.core.tables.formats import FORMATS
 from pipeline.graph.editor import Editor, attribute, producer_if
 
 # the types of weights that MatMulNBits computes with, and their bits
 BITS = {
     ir.DataType.from_numpy(np.dtype(fmt.numbers)): fmt.bits
     for fmt in FORMATS.values()
-    if not fmt.is_float and set(CPU) <= set(fmt.providers)
+    if not fmt.is_float and CPU in fmt.providers
 }
 # For one scale per row, where every size gives the same weights, but rounds activations in blocks of that size:
 # SmolLM2's int8 perplexity rises by 0.57 % with 32, 0.63 % with 64, 1.15 % with 128 (over 2,048 tokens).

@@ -20,11 +20,11 @@ from pipeline.backends.tensorrt.lint import lint
 from pipeline.backends.tensorrt.network import Parsed
 from pipeline.core import hardware, layout, machine
 from pipeline.core.contract import GraphContract
-from pipeline.core.dtypes import BY_ONNX
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_path
 from pipeline.core.profiles import InputShapes, Profiles
 from pipeline.core.schema import Engine
+from pipeline.core.tables.dtypes import BY_ONNX
 from pipeline.runtime import engine_info, tensorrt_api
 from pipeline.runtime.tensorrt_api import TensorRT
 

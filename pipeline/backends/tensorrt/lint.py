@@ -13,8 +13,8 @@ import onnx
 
 from pipeline.backends.tensorrt.network import Parsed, has_kernel, inputs, layers, outputs
 from pipeline.core.contract import GraphContract, Tensor
-from pipeline.core.dtypes import BY_ONNX
 from pipeline.core.errors import first_line
+from pipeline.core.tables.dtypes import BY_ONNX
 from pipeline.graph.attention import AttentionForm
 
 SCALE_TOLERANCE = 2e-3  # the parser multiplies queries and keys by its square root each, rounded to fp16

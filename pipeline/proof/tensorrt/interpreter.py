@@ -18,8 +18,8 @@ import torch
 
 from pipeline.backends.tensorrt.network import Parsed, layers, operands, outputs, parse
 from pipeline.core import layout
+from pipeline.core.arrays import Array
 from pipeline.core.contract import LOGITS, GraphContract
-from pipeline.core.dtypes import Array
 from pipeline.core.profiles import Profiles
 from pipeline.proof.tensorrt.layers import LAYERS, Value, rounded
 from pipeline.runtime import engine_info, tensorrt_api

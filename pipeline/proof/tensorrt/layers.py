@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from pipeline.core.dtypes import BY_NAME
+from pipeline.core.tables.dtypes import BY_NAME
 
 Value = torch.Tensor
 

@@ -57,7 +57,7 @@ def test_results_are_rounded_to_the_layer_s_type(dtype: str, value: float, wante
 
 def test_small_constants_stay_as_they_are() -> None:
     """They are exact in the wider type that holds them."""
-    for dtype in ("fp8", "fp4"):
+    for dtype in ("float8_e4m3fn", "float4_e2m1fn"):
         assert rounded(torch.tensor([0.1]), dtype).item() == pytest.approx(0.1)
     assert rounded(torch.tensor([-8, 7]), "int4").tolist() == [-8, 7]
 

@@ -8,8 +8,8 @@ from importlib import import_module
 import pytest
 import yaml
 
-from pipeline.core.engines import KINDS, EngineKind, install
 from pipeline.core.schema import Engine
+from pipeline.core.tables.engines import KINDS, EngineKind, install
 from pipeline.engine import BuilderModule
 from pipeline.runtime.open import RuntimeModule
 from tests.support.repository import ROOT

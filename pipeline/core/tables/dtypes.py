@@ -2,12 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-Array = npt.NDArray[np.generic]
-Floats = npt.NDArray[np.float32]
-
 
 @dataclass(frozen=True)
 class NumberType:

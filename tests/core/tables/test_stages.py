@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.core import stages
-from pipeline.core.stages import NAMES, STAGES
+from pipeline.core.tables import stages
+from pipeline.core.tables.stages import NAMES, STAGES
 from tests.support.imports import MODULES
 
 

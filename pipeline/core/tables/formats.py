@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from pipeline.core.tables.engines import CPU
+
 
 class Weights(Enum):
     """Type of the linear layers' weights; none leaves them in the compute type."""
@@ -47,11 +49,10 @@ class Format:
         return self.numbers.startswith("float")
 
 
-CPU = ("CPUExecutionProvider",)
 BLOCKS = (16, 32, 64, 128, 256)  # what ONNX Runtime's kernel, MatMulNBits, accepts
 FORMATS: Mapping[Weights, Format] = {
-    Weights.int8: Format(8, "int8", (0, *BLOCKS), gptq=True, providers=CPU),
-    Weights.int4: Format(4, "int4", BLOCKS, offsets=True, gptq=True, providers=CPU),
+    Weights.int8: Format(8, "int8", (0, *BLOCKS), gptq=True, providers=(CPU,)),
+    Weights.int4: Format(4, "int4", BLOCKS, offsets=True, gptq=True, providers=(CPU,)),
     Weights.fp8: Format(8, "float8_e4m3fn", (0,), min_capability=8.9),
     Weights.nvfp4: Format(  # NVIDIA's format: blocks of 16, whose scales are floats of 8 bits
         4, "float4_e2m1fn", (16,), scales="float8_e4m3fn", min_capability=12.0, cpu_dequantizes=False

@@ -5,7 +5,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from pipeline.core.formats import FORMATS, Format, Weights
+from pipeline.core.tables.formats import FORMATS, Format, Weights
 
 
 def test_every_value_of_quantize_weights_has_a_format() -> None:

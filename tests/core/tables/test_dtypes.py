@@ -6,8 +6,8 @@ import onnx
 import pytest
 import torch
 
-from pipeline.core.dtypes import BY_TENSORRT, COMPUTE, NUMBER_TYPES, NumberType
-from pipeline.core.schema import Compute
+from pipeline.core.schema import ComputeType
+from pipeline.core.tables.dtypes import BY_TENSORRT, COMPUTE, NUMBER_TYPES, NumberType
 from tests.support.tensorrt import rtx
 
 
@@ -27,4 +27,4 @@ def test_every_type_of_tensorrt_has_a_row() -> None:
 
 def test_every_compute_type_has_a_row() -> None:
     """precision.compute names one."""
-    assert list(COMPUTE) == [compute.value for compute in Compute]
+    assert list(COMPUTE) == [compute.value for compute in ComputeType]
