@@ -1,7 +1,7 @@
 """pipeline.model.arguments: the cache reaches a forward under the name that it has there."""
 
 import torch
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import DistilBertConfig, DistilBertModel, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from pipeline.model.arguments import cache_name, with_cache
 
@@ -36,5 +36,5 @@ def test_the_name_is_that_of_the_forward() -> None:
 
 def test_a_model_without_a_cache() -> None:
     """Has no name for it."""
-    config = MambaConfig(vocab_size=8, hidden_size=16, num_hidden_layers=1, state_size=4)
-    assert cache_name(MambaForCausalLM(config)) is None
+    config = DistilBertConfig(vocab_size=8, dim=16, n_layers=1, n_heads=2, hidden_dim=16)
+    assert cache_name(DistilBertModel(config)) is None
