@@ -54,7 +54,7 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
     version(monkeypatch, onnxruntime="1.26.0", omegaconf="2.4.0", gguf=None)
     wrong = [finding for finding in findings() if finding.state == "wrong"]
     assert [finding.what for finding in wrong] == [
-        "gguf is missing; kvforge needs >=0.17",
+        "gguf is missing; kvforge needs >=0.19",
         "omegaconf 2.4.0; kvforge needs <2.4,>=2.3.1",
         "onnxruntime 1.26.0; kvforge needs >=1.32",
     ]
