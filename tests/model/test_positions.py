@@ -283,7 +283,7 @@ def test_other_frequencies_are_a_problem_of_their_module() -> None:
 
 
 def test_layer_types_have_frequencies_of_their_own() -> None:
-    """Gemma 3 has two ropes in one module; each is held against its own base."""
+    """Gemma 3 has two ropes in one module; each is checked against its own base."""
     ropes = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},

@@ -102,7 +102,7 @@ def test_gates_of_a_model_that_is_not_sensitive_stay_as_they_are() -> None:
 
 
 def test_an_original_that_is_not_finite() -> None:
-    """Nothing can be held against it, and it is said before any case runs."""
+    """Nothing can be compared with it, and the error comes before any case runs."""
 
     def broken(model: PreTrainedModel) -> None:
         model.model.norm.weight.data[3] = float("nan")

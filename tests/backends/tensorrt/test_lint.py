@@ -186,7 +186,7 @@ IN_THE_GRAPH = [
 def test_a_fault_in_the_graph_is_found(
     half: Point, tmp_path: Path, edit: Callable[[onnx.ModelProto], None], says: str
 ) -> None:
-    """The network is held against the contract, so that a fault of the graph itself does not pass as the parser's."""
+    """The network is compared with the contract, so that a fault of the graph itself does not pass as the parser's."""
     found = findings(edited(half[0] / layout.SIMPLIFIED, tmp_path / "point", edit))
     assert any(finding.startswith(says) for finding in found), found
 

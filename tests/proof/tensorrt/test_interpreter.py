@@ -154,7 +154,7 @@ def test_softcap_and_sliding_window(window: Point) -> None:
 
 
 def test_bf16_is_computed_in_bf16(half: Point, tmp_path: Path) -> None:
-    """ONNX Runtime has no kernels for it: held against the network in fp16 of the same weights."""
+    """ONNX Runtime has no kernels for it: compared with the network in fp16 of the same weights."""
     folder = tmp_path / "bf16"
     build_once(folder, ["precision=bf16", "engine=tensorrt_rtx"], quantize)
     case = Case("decode", (0, 0), ((6, 9), (1, 1), (1, 1)))
