@@ -14,6 +14,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+from transformers.utils import logging
+
 from benchmarks.coverage import report
 from benchmarks.coverage.configurations import tiny, types
 from benchmarks.coverage.workers import Limits, Row, each
@@ -77,6 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    logging.set_verbosity_error()  # it warns of defaults that contradict each other
     known = types()
     chosen = options.types.split(",") if options.types else known
     if unknown := set(chosen) - set(known):

@@ -1,6 +1,5 @@
 """Build one tiny model for both engines, and verify it."""
 
-import json
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -15,14 +14,17 @@ from benchmarks.in_process import composed, run, write_point
 from pipeline import engine, export, quantize, simplify, verify, wrap
 from pipeline.core import layout
 from pipeline.core.errors import Problem, UserError, first_line
+from pipeline.core.schema import Model, Verify, section
+from pipeline.proof.results import Result
 
-STAGES = (wrap, export, simplify, quantize, engine, verify)
+STAGES = (wrap, export, simplify, quantize, engine)
 PASS, FAIL, REFUSED = "pass", "fail", "refused"
 ENGINES = {
     "onnxruntime": ["engine=onnxruntime_cpu", "precision=fp32"],
     "tensorrt_rtx": ["engine=tensorrt_rtx", "precision=fp16"],
 }
-NETWORK = {"network"}  # what shows whether TensorRT computes the graph; without a GPU its plan cannot run
+# engine -> the artifacts that must pass, all if none is named: without a GPU a plan cannot run, only its network
+JUDGED = {"onnxruntime": (), "tensorrt_rtx": (layout.NETWORK,)}
 FAULT = "TensorRT's network, after parsing"  # where a finding of the lint is
 
 
@@ -41,7 +43,7 @@ def attempt(kind: str, folder: Path) -> dict[str, Any]:
     start = time.perf_counter()
     for name, overrides in ENGINES.items():
         try:
-            _build(kind, folder / name, overrides, NETWORK if name == "tensorrt_rtx" else None)
+            _build(kind, folder / name, overrides, JUDGED[name])
         except Ended as end:
             row[name] = end.status
             if not row["reason"]:
@@ -52,32 +54,28 @@ def attempt(kind: str, folder: Path) -> dict[str, Any]:
     return row | {"seconds": round(time.perf_counter() - start, 1)}
 
 
-def _build(kind: str, folder: Path, overrides: Sequence[str], judged: set[str] | None) -> None:
-    """Build and verify one point; raise Ended unless it passes. judged: the artifacts that must; None for all."""
+def _build(kind: str, folder: Path, overrides: Sequence[str], judged: Sequence[str]) -> None:
+    """Build and verify one point; raise Ended unless it passes."""
     with _ended("configuration"):
         model = {"source": "random", "architecture": kind, "config": tiny(kind), "seed": 0}
         quick = ["experiment=tiny", "verify.quality.tokens=0"]  # the quality of random weights means nothing
         write_point(folder, composed([*quick, *overrides]) | {"model": model})
     for stage in STAGES:
         with _ended(_name(stage)):
-            try:
-                run(stage, folder)
-            except UserError:
-                if stage is not verify:
-                    raise
-                found = failed(json.loads((folder / layout.VERIFY).read_text(encoding="utf-8")), judged)
-                if found:
-                    raise Ended(FAIL, _name(stage), found) from None
+            run(stage, folder)
+    with _ended("verify"):
+        found = verify.verify(folder, section(Model, folder), section(Verify, folder), judged)
+        if reason := failed(found.results):
+            raise Ended(FAIL, "verify", reason)
 
 
-def failed(report: dict[str, Any], judged: set[str] | None) -> str:
-    """Return the first failure in verify.json, with its artifact and case and how many more there are; "" for none."""
+def failed(results: dict[str, dict[str, Result]]) -> str:
+    """Return the first failure, with its artifact and case, and how many more cases failed; "" for none."""
     found = [
-        f"{artifact}, {case}: {result['failures'][0]}"
-        for artifact, cases in report["artifacts"].items()
-        if judged is None or artifact in judged
+        f"{artifact}, {case}: {result.failures[0]}"
+        for artifact, cases in results.items()
         for case, result in cases.items()
-        if result.get("failures")
+        if result.failures
     ]
     return "" if not found else found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
 

@@ -32,6 +32,7 @@ INDEXER = {  # of qwen4_exp
     "indexer_budget": 16,
     "indexer_compress_ratio": 4,
 }
+CONV = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2}
 FAMILIES: dict[str, dict[str, Any]] = {
     "bamba": MAMBA,
     "cohere_compass_text": {
@@ -61,11 +62,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "granitemoehybrid": MAMBA,
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 8, "moe_topk": 2},
-    "lfm2_moe": {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2},
+    "lfm2": CONV,
+    "lfm2_moe": CONV,
     "mamba2": {"num_heads": 8},
     "ministral": {"head_dim": 16},
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
     "qwen4_exp": {"text_config": INDEXER},
     "qwen4_exp_text": INDEXER,
     "reformer": {"axial_pos_embds_dim": [32, 32]},
+    "xmod": {"default_language": "en_XX"},
 }
