@@ -13,6 +13,7 @@ from benchmarks.coverage import attempt, report
 from benchmarks.coverage.attempt import ENGINES, failed
 from benchmarks.coverage.configurations import merged, tiny, types
 from benchmarks.coverage.families import FAMILIES
+from pipeline import export, verify
 from pipeline.proof.results import Result
 from pipeline.verify import Verification
 from tests.support.points import ROOT
@@ -113,10 +114,10 @@ def test_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         [Verification({}, {}, {"wrapped": {"decode": Result(failures=["wrong"])}}), Verification({}, {}, {})]
     )
     monkeypatch.setattr(attempt, "STAGES", ())
-    monkeypatch.setattr(attempt.verify, "verify", lambda *_: next(answers))
+    monkeypatch.setattr(verify, "verify", lambda *_: next(answers))
     found = attempt.attempt("gpt2", tmp_path / "case")
     assert found | {"seconds": 2} == row("fail", "pass", "verify", "wrapped, decode: wrong")
-    monkeypatch.setattr(attempt, "STAGES", (attempt.export,))  # there is nothing to export
+    monkeypatch.setattr(attempt, "STAGES", (export,))  # there is nothing to export
     found = attempt.attempt("gpt2", tmp_path / "stage")
     assert found["onnxruntime"] == found["tensorrt_rtx"] == "fail"
     assert found["category"] == "export"

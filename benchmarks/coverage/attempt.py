@@ -13,7 +13,7 @@ from benchmarks.coverage.configurations import tiny
 from benchmarks.in_process import composed, run, write_point
 from pipeline import engine, export, quantize, simplify, verify, wrap
 from pipeline.core import layout
-from pipeline.core.errors import Problem, UserError, first_line
+from pipeline.core.errors import Problem, Refusal, UserError, first_line
 from pipeline.core.schema import Model, Verify, section
 from pipeline.proof.results import Result
 
@@ -25,6 +25,7 @@ ENGINES = {
 }
 # engine -> the artifacts that must pass, all if none is named: without a GPU a plan cannot run, only its network
 JUDGED = {"onnxruntime": (), "tensorrt_rtx": (layout.NETWORK,)}
+REFUSING = {"wrap": "configuration", "engine": "TensorRT has no kernel"}  # stage -> category of its problems
 FAULT = "TensorRT's network, after parsing"  # where a finding of the lint is
 
 
@@ -82,13 +83,15 @@ def failed(results: dict[str, dict[str, Result]]) -> str:
 
 @contextmanager
 def _ended(stage: str) -> Iterator[None]:
-    """Turn an error into Ended: a refusal where it is a problem that names its fix, else a failure of the stage."""
+    """Turn an error into Ended: a problem that stops the first stages, or that TensorRT has with the graph, is a
+    refusal; anything else is a failure of the stage."""
     try:
         yield
     except UserError as error:
         problem: Problem = error.problems[0]
-        status = FAIL if problem.where == FAULT else REFUSED
-        raise Ended(status, getattr(problem, "category", stage), problem.what) from error
+        refused = isinstance(problem, Refusal) or (stage in REFUSING and problem.where != FAULT)
+        category = problem.category if isinstance(problem, Refusal) else REFUSING.get(stage, stage)
+        raise Ended(REFUSED if refused else FAIL, category, problem.what) from error
     except Ended:
         raise
     except Exception as error:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.process import BaseProcess
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def each(
     context = multiprocessing.get_context("fork")
     gc.freeze()  # so that collecting garbage does not copy this process's memory in each of the others
     logs.mkdir(parents=True, exist_ok=True)
-    waiting, running = list(names), dict[str, tuple[BaseProcess, float]]()
+    waiting, running = list(names), dict[str, tuple[ForkProcess, float]]()
     while waiting or running:
         while waiting and len(running) < workers:
             name = waiting.pop(0)

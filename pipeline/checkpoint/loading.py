@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -15,9 +16,19 @@ from pipeline.checkpoint import gguf_model, weights_check
 from pipeline.checkpoint.failures import CONFIGURATION, reported, without_report
 from pipeline.checkpoint.origin import config_file, display_name, hub_file, origin_of, pretrained_arguments
 from pipeline.checkpoint.weights_check import Wording
-from pipeline.core.errors import Problem, UserError
+from pipeline.core.errors import Problem, Refusal, UserError
 from pipeline.core.schema import Model, Source
+from pipeline.core.tables.refusals import FIXES, Category
 from pipeline.text.stop_tokens import GENERATION, end_tokens
+
+OTHER_TASKS = {  # types of models that transformers lists for something else than a causal LM
+    Category.ENCODER_DECODER: {
+        *modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        *modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+    },
+    Category.INPUTS: modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    Category.ENCODER: modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+}
 
 
 def configuration(model: Model, link: Path) -> PreTrainedConfig:
@@ -64,12 +75,13 @@ def _unknown(kind: str, where: str, *, code: bool) -> Iterator[Problem]:
     code of its own."""
     if kind not in CONFIG_MAPPING:
         what = f"transformers {transformers.__version__} does not know the architecture {kind!r}"
-        fix = "check the spelling, or install a newer transformers that has it"
+        fix = FIXES[Category.UNKNOWN]
         if code:
             fix += "; model.trust_remote_code=true would run the code that came with the checkpoint"
-        yield Problem(what, where, fix)
+        yield Refusal(what, where, fix, Category.UNKNOWN)
     elif CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        yield Problem(f"{kind!r} is not a causal LM in transformers", where, "choose a decoder-only model")
+        category = next((found for found, kinds in OTHER_TASKS.items() if kind in kinds), Category.OTHER_TASK)
+        yield Refusal(f"{kind!r} is not a causal LM in transformers", where, FIXES[category], category)
 
 
 def empty_model(model: Model, link: Path, config: PreTrainedConfig) -> PreTrainedModel | None:
