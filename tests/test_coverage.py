@@ -59,17 +59,19 @@ from benchmarks.coverage.workers import Limits, each
 def work(name):
     print("told by", name)
     if name == "hangs": time.sleep(60)
+    if name == "works": [None for _ in iter(int, 1) if _]
     if name == "dies": os.abort()
     if name == "grows": bytearray(2**32)
     return {"name": name}
 
-for name, result in each(["fine", "hangs", "dies", "grows"], work, 2, Limits(3, 2**28), Path(sys.argv[1])):
-    print(name, result)
+for names, limits in ((["fine", "hangs", "dies", "grows"], (3, 60, 2**28)), (["works"], (60, 1, 2**28))):
+    for name, result in each(names, work, 2, Limits(*limits), Path(sys.argv[1])):
+        print(name, result)
 """
 
 
 def test_a_process_that_fails_costs_its_row_only(tmp_path: Path) -> None:
-    """One hangs, one crashes, one takes too much memory; each tells what it printed."""
+    """One hangs, one crashes, one takes too much memory, one works for too long; each tells what it printed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WORK, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=60)
@@ -79,6 +81,7 @@ def test_a_process_that_fails_costs_its_row_only(tmp_path: Path) -> None:
         "fine {'name': 'fine'}",
         "grows its process ended with 1",
         "hangs took longer than 3 s",
+        "works its process ended with -9",
     ]
     assert "told by fine" in (tmp_path / "fine.log").read_text()
     assert "MemoryError" in (tmp_path / "grows.log").read_text()

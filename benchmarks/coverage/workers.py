@@ -23,9 +23,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one name may take: seconds, and bytes of address space beyond those of this process."""
+    """What one name may take: seconds, seconds of a processor, which a busy machine stretches, and bytes of address
+    space beyond those of this process."""
 
     seconds: float
+    processor: int
     memory: int
 
 
@@ -44,7 +46,7 @@ def each(
         while waiting and len(running) < workers:
             name = waiting.pop(0)
             (logs / f"{name}.json").unlink(missing_ok=True)
-            process = context.Process(target=_run, args=(name, function, limits.memory, logs))
+            process = context.Process(target=_run, args=(name, function, limits, logs))
             process.start()
             running[name] = process, time.monotonic()
         for name, (process, start) in list(running.items()):
@@ -65,7 +67,7 @@ def each(
                 yield name, json.loads(result.read_text(encoding="utf-8"))
 
 
-def _run(name: str, function: Callable[[str], Row], memory: int, logs: Path) -> None:
+def _run(name: str, function: Callable[[str], Row], limits: Limits, logs: Path) -> None:
     """Run in the new process."""
     os.setpgid(0, 0)
     with (logs / f"{name}.log").open("wb", buffering=0) as log:
@@ -73,7 +75,8 @@ def _run(name: str, function: Callable[[str], Row], memory: int, logs: Path) -> 
             stream.flush()
             os.dup2(log.fileno(), stream.fileno())
     used = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+    resource.setrlimit(resource.RLIMIT_AS, (used + limits.memory, used + limits.memory))
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.processor, limits.processor))
     row = function(name)
     (logs / f"{name}.json").write_text(json.dumps(row), encoding="utf-8")
     sys.stdout.flush()
