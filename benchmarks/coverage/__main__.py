@@ -24,7 +24,7 @@ from pipeline.core.files import write_json
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "coverage.json"
 LOGS = ROOT / ".bench" / "coverage"
-LIMITS = Limits(seconds=1200, processor=300, memory=16 * 2**30)
+LIMITS = Limits(seconds=1200, processor=300, memory=8 * 2**30)
 VERSIONS = ("transformers", "torch", "onnx", "onnxscript", "onnxruntime", "onnxsim", "tensorrt-rtx-cu13-bindings")
 
 
