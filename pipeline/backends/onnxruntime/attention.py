@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from pipeline.core.tables.engines import CPU
-from pipeline.graph.attention import AttentionForm
+from pipeline.graph.attention import AttentionForm, Sink
 from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
 
 DOMAIN = "com.microsoft"
@@ -45,7 +45,7 @@ class AttentionLowering:
 
     def lower(self, node: ir.Node) -> None:
         """Rewrite one Attention over the cache; one that the kernel does not compute is left as it is."""
-        form = AttentionForm.of(node)
+        form, sink = AttentionForm.of(node), Sink.of(node)
         if not form.is_portable or form.other_attributes or form.other_inputs:
             return
         query, keys, values = node.inputs[:3]
@@ -57,6 +57,9 @@ class AttentionLowering:
         head_dim = dimension(past_key, 3)
         if head_dim % HEAD_DIM_STEP or head_dim != dimension(past_value, 3):
             return  # no kernel
+        head_sink = None if sink is None else self._sink(sink)
+        if sink is not None and head_sink is None:
+            return
         heads = dimension(query, 1)
         cos, sin, positions, interleaved = None, None, None, 0
         rope_q, rope_k = producer_if(query, "RotaryEmbedding"), producer_if(key, "RotaryEmbedding")
@@ -82,7 +85,8 @@ class AttentionLowering:
                 *(rows, *others, past_key, past_value),
                 *(shared.last, shared.total, cos, sin, positions),
                 None if form.mask is None else self._bias(form.mask, node),
-                *[None] * 5,  # sinks, scales of a quantized cache, norms: not on the CPU
+                head_sink,
+                *[None] * 4,  # scales of a quantized cache, norms: not on the CPU
                 shared.new,
             ],
             domain=DOMAIN,
@@ -96,7 +100,7 @@ class AttentionLowering:
         )
         self.editor.replace(write_key.outputs[0], fused.outputs[1])
         self.editor.replace(write_value.outputs[0], fused.outputs[2])
-        self._rewire_consumers(node, fused.outputs[0], heads)
+        self._rewire_consumers(node, node.outputs[0] if sink is None else sink.out, fused.outputs[0], heads)
 
     @cached_property
     def shared(self) -> GqaInputs:
@@ -182,9 +186,16 @@ class AttentionLowering:
             self.biases[name] = self.editor.insert(node, "Where", [used, seen, hidden]).outputs[0]
         return self.biases[name]
 
-    def _rewire_consumers(self, node: ir.Node, flat: ir.Value, heads: int) -> None:
-        """Let the Attention's readers read `flat` [batch, sequence, heads * head_dim], usually for a Reshape."""
-        swaps = [user.node for user in node.outputs[0].uses()]
+    def _sink(self, sink: Sink) -> ir.Value | None:
+        """The sinks as [heads]; None where they are neither a constant nor were [heads] before."""
+        if sink.scores.const_value is None:
+            return sink.per_head()
+        return self.editor.constant(f"{sink.scores.name}.per_head", sink.scores.const_value.numpy().reshape(-1))
+
+    def _rewire_consumers(self, node: ir.Node, out: ir.Value, flat: ir.Value, heads: int) -> None:
+        """Let the readers of an attention's result read `flat` [batch, sequence, heads * head_dim], usually for a
+        Reshape."""
+        swaps = [user.node for user in out.uses()]
         if all(n.op_type == "Transpose" and list(attribute(n, "perm", [])) == SWAP for n in swaps):
             joins = [user.node for n in swaps for user in n.outputs[0].uses()]
             if all(n.op_type == "Reshape" and _rank(n.outputs[0]) == 3 for n in joins):
@@ -193,8 +204,8 @@ class AttentionLowering:
                 return
         shape = self.editor.constant(f"lowered.heads.{heads}", np.array([0, 0, heads, -1], np.int64))
         rows = self.editor.insert(node, "Reshape", [flat, shape]).outputs[0]
-        swapped = self.editor.insert(node, "Transpose", [rows], perm=SWAP, like=[node.outputs[0]])
-        self.editor.replace(node.outputs[0], swapped.outputs[0])
+        swapped = self.editor.insert(node, "Transpose", [rows], perm=SWAP, like=[out])
+        self.editor.replace(out, swapped.outputs[0])
 
 
 def _split(*parts: ir.Value | None) -> ir.Value | None:
