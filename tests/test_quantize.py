@@ -121,7 +121,8 @@ def test_kinds_of_more_bits_are_carried_over_in_8(tmp_path: Path) -> None:
         "lm_head": [(512, Q6_K)],
         "model.embed_tokens": [(512, Q4_K)],
     }
-    numbers, file = {}, {}
+    numbers: dict[str, np.ndarray] = {}
+    file: dict[str, tuple[np.ndarray, GGMLQuantizationType]] = {}
     for module, kinds in parts.items():
         name = f"model.layers.0.{module}.weight" if "_proj" in module else f"{module}.weight"
         data = [(random_blocks(n, 256, kind, seed=len(file) + i), kind) for i, (n, kind) in enumerate(kinds)]
