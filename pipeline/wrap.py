@@ -21,7 +21,7 @@ from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precis
 from pipeline.core.tables.dtypes import COMPUTE
 from pipeline.model import decoder, overflow, positions
 from pipeline.model.cast import cast
-from pipeline.model.refusals import unsupported_reason
+from pipeline.model.refusals import unsupported, unsupported_reason
 from pipeline.model.tracing import trace
 
 SAMPLE = "The capital of France is Paris, and"  # text that an fp16 model is tried on; RANDOM_TOKENS random ones follow
@@ -30,7 +30,7 @@ RANDOM_TOKENS = 8
 
 def _check_supported(model: PreTrainedModel) -> None:
     if reason := unsupported_reason(model):
-        raise decoder.unsupported(type(model).__name__, reason)
+        raise unsupported(type(model).__name__, reason)
 
 
 def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:

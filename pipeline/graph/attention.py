@@ -38,7 +38,8 @@ class AttentionForm(Generic[V]):
 
     @property
     def mask(self) -> V | None:
-        """[batch or 1, heads or 1, sequence, cache_size], true where a token sees a slot."""
+        """[batch or 1, heads or 1, sequence, cache_size], true where a token sees a slot; or numbers that are added to
+        the scores."""
         return self.operand(MASK)
 
     @property

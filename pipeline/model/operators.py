@@ -44,7 +44,8 @@ def attend(
     query: [batch, heads, sequence, head_dim]; key, value: [batch, kv_heads, cache_size, head_dim];
     length: [batch] int64, used slots of each row, the new ones (padding too) included. Without a mask, new
     token i of a row sees the slots up to `length - sequence + i`: causal, aligned to the lower right.
-    mask: [batch, 1, sequence, cache_size] bool, True where a slot is seen; replaces that rule altogether.
+    mask: [batch or 1, heads or 1, sequence, cache_size]; replaces that rule altogether. bool: True where a slot is
+    seen; floating: added to the scores after scale and softcap, the lowest number where a slot is not seen.
     scale: factor on the scores; softcap: scores become softcap * tanh(scores / softcap), 0.0 for none.
     Returns [batch, heads, sequence, value head_dim].
     """
@@ -66,7 +67,8 @@ def attend(
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = query @ key.transpose(2, 3) * scale
     scores = softcap * torch.tanh(scores / softcap)
-    return scores.masked_fill(~mask, float("-inf")).softmax(-1) @ value
+    scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    return scores.softmax(-1) @ value
 
 
 @attend.register_fake

@@ -8,6 +8,7 @@ import inspect
 
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.core.errors import Problem, UserError
 from pipeline.model.arguments import cache_name
 
 # by name, as not every version of transformers has the last: a layer without a state of its own
@@ -59,3 +60,14 @@ def _experts(model: PreTrainedModel, accepted: set[str]) -> str | None:
     if experts or "output_router_logits" in accepted:
         return "it is a mixture of experts, which is not supported yet"
     return None
+
+
+def unsupported(architecture: str, why: str) -> UserError:
+    """Return the error that refuses a model, with the reason."""
+    return UserError(
+        Problem(
+            f"{architecture} cannot be given a static cache: {why}",
+            "model",
+            "use a decoder whose layers keep keys and values only and take transformers' attention functions",
+        )
+    )

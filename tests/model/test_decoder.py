@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from pipeline import wrap
 from pipeline.checkpoint import loading
@@ -26,7 +26,7 @@ from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, random_model
+from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, random_model, small_llama
 from tests.support.gates import held
 from tests.support.points import build_once
 
@@ -89,11 +89,6 @@ def test_unfit_architectures_are_refused(architecture: str) -> None:
         refuse()
 
 
-def small(seed: int) -> PreTrainedModel:
-    """A small Llama with random weights."""
-    return loading.load(Model(source=Source.random, architecture="llama", config=SMALL, seed=seed), None)
-
-
 def inputs(model: PreTrainedModel, slot: int) -> tuple[Any, ...]:
     """Two rows of three tokens for an empty cache, written from `slot` on; the second row has one token."""
     past = [torch.zeros(2, *shape) for layer in decoder.cache_shapes(model, CACHE) for shape in layer]
@@ -103,7 +98,7 @@ def inputs(model: PreTrainedModel, slot: int) -> tuple[Any, ...]:
 
 def test_decoders_within_and_beside_each_other() -> None:
     """A decoder that runs in the middle of another one's forward, and two in threads, give what each gives alone."""
-    one, other = small(1), small(2)
+    one, other = small_llama(1), small_llama(2)
     first, second = inputs(one, 0), inputs(other, 5)
     outer, inner = decoder.Decoder(one, "last"), decoder.Decoder(other, "all")
     given = {outer: first, inner: second}
@@ -132,7 +127,7 @@ def test_a_dropped_decoder_leaves_nothing() -> None:
     """transformers' tables do not grow, the model has no hooks, and decoder and model leave memory."""
     tables = (AttentionInterface(), AttentionMaskInterface())
     before = [len(table) for table in tables]
-    model = small(0)
+    model = small_llama(0)
     given = inputs(model, 0)
     for _ in range(2):
         one = decoder.Decoder(model, "last")
@@ -145,36 +140,9 @@ def test_a_dropped_decoder_leaves_nothing() -> None:
     assert [reference() for reference in left] == [None, None]
 
 
-def test_the_cache_is_one_of_transformers() -> None:
-    """Of its class, with every slot in the mask, and none of its lengths a number that follows from one row."""
-    model = small(0)
-    ids, _, _, position, past = inputs(model, 7)
-    cache = decoder.StaticCache(past, position, ids.shape[1])
-    assert isinstance(cache, Cache)
-    assert len(cache) == SMALL["num_hidden_layers"]
-    assert cache.is_compileable
-    assert not any((*cache.is_sliding, *cache.is_linear, *cache.is_dummy))
-    assert [cache.get_mask_sizes(3, 0), cache.get_seq_length(), cache.get_query_offset()] == [(CACHE, 0), 0, 0]
-    assert cache.layers[0].get_max_length() == CACHE
-    new = torch.ones(2, *past[0].shape[1:2], 3, past[0].shape[3])
-    keys, values = cache.update(new, 2 * new, 1)
-    assert torch.equal(cache.present[2], keys)
-    assert torch.equal(cache.present[3], values)
-    assert torch.equal(keys[:, :, 7:10], new)
-    assert keys.sum() == new.sum()
-    assert cache.present[0] is past[0]
-
-
-def test_attention_outside_of_a_forward_is_an_error() -> None:
-    """A decoder's model that is run by itself has no static cache to attend over."""
-    model = decoder.Decoder(small(0), "last").model
-    with pytest.raises(LookupError):
-        model(input_ids=torch.ones(1, 2, dtype=torch.int64))
-
-
 def test_logits_at_padding_are_zero() -> None:
     """With logits "all", what stands at padded positions is exactly 0."""
-    model = small(0)
+    model = small_llama(0)
     given = inputs(model, 0)
     with torch.no_grad():
         logits, _ = decoder.Decoder(model, "all")(*given)

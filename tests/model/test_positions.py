@@ -17,7 +17,8 @@ from pipeline.core.contract import GraphContract, contract_for
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Model, Source
-from pipeline.model import decoder, positions
+from pipeline.model import attention, decoder, positions
+from pipeline.model.cache import running
 from pipeline.model.tracing import trace
 from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
@@ -151,11 +152,11 @@ def test_a_mask_by_the_first_row_is_caught(monkeypatch: pytest.MonkeyPatch) -> N
     """A sliding window that is placed by row 0's position, for all rows."""
 
     def planted(batch_size: int, *args: Any, **kwargs: Any) -> torch.Tensor | None:
-        cache = decoder._running.get()
+        cache = running.get()
         with patch.object(cache, "position", cache.position[:1].expand(batch_size)):
-            return decoder._mask(batch_size, *args, **kwargs)
+            return attention._mask(batch_size, *args, **kwargs)
 
-    monkeypatch.setitem(AttentionMaskInterface._global_mapping, decoder.IMPLEMENTATION, planted)
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, attention.IMPLEMENTATION, planted)
     assert "both sides of position 6" in failed("mistral", ARCHITECTURES["mistral"])
 
 

@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 from _pytest.mark import ParameterSet
+from transformers import PreTrainedModel
+
+from pipeline.checkpoint import loading
+from pipeline.core.schema import Model, Source
 
 SMALL = {
     "vocab_size": 128,
@@ -42,6 +46,11 @@ def random_model(architecture: str, **changes: Any) -> dict[str, Any]:
     """Return an architecture's section `model` of params.yaml, with these changes to its configuration."""
     config = ARCHITECTURES[architecture] | changes
     return {"source": "random", "architecture": architecture, "config": config, "seed": 0}
+
+
+def small_llama(seed: int) -> PreTrainedModel:
+    """A small Llama with random weights."""
+    return loading.load(Model(source=Source.random, architecture="llama", config=SMALL, seed=seed), None)
 
 
 def mostly_slow(names: Iterable[str], *quick: str) -> list[ParameterSet]:

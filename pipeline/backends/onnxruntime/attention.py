@@ -163,7 +163,8 @@ class AttentionLowering:
         return self.editor.insert(node, "Reshape", [rows, shape]).outputs[0]
 
     def _bias(self, mask: ir.Value, node: ir.Node) -> ir.Value:
-        """A bool mask [batch, 1, sequence, cache_size] as a bias for the used slots: 0 or the lowest number."""
+        """A mask [batch, heads or 1, sequence, cache_size] as a bias for the used slots; a bool one as 0 or the lowest
+        number."""
         name = str(mask.name)
         if name not in self.biases:
             query = node.inputs[0]
@@ -173,6 +174,9 @@ class AttentionLowering:
             start = self.editor.constant("lowered.zero", np.array([0], np.int64))
             axis = self.editor.constant("lowered.slots", np.array([3], np.int64))
             used = self.editor.insert(node, "Slice", [mask, start, self.shared.total_slots, axis]).outputs[0]
+            if mask.dtype != ir.DataType.BOOL:
+                self.biases[name] = used
+                return used
             seen = self.editor.constant(f"lowered.seen.{dtype}", np.array(0, dtype))
             hidden = self.editor.constant(f"lowered.hidden.{dtype}", np.array(np.finfo(dtype).min, dtype))
             self.biases[name] = self.editor.insert(node, "Where", [used, seen, hidden]).outputs[0]

@@ -1,0 +1,15 @@
+"""The adapters, in the order in which they run."""
+
+from collections.abc import Callable
+
+from transformers import PreTrainedModel
+
+# Each looks for a property of the model's modules and does nothing where it is absent. It changes this model's modules
+# only, never a class or a function of transformers: the original runs beside it as the reference.
+ADAPTERS: tuple[Callable[[PreTrainedModel], None], ...] = ()
+
+
+def adapt(model: PreTrainedModel) -> None:
+    """Run every adapter on a model whose attention implementation is set; changes its modules in place."""
+    for adapter in ADAPTERS:
+        adapter(model)

@@ -1,0 +1,76 @@
+"""Attention over the static cache: the mask builder and the attention function that transformers calls.
+
+Both are registered with transformers as "kvforge".
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
+
+from pipeline.model import operators
+from pipeline.model.cache import running
+from pipeline.model.refusals import unsupported
+
+IMPLEMENTATION = "kvforge"
+KNOWN_KWARGS = {
+    *("dropout", "is_causal", "output_attentions", "use_cache"),  # not used in inference, or decided here
+    *("past_key_value", "past_key_values", "cache", "cache_position"),  # applied before
+    *("position_embeddings", "position_ids"),  # applied before
+    *("scaling", "softcap"),
+    "sliding_window",  # in the mask
+}
+
+
+def _mask(
+    batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], **_: Any
+) -> torch.Tensor | None:
+    """Return None for plain causal layers; for any other rule a bool mask [batch, 1, sequence, cache_size].
+
+    transformers states each rule (sliding window, chunks, ...) as a function of index tensors, so one broadcast
+    call with every row's own query positions gives the mask, whatever the rule.
+    """
+    if mask_function is causal_mask_function:
+        return None
+    position = running.get().position
+    query = position[:, None] + torch.arange(q_length, device=position.device)
+    slots = torch.arange(kv_length, device=position.device)
+    rows = torch.arange(batch_size, device=position.device)
+    mask: torch.Tensor = mask_function(
+        rows[:, None, None, None], torch.zeros_like(rows[:1]), query[:, None, :, None], slots[None, None, None, :]
+    )
+    return mask.expand(batch_size, 1, q_length, kv_length)
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend over the whole cache; returns [batch, sequence, heads, value head_dim], and no attention weights."""
+    unknown = sorted(k for k, v in kwargs.items() if k not in KNOWN_KWARGS and v is not None)
+    if unknown:
+        raise unsupported(type(module).__name__, f"its attention takes {', '.join(unknown)}")
+    cache = running.get()
+    cache.attention_calls += 1
+    scale = kwargs.get("scaling")
+    out = operators.attend(
+        query,
+        key,
+        value,
+        cache.length,
+        attention_mask,
+        float(query.shape[-1] ** -0.5 if scale is None else scale),
+        float(kwargs.get("softcap") or 0.0),
+    )
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(IMPLEMENTATION, _attention)
+AttentionMaskInterface.register(IMPLEMENTATION, _mask)
