@@ -26,7 +26,7 @@ from pipeline.core.schema import Calibration, Quantize, Rounding, section
 from pipeline.core.tables.formats import FORMATS, Format, Weights
 from pipeline.graph import onnx_file
 from pipeline.quantization import grids
-from pipeline.quantization.checkpoint_rows import CheckpointRows, is_gguf, of_gguf
+from pipeline.quantization.checkpoint_rows import CheckpointRows, of_checkpoint
 from pipeline.quantization.find import Weight, find
 from pipeline.quantization.gptq import gptq, inverse_hessian_cholesky
 from pipeline.quantization.grids import Grid
@@ -217,7 +217,12 @@ def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLIN
 
 def own_rows_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[], CheckpointRows | None]:
     """The rows of a checkpoint that are on a grid, read when first asked for; None for one without any."""
-    return functools.cache(lambda: CheckpointRows(of_gguf(checkpoint), dtype) if is_gguf(checkpoint) else None)
+
+    def read() -> CheckpointRows | None:
+        tensors = list(of_checkpoint(checkpoint))
+        return CheckpointRows(tensors, dtype) if tensors else None
+
+    return functools.cache(read)
 
 
 def hessians(options: Calibration, names: set[str]) -> dict[str, Floats]:

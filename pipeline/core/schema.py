@@ -188,8 +188,8 @@ class Quantize:
     symmetric: bool = key("Whether int4's grids are centred on 0; false gives each block an offset: closer, larger.")
     embedding: Embedding = key("Type of the embedding and the LM head, with one scale per token.")
     gguf_blocks: bool = key(
-        "Whether the integers of a GGUF checkpoint's blocks are kept exactly, in place of being rounded again by the "
-        "other keys. int4 keeps what needs more bits in 8; int8 keeps what needs more than 4."
+        "Whether the integers of a quantized checkpoint, GGUF or other, are kept exactly, in place of being rounded "
+        "again by the other keys. int4 keeps what needs more bits in 8; int8 keeps what needs more than 4."
     )
     rounding: Rounding = key(
         "How linear layers' weights become whole numbers: nearest, each by itself, or gptq, which reads a text and "

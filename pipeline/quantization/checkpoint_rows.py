@@ -5,6 +5,7 @@ for rotary embedding, q, k and v may be one weight. A block always runs along th
 found by content: a digest of a row's numbers, in the compute type, leads to the row of the checkpoint.
 """
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -16,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.core.arrays import Floats
-from pipeline.core.tables.formats import Format
+from pipeline.core.tables.formats import BLOCKS, FORMATS, Format, Weights
+from pipeline.packed.folder import PackedFolder, of_link
+from pipeline.packed.layouts import Packed
 from pipeline.quantization.gguf_blocks import KINDS, unpack
-from pipeline.quantization.grids import CHUNK, Grid
+from pipeline.quantization.grids import CHUNK, Grid, largest_block
 
 Places = npt.NDArray[np.int64]
 
@@ -41,6 +44,47 @@ def is_gguf(path: Path) -> bool:
         return False
     with path.open("rb") as file:
         return file.read(4) == b"GGUF"
+
+
+def of_checkpoint(link: Path) -> Iterator[StoredTensor]:
+    """The tensors of a point's `checkpoint` that are on a grid; none for a checkpoint that is not quantized."""
+    if is_gguf(link):
+        yield from of_gguf(link)
+    elif link.exists() and (folder := of_link(link)) is not None:
+        yield from of_folder(folder)
+
+
+def of_folder(folder: PackedFolder) -> Iterator[StoredTensor]:
+    """The weights of a quantized folder that are integers in blocks of neighbours."""
+    recent = functools.lru_cache(maxsize=4)(folder.unpacked)  # a weight is unpacked as a whole, and read in parts
+    for name in folder.layers:
+        weight = recent(name)
+        if isinstance(weight, Packed) and (block := _block(weight)) is not None:
+            yield StoredTensor(
+                folder.method,
+                4 if weight.bits <= 4 else 8,
+                (int(weight.q.shape[0]), int(weight.q.shape[1])),
+                lambda rows, name=name, block=block: of_packed(recent(name).part(rows), block),  # type: ignore[misc]
+                lambda rows, name=name: recent(name).part(rows).values(),  # type: ignore[misc]
+            )
+
+
+def _block(weight: Packed) -> int | None:
+    """The size of blocks that a weight can have; None where its groups are not neighbours, or no size divides them."""
+    if not weight.in_order:
+        return None
+    k, groups = weight.q.shape[1], weight.scale.shape[1]
+    if weight.bits == 8 and groups == 1 and not weight.zero.any():
+        return k
+    return largest_block(k // groups, k // groups if k // groups in BLOCKS else 128)
+
+
+def of_packed(weight: Packed, block: int) -> Grid:
+    """A weight as a grid: its zero points z become offsets, s (q - z) = s q - s z."""
+    repeats = weight.q.shape[1] // weight.scale.shape[1] // block
+    scale, zero = (np.repeat(array, repeats, axis=1) for array in (weight.scale, weight.zero))
+    fmt = FORMATS[Weights.int4 if weight.bits <= 4 else Weights.int8]
+    return Grid(weight.q.astype(np.int8), scale, -scale * zero if zero.any() else None, fmt).divisible()
 
 
 def of_gguf(path: Path) -> Iterator[StoredTensor]:

@@ -47,16 +47,9 @@ def unpack(data: Bytes, kind: GGMLQuantizationType) -> Grid:
     elif q.min() > -(2 ** (bits - 1)):
         # engines expect scales above 0; Q4_0 uses the whole range of its 4 bits and keeps its negative ones
         q, scale = np.where(scale[:, :, None] < 0, -q, q), np.abs(scale)
-    # a block of equal values: runtimes divide by a scale
-    q = np.where(scale[:, :, None] == 0, np.int8(0), q)
-    scale = np.where(scale == 0, np.float32(1), scale)
-    rows = len(data)
-    return Grid(
-        q.reshape(rows, -1),
-        scale.reshape(rows, -1),
-        None if offset is None else offset.reshape(rows, -1),
-        FORMATS[Weights.int4 if bits == 4 else Weights.int8],
-    )
+    rows, fmt = len(data), FORMATS[Weights.int4 if bits == 4 else Weights.int8]
+    offset = None if offset is None else offset.reshape(rows, -1)
+    return Grid(q.reshape(rows, -1), scale.reshape(rows, -1), offset, fmt).divisible()
 
 
 def _fields(data: Bytes, shifts: range | tuple[int, ...], mask: int, together: int) -> Integers:
