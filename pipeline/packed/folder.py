@@ -112,7 +112,7 @@ class PackedFolder:
         """Name of each tensor -> the open file that has it; weights are mapped into memory, not read."""
         one = self.folder / WEIGHTS
         names = [WEIGHTS] if one.exists() else sorted(set(read_json(self.folder / INDEX)["weight_map"].values()))
-        opened = [safe_open(self.folder / name, framework="pt") for name in names]
+        opened: list[Any] = [safe_open(self.folder / name, framework="pt") for name in names]
         return {name: file for file in opened for name in file.keys()}  # noqa: SIM118  # it cannot be iterated
 
     @cached_property

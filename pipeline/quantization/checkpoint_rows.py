@@ -10,17 +10,19 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import gguf
 import numpy as np
 import numpy.typing as npt
+from gguf import GGMLQuantizationType
 
 from pipeline.core.arrays import Floats
 from pipeline.core.tables.formats import BLOCKS, FORMATS, Format, Weights
 from pipeline.packed.folder import PackedFolder, of_link
 from pipeline.packed.layouts import Packed
-from pipeline.quantization.gguf_blocks import KINDS, unpack
+from pipeline.quantization.gguf_blocks import KINDS, Bytes, unpack
 from pipeline.quantization.grids import CHUNK, Grid, largest_block
 
 Places = npt.NDArray[np.int64]
@@ -54,19 +56,43 @@ def of_checkpoint(link: Path) -> Iterator[StoredTensor]:
         yield from of_folder(folder)
 
 
+def of_gguf(path: Path) -> Iterator[StoredTensor]:
+    """The tensors of a GGUF file whose blocks can be carried over; experts' matrices stand below each other."""
+
+    def grid(data: Bytes, kind: GGMLQuantizationType, rows: Places) -> Grid:
+        return unpack(data[rows], kind)
+
+    def values(data: Bytes, kind: GGMLQuantizationType, rows: Places) -> Floats:
+        return np.asarray(gguf.quants.dequantize(data[rows], kind))
+
+    for tensor in gguf.GGUFReader(path).tensors:
+        kind = tensor.tensor_type
+        if kind in KINDS:
+            data = tensor.data.reshape(-1, tensor.data.shape[-1])
+            shape = len(data), int(tensor.shape[0])
+            yield StoredTensor(kind.name, KINDS[kind][1], shape, partial(grid, data, kind), partial(values, data, kind))
+
+
 def of_folder(folder: PackedFolder) -> Iterator[StoredTensor]:
     """The weights of a quantized folder that are integers in blocks of neighbours."""
-    recent = functools.lru_cache(maxsize=4)(folder.unpacked)  # a weight is unpacked as a whole, and read in parts
+    recent = functools.lru_cache(maxsize=2)(folder.unpacked)  # a weight is unpacked as a whole, and read in parts
+
+    def part(name: str, rows: Places) -> Packed:
+        weight = recent(name)
+        assert isinstance(weight, Packed)
+        return weight.part(rows)
+
+    def grid(name: str, block: int, rows: Places) -> Grid:
+        return of_packed(part(name, rows), block)
+
+    def values(name: str, rows: Places) -> Floats:
+        return part(name, rows).values()
+
     for name in folder.layers:
         weight = recent(name)
         if isinstance(weight, Packed) and (block := _block(weight)) is not None:
-            yield StoredTensor(
-                folder.method,
-                4 if weight.bits <= 4 else 8,
-                (int(weight.q.shape[0]), int(weight.q.shape[1])),
-                lambda rows, name=name, block=block: of_packed(recent(name).part(rows), block),  # type: ignore[misc]
-                lambda rows, name=name: recent(name).part(rows).values(),  # type: ignore[misc]
-            )
+            bits, (n, k) = 4 if weight.bits <= 4 else 8, weight.q.shape
+            yield StoredTensor(folder.method, bits, (n, k), partial(grid, name, block), partial(values, name))
 
 
 def _block(weight: Packed) -> int | None:
@@ -74,32 +100,19 @@ def _block(weight: Packed) -> int | None:
     if not weight.in_order:
         return None
     k, groups = weight.q.shape[1], weight.scale.shape[1]
+    size: int = k // groups
     if weight.bits == 8 and groups == 1 and not weight.zero.any():
-        return k
-    return largest_block(k // groups, k // groups if k // groups in BLOCKS else 128)
+        return size
+    return largest_block(size, size if size in BLOCKS else 128)
 
 
 def of_packed(weight: Packed, block: int) -> Grid:
     """A weight as a grid: its zero points z become offsets, s (q - z) = s q - s z."""
     repeats = weight.q.shape[1] // weight.scale.shape[1] // block
-    scale, zero = (np.repeat(array, repeats, axis=1) for array in (weight.scale, weight.zero))
+    scale: Floats = np.repeat(weight.scale, repeats, axis=1)
+    offset: Floats = -scale * np.repeat(weight.zero, repeats, axis=1).astype(np.float32)
     fmt = FORMATS[Weights.int4 if weight.bits <= 4 else Weights.int8]
-    return Grid(weight.q.astype(np.int8), scale, -scale * zero if zero.any() else None, fmt).divisible()
-
-
-def of_gguf(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of a GGUF file whose blocks can be carried over; experts' matrices stand below each other."""
-    for tensor in gguf.GGUFReader(path).tensors:
-        kind = tensor.tensor_type
-        if kind in KINDS:
-            data = tensor.data.reshape(-1, tensor.data.shape[-1])
-            yield StoredTensor(
-                kind.name,
-                KINDS[kind][1],
-                (len(data), int(tensor.shape[0])),
-                lambda rows, data=data, kind=kind: unpack(data[rows], kind),  # type: ignore[misc]  # of this tensor
-                lambda rows, data=data, kind=kind: gguf.quants.dequantize(data[rows], kind),  # type: ignore[misc]
-            )
+    return Grid(weight.q.astype(np.int8), scale, offset if weight.zero.any() else None, fmt).divisible()
 
 
 def digests(rows: npt.NDArray[np.floating]) -> list[bytes]:

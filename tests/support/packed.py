@@ -95,7 +95,8 @@ def quantize_folder(
 ) -> dict[str, Tensor]:
     """Write a saved model's folder again with random quantized weights in all of its layers; returns these in fp32."""
     shutil.copytree(source, out)
-    kept, weights = {}, {}
+    kept: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for number, (name, tensor) in enumerate(load_file(source / "model.safetensors").items()):
         if "_proj.weight" in name:
             packed, weights[name] = layer(tuple(tensor.shape), seed=number, **options)
