@@ -3,11 +3,13 @@
 The standard Attention reads the whole allocated cache; GroupQueryAttention reads the used slots only. It writes into
 the cache in place, accepts the projections as their products output them, packed or not, and applies the rotary
 embedding from tables. Operations that it does not include, such as per-head norms, stay before it as standard nodes.
-A mask becomes a sliding window where it is one, or else a bias on the scores. Padding (`attention_mask`) is neither written nor attended.
+A mask becomes a sliding window where it is one, or else a bias on the scores. Padding (`attention_mask`) is neither
+written nor attended.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -72,6 +74,9 @@ class AttentionLowering:
         shared = self.shared
         scale = form.scale(head_dim)
         window = self._window(form.mask, dimension(past_key, 2))
+        more: dict[str, Any] = {}
+        if window not in (None, dimension(past_key, 2)):
+            more["local_window_size"] = window
         rows, *others = self._projections(query, key, value, node)
         if self.scales_ahead:
             packed = [1.0] * (2 * dimension(past_key, 1)) if others[0] is None else []
@@ -96,7 +101,7 @@ class AttentionLowering:
             softcap=form.softcap,
             do_rotary=int(cos is not None),
             rotary_interleaved=interleaved,
-            **({} if window in (None, dimension(past_key, 2)) else {"local_window_size": window}),
+            **more,
         )
         self.editor.replace(write_key.outputs[0], fused.outputs[1])
         self.editor.replace(write_value.outputs[0], fused.outputs[2])
@@ -167,7 +172,7 @@ class AttentionLowering:
         return self.editor.insert(node, "Reshape", [rows, shape]).outputs[0]
 
     def _window(self, mask: ir.Value | None, cache_size: int) -> int | None:
-        """The sliding window that a mask is; cache_size for one that is only causal; None for no mask or another one."""
+        """See sliding_window; None for no mask."""
         if mask is None:
             return None
         if mask.name not in self.windows:
