@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from pipeline.backends.onnxruntime.windows import depends_on, sliding_window
+from pipeline.backends.onnxruntime import windows
 from pipeline.core.tables.engines import CPU
 from pipeline.graph.attention import AttentionForm
 from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
@@ -37,8 +37,10 @@ class GqaInputs:
 class AttentionLowering:
     """Rewrites the Attention nodes of one graph of the contract; holds what they share."""
 
-    def __init__(self, editor: Editor) -> None:
+    def __init__(self, editor: Editor, *, window_cache: bool = False) -> None:
         self.editor = editor
+        self.window_cache = window_cache
+        self.window_caches: dict[str, int] = {}  # input -> window
         self.tables: dict[str, ir.Value | None] = {}
         self.biases: dict[str, ir.Value] = {}
         self.windows: dict[str, int | None] = {}
@@ -75,8 +77,10 @@ class AttentionLowering:
         scale = form.scale(head_dim)
         window = self._window(form.mask, dimension(past_key, 2))
         more: dict[str, Any] = {}
-        if window not in (None, dimension(past_key, 2)):
+        if window is not None and window < dimension(past_key, 2):
             more["local_window_size"] = window
+            if self._is_narrow(window, write_key, write_value, node):
+                more["sliding_window_cache"] = 1
         rows, *others = self._projections(query, key, value, node)
         if self.scales_ahead:
             packed = [1.0] * (2 * dimension(past_key, 1)) if others[0] is None else []
@@ -103,6 +107,11 @@ class AttentionLowering:
             rotary_interleaved=interleaved,
             **more,
         )
+        if window is not None and "sliding_window_cache" in more:
+            for past, present in ((past_key, fused.outputs[1]), (past_value, fused.outputs[2])):
+                assert past is not None
+                windows.narrow(past, present, window)
+                self.window_caches[str(past.name)] = window
         self.editor.replace(write_key.outputs[0], fused.outputs[1])
         self.editor.replace(write_value.outputs[0], fused.outputs[2])
         self._rewire_consumers(node, fused.outputs[0], heads)
@@ -134,7 +143,7 @@ class AttentionLowering:
         name = str(angle.name)
         if name not in self.tables:
             self.tables[name] = None
-            if depends_on(angle) == (set(), {"position_ids"}):
+            if windows.depends_on(angle) == (set(), {"position_ids"}):
                 part = ir.Model(
                     ir.convenience.extract(self.editor.graph, ["position_ids"], [name]),
                     ir_version=self.editor.model.ir_version,
@@ -171,12 +180,17 @@ class AttentionLowering:
         shape = self.editor.constant("lowered.flat", np.array([0, 0, -1], np.int64))
         return self.editor.insert(node, "Reshape", [rows, shape]).outputs[0]
 
+    def _is_narrow(self, window: int, write_key: ir.Node, write_value: ir.Node, node: ir.Node) -> bool:
+        """Whether the caches of this attention keep the window only."""
+        fewer = window + windows.SPARE < dimension(write_key.inputs[0], 2)
+        return self.window_cache and fewer and all(windows.has_one_reader(w, node) for w in (write_key, write_value))
+
     def _window(self, mask: ir.Value | None, cache_size: int) -> int | None:
         """See sliding_window; None for no mask."""
         if mask is None:
             return None
         if mask.name not in self.windows:
-            self.windows[str(mask.name)] = sliding_window(self.editor, mask, cache_size)
+            self.windows[str(mask.name)] = windows.sliding_window(self.editor, mask, cache_size)
         return self.windows[str(mask.name)]
 
     def _bias(self, mask: ir.Value, node: ir.Node) -> ir.Value:
