@@ -88,7 +88,7 @@ def interface_findings(model: onnx.ModelProto, contract: GraphContract) -> list[
 def window_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str]:
     """Findings about an engine's caches that keep a sliding window only: the attention that reads one has this window,
     and all others keep all tokens."""
-    found = {}
+    found: dict[str, int | None] = {}
     for node in model.graph.node:
         attributes = {attr.name: onnx.helper.get_attribute_value(attr) for attr in node.attribute}
         if attributes.get("sliding_window_cache"):

@@ -41,7 +41,8 @@ class Session(ABC):
         self.profiles = profiles
         self.batch = batch
         self.lengths = np.zeros(batch, np.int64)
-        self._held: npt.NDArray[np.int64] | None = self.lengths.copy()  # by the caches; None: as many as lengths says
+        # of each row in the caches; None: as many as `lengths` says
+        self._held_tokens: npt.NDArray[np.int64] | None = self.lengths.copy()
         # a token of an idle row that is not counted would make caches of windows drop one that is
         self._idle_tokens = 0 if contract.windows else 1
         self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in contract.caches]
@@ -98,7 +99,7 @@ class Session(ABC):
         }
         logits = self._run(feeds)
         self.lengths += counts
-        self._held = self.lengths.copy()
+        self._held_tokens = self.lengths.copy()
         answer = logits.astype(np.float32, copy=False)
         if self.contract.logits.shape[1] != 1 and not counts.all():  # the token of an idle row is padding as well
             answer = np.where(counts[:, None, None] > 0, answer, np.float32(0))
@@ -113,7 +114,7 @@ class Session(ABC):
 
         `lengths` is not changed: set it to what the caches hold now.
         """
-        self._held = None
+        self._held_tokens = None
         for own, new in zip(self._caches, caches, strict=True):
             if new.shape != own.shape:
                 raise ValueError(f"a cache has the shape {own.shape}, not {new.shape}")
@@ -152,15 +153,13 @@ class Session(ABC):
 
     def _taken_back(self) -> Iterator[Problem]:
         """A problem for each row that was set back to fewer tokens, where a cache has dropped some that it needs."""
-        if not self.contract.windows or self._held is None:
+        if not self.contract.windows or self._held_tokens is None:
             return
-        for row in np.flatnonzero(self.lengths != self._held).tolist():
-            held, now = int(self._held[row]), int(self.lengths[row])
-            kept = [
-                self.contract.dropped(cache, now) == self.contract.dropped(cache, held)
-                for cache in self.contract.caches
-            ]
-            if now and (now > held or not all(kept)):
+        for row in np.flatnonzero(self.lengths != self._held_tokens).tolist():
+            held, now = int(self._held_tokens[row]), int(self.lengths[row])
+            dropped = self.contract.dropped
+            kept = all(dropped(cache, now) == dropped(cache, held) for cache in self.contract.caches)
+            if now and (now > held or not kept):
                 what = f"row {row} was set from {held} to {now} tokens, and its caches keep a sliding window only"
                 fix = "reset it and give it its tokens again, or build the point with engine.window_cache=false"
                 yield Problem(what, "session.lengths", fix)
