@@ -256,7 +256,8 @@ def remarks(results: dict[str, dict[str, Result]]) -> dict[str, list[str]]:
             lines.append(f"{widened} {'case passes' if widened == 1 else 'cases pass'} only by verify.headroom")
         dropped = sum(bool(result.dropped) for result in cases.values())
         if dropped:
-            lines.append(f"{dropped} cases compare caches of sliding windows on the tokens that these keep")
+            compare = "case compares" if dropped == 1 else "cases compare"
+            lines.append(f"{dropped} {compare} caches of sliding windows only on the tokens that they keep")
         for line in lines:
             found.setdefault(line, []).append(artifact)
     return found
