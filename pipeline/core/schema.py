@@ -126,6 +126,11 @@ class Engine:
         "Whether products with quantized weights also round their input to 8 bits, in blocks: faster, less exact.",
         default=False,
     )  # fmt: skip
+    window_cache: bool = key(
+        "Whether layers with a sliding window keep the tokens in it only: less memory, and less time per token after "
+        "many tokens. Tokens cannot be taken back then. It needs lower=true and the CPU.",
+        default=False,
+    )  # fmt: skip
     optimization: Optimization = key("Graph optimization level when the engine is loaded.", default=Optimization.all)
     threads: int = key(  # ONNX Runtime starts them all, and a million takes minutes to fail
         "Threads within an operator; 0 takes all cores.", Interval(0, 1024), default=0
