@@ -246,13 +246,18 @@ def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None
 
 
 def remarks(results: dict[str, dict[str, Result]]) -> dict[str, list[str]]:
-    """Remarks on artifacts that passed -> the artifacts that each is true of: cases not run, gates widened."""
+    """Remarks on artifacts that passed -> the artifacts that each is true of: cases not run, gates widened, caches that
+    were compared in part."""
     found: dict[str, list[str]] = {}
     for artifact, cases in results.items():
         lines = [f"case not run: {case}: {result.not_run}" for case, result in cases.items() if result.not_run]
         widened = sum(bool(result.widened) for result in cases.values())
         if widened:
             lines.append(f"{widened} {'case passes' if widened == 1 else 'cases pass'} only by verify.headroom")
+        dropped = sum(bool(result.dropped) for result in cases.values())
+        if dropped:
+            compare = "case compares" if dropped == 1 else "cases compare"
+            lines.append(f"{dropped} {compare} caches of sliding windows only on the tokens that they keep")
         for line in lines:
             found.setdefault(line, []).append(artifact)
     return found

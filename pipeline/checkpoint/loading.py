@@ -1,15 +1,17 @@
 """Load the original model from any of the sources, in fp32, as transformers defines it."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from pipeline.checkpoint import files as checkpoint_files
 from pipeline.checkpoint import gguf_model, weights_check
@@ -19,6 +21,8 @@ from pipeline.checkpoint.weights_check import Wording
 from pipeline.core.errors import Problem, Refusal, UserError
 from pipeline.core.schema import Model, Source
 from pipeline.core.tables.refusals import FIXES, Category
+from pipeline.packed.folder import PackedFolder, of_repository
+from pipeline.packed.methods import quantization
 from pipeline.text.stop_tokens import GENERATION, end_tokens
 
 OTHER_TASKS = {  # types of models that transformers lists for something else than a causal LM
@@ -47,6 +51,9 @@ def configuration(model: Model, link: Path) -> PreTrainedConfig:
             config = gguf_model.configuration(link.resolve())
         else:
             config = AutoConfig.from_pretrained(where, **options)
+    for part in (config, config.get_text_config()):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config  # the weights are unpacked here, in fp32
     config._attn_implementation = None  # a choice for training, of a package that may be missing; ours replaces it
     return config
 
@@ -108,24 +115,42 @@ def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> Pr
     if model.source is Source.random:
         return _random(model, config)
     where, options = pretrained_arguments(model, link)
+    same = {"dtype": torch.float32, "output_loading_info": True}
+    same["ignore_mismatched_sizes"] = True  # all of them are reported below
     with reported(model, "model", origin_of(model, link)), without_report():
         if model.source is Source.gguf:
             return gguf_model.load(link.resolve(), config)
-        loaded, info = AutoModelForCausalLM.from_pretrained(
-            where,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # all of them are reported below
-            use_safetensors=True,
-            **options,
-        )
+        if packed := packed_folder(model, link):
+            empty = empty_model(model, link, config)
+            assert empty is not None, "checkpoint_files refuses those with code of their own"
+            tensors = dict(packed.tensors(transposed=_conv1d(empty)))
+            loaded, info = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, **same)
+            with contextlib.suppress(OSError):  # it has none
+                loaded.generation_config = GenerationConfig.from_pretrained(packed.folder)
+        else:
+            options |= {"config": config, "use_safetensors": True}
+            loaded, info = AutoModelForCausalLM.from_pretrained(where, **same, **options)
     text_only = type(loaded.config) is not type(config)
     if problems := list(weights_check.problems(loaded, info, Wording(origin_of(model, link)), text_only=text_only)):
         raise UserError(problems)
     if text_only and (parts := weights_check.other_parts(loaded, info)):
         print(f"warning: of {display_name(model)} the text model is built, without {', '.join(parts)}", file=sys.stderr)
     return loaded.eval()
+
+
+def _conv1d(model: PreTrainedModel) -> set[str]:
+    """The ends of names of GPT-2's linear layers, whose weights are [K, N]."""
+    return {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Conv1D)}
+
+
+def packed_folder(model: Model, link: Path) -> PackedFolder | None:
+    """Return the folder of a quantized checkpoint; None for any other kind."""
+    if model.source not in (Source.local, Source.hub):
+        return None
+    where, options = pretrained_arguments(model, link)
+    if not quantization(PreTrainedConfig.get_config_dict(where, revision=options.get("revision"))[0]):
+        return None
+    return of_repository(where, model.revision) if model.source is Source.hub else PackedFolder(Path(where))
 
 
 def _random(model: Model, config: PreTrainedConfig) -> PreTrainedModel:

@@ -161,7 +161,7 @@ def problem(model: Model, link: Path) -> Problem:
         ({"model_type": "nothing"}, "does not know the architecture 'nothing'"),
         ({"model_type": "t5"}, "'t5' is not a causal LM"),
         ({"model_type": "vit"}, "'vit' is not a causal LM"),
-        ({"quantization_config": {"quant_method": "awq"}}, "weights are quantized by awq"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "weights are quantized by hqq"),
     ],
 )
 def test_a_mistake_in_config_json(saved: Path, tmp_path: Path, config: dict[str, Any], says: str) -> None:
