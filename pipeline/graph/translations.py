@@ -9,11 +9,14 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript import values
 from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.onnx_opset import opset24 as op
 
-from pipeline.model import operators  # noqa: F401  # registers the operators
+from pipeline.graph import experts
+from pipeline.model import expert_operator, operators  # noqa: F401  # register the operators
 
+EXPERTS = values.Opset(experts.SCHEMA.domain, 1)
 LAST = 2**63 - 1  # end of a slice that goes to the end
 
 
@@ -26,6 +29,14 @@ def _attend(query: Any, key: Any, value: Any, length: Any, mask: Any, scale: flo
         # with lengths, is_causal aligns the new tokens to each row's last used slots (Attention-24)
         return op.Attention(query, key, value, None, None, None, length, is_causal=1, scale=scale, softcap=softcap)[0]
     return op.Attention(query, key, value, mask, scale=scale, softcap=softcap)[0]
+
+
+def _experts(*arguments: Any) -> Any:
+    """One node, which graph.experts replaces."""
+    inputs, options = arguments[:7], arguments[7:]
+    names = ("transposed", "layout", "function", "alpha", "limit", "limit_after", "shift")
+    numbers = (int(value) if isinstance(value, bool) else value for value in options)
+    return EXPERTS.Experts(*inputs, **dict(zip(names, numbers, strict=True)))
 
 
 def _cast(value: Any, dtype: int, *_: Any, **__: Any) -> Any:
@@ -61,6 +72,7 @@ def _mean(value: Any, dim: Sequence[int] | None, keepdim: bool = False, dtype: i
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.kvforge.scatter.default: _scatter,
     torch.ops.kvforge.attend.default: _attend,
+    torch.ops.kvforge.experts.default: _experts,
     torch.ops.aten.to.dtype: _cast,
     torch.ops.aten.view.default: _reshape,
     torch.ops.aten.reshape.default: _reshape,

@@ -18,7 +18,7 @@ KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
 def unsupported_reason(model: PreTrainedModel) -> str | None:
     """Why a model cannot be built; None when it can be built. Its weights may be on the meta device."""
     accepted = inspect.signature(model.forward).parameters
-    return _state(model) or _inputs(model, set(accepted)) or _both_ways(model) or _experts(model, set(accepted))
+    return _state(model) or _inputs(model, set(accepted)) or _both_ways(model)
 
 
 def _state(model: PreTrainedModel) -> str | None:
@@ -51,15 +51,6 @@ def _both_ways(model: PreTrainedModel) -> str | None:
         return None
     advice = "; set is_decoder to true in its configuration if it was trained as a decoder"
     return f"it is an encoder: its attention looks both ways{advice if hasattr(model.config, 'is_decoder') else ''}"
-
-
-def _experts(model: PreTrainedModel, accepted: set[str]) -> str | None:
-    """Experts that run as one grouped product, or a forward that passes output_router_logits on to the attention."""
-    grouped = getattr(model.config, "_experts_implementation", None) == "grouped_mm"  # by class, used or not
-    experts = grouped and any(type(module).__name__.endswith("Experts") for module in model.modules())
-    if experts or "output_router_logits" in accepted:
-        return "it is a mixture of experts, which is not supported yet"
-    return None
 
 
 def unsupported(architecture: str, why: str) -> UserError:
