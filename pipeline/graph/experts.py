@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
@@ -96,7 +97,7 @@ class _Writer:
         blocks = self.put("Min", [pairs, most], [1])
         flat = self.put("Reshape", [self.indices, self.ints([-1])], [None])
         column = self.put("Unsqueeze", [flat, self.ints([-1])], [None, 1])
-        every = self.ints([list(range(sizes.experts))], "experts")
+        every = self.constant(f"range_{sizes.experts}", np.arange(sizes.experts)[None])
         is_expert = self.put("Equal", [column, every], [None, sizes.experts], BOOL)
         ones = self.put("Cast", [is_expert], [None, sizes.experts], to=int(INT64))
         running = self.put("CumSum", [ones, self.ints(0)], [None, sizes.experts])
@@ -115,13 +116,18 @@ class _Writer:
         table = self.put("ScatterElements", [zeros, position, token], [None], axis=0)
         table = self.put("Reshape", [table, self.put("Concat", [blocks, length], [2], axis=0)], [None, None])
         after = self.put("Unsqueeze", [self.range(blocks), self.ints([-1])], [None, 1])
-        passed = self.put("LessOrEqual", [self.put("Unsqueeze", [ends, self.ints([0])], [1, sizes.experts]), after], [None, sizes.experts], BOOL)
+        passed = self.put(
+            "LessOrEqual",
+            [self.put("Unsqueeze", [ends, self.ints([0])], [1, sizes.experts]), after],
+            [None, sizes.experts],
+            BOOL,
+        )
         passed = self.put("Cast", [passed], [None, sizes.experts], to=int(INT64))
         owner = self.put("ReduceSum", [passed, self.ints([1])], [None], keepdims=0)
         owner = self.put("Min", [owner, self.ints([sizes.experts - 1])], [None])  # of the blocks that are not used
         used = self.put("ReduceSum", [needed], [], keepdims=0)
         trips = self.put("Squeeze", [blocks], [])
-        start = self.editor.constant("experts.true", np.array(True))
+        start = self.constant("true", np.array(True))
         loop = self.put("Loop", [trips, start], [None, None, sizes.hidden], dtype, body=self.body(table, owner, used))
         rows = self.put("Reshape", [loop, self.ints([-1, sizes.hidden])], [None, sizes.hidden], dtype)
         shape = self.put("Concat", [tokens, self.ints([sizes.chosen])], [2], axis=0)
@@ -170,7 +176,9 @@ class _Writer:
 
     def activation(self, inside: "_Body", product: ir.Value) -> ir.Value:
         """What stands between the products; see pipeline.model.expert_operator.Activation."""
-        layout, limit, after, shift = (attribute(self.node, n, None) for n in ("layout", "limit", "limit_after", "shift"))
+        layout, limit, after, shift = (
+            attribute(self.node, n, None) for n in ("layout", "limit", "limit_after", "shift")
+        )
         if layout == "ungated":
             return self.function(inside, product)
         assert product.shape is not None
@@ -206,17 +214,30 @@ class _Writer:
         """0, 1, ... up to a size [1]."""
         return self.put("Range", [self.ints(0), self.put("Squeeze", [end], []), self.ints(1)], [None])
 
-    def put(self, op: str, inputs: Sequence[ir.Value | None], shape: Sequence[Any], dtype: ir.DataType | None = None, **attributes: Any) -> ir.Value:
+    def put(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        shape: Sequence[Any],
+        dtype: ir.DataType | None = None,
+        **attributes: Any,
+    ) -> ir.Value:
         """The output of a new node before the mixture's; int64 unless said otherwise."""
         like = [described(dtype or INT64, shape)]
         return self.editor.insert(self.node, op, inputs, like=like, **attributes).outputs[0]
 
-    def ints(self, numbers: Any, name: str = "") -> ir.Value:
+    def ints(self, numbers: Any) -> ir.Value:
+        """A constant, shared with the other mixtures of the graph."""
         array = np.array(numbers, np.int64)
-        return self.editor.constant(f"experts.{name or array.shape}.{'_'.join(map(str, array.flat))}", array)
+        return self.constant("_".join([("scalar", "vector")[array.ndim], *map(str, array.flat)]), array)
 
     def number(self, value: float) -> ir.Value:
-        return self.editor.constant(f"experts.{value}.{self.dtype.name}", np.array(value, self.dtype.numpy()))
+        """A constant in the compute type."""
+        return self.constant(f"{self.dtype.name.lower()}_{value}", np.array(value, self.dtype.numpy()))
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        """A constant under this name."""
+        return self.editor.constant(f"experts.{name}", array)
 
 
 class _Body:
@@ -226,7 +247,14 @@ class _Body:
         self.nodes: list[ir.Node] = []
         self.dtype = dtype
 
-    def node(self, op: str, inputs: Sequence[ir.Value | None], shapes: Sequence[Sequence[Any]], dtype: ir.DataType | None = None, **attributes: Any) -> Sequence[ir.Value]:
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        shapes: Sequence[Sequence[Any]],
+        dtype: ir.DataType | None = None,
+        **attributes: Any,
+    ) -> Sequence[ir.Value]:
         """The outputs of a new node."""
         name = f"{op}_{len(self.nodes)}"
         made = ir.node(op, inputs, attributes=attributes, num_outputs=len(shapes), name=name)
@@ -236,7 +264,14 @@ class _Body:
         self.nodes.append(made)
         return made.outputs
 
-    def put(self, op: str, inputs: Sequence[ir.Value | None], shape: Sequence[Any], dtype: ir.DataType | None = None, **attributes: Any) -> ir.Value:
+    def put(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        shape: Sequence[Any],
+        dtype: ir.DataType | None = None,
+        **attributes: Any,
+    ) -> ir.Value:
         """The output of a new node."""
         return self.node(op, inputs, [shape], dtype, **attributes)[0]
 
