@@ -175,7 +175,7 @@ class _Writer:
         return inside.put("Gemm", parts, [None, width], transB=int(not transposed))
 
     def activation(self, inside: "_Body", product: ir.Value) -> ir.Value:
-        """What stands between the products; see pipeline.model.expert_operator.Activation."""
+        """What stands between the products; see pipeline.model.operators.Activation."""
         layout, limit, after, shift = (
             attribute(self.node, n, None) for n in ("layout", "limit", "limit_after", "shift")
         )
@@ -202,13 +202,14 @@ class _Writer:
     def function(self, inside: "_Body", x: ir.Value) -> ir.Value:
         name, alpha = attribute(self.node, "function", ""), attribute(self.node, "alpha", 1.0)
         assert x.shape is not None
+        shape = list(x.shape)
         if name == "silu":
-            scaled = x if alpha == 1.0 else inside.put("Mul", [x, self.number(alpha)], x.shape)
-            return inside.put("Mul", [x, inside.put("Sigmoid", [scaled], x.shape)], x.shape)
+            scaled = x if alpha == 1.0 else inside.put("Mul", [x, self.number(alpha)], shape)
+            return inside.put("Mul", [x, inside.put("Sigmoid", [scaled], shape)], shape)
         if name in ("relu", "relu2"):
-            x = inside.put("Relu", [x], x.shape)
-            return x if name == "relu" else inside.put("Mul", [x, x], x.shape)
-        return inside.put("Gelu", [x], x.shape, approximate="tanh" if name == "gelu_tanh" else "none")
+            x = inside.put("Relu", [x], shape)
+            return x if name == "relu" else inside.put("Mul", [x, x], shape)
+        return inside.put("Gelu", [x], shape, approximate="tanh" if name == "gelu_tanh" else "none")
 
     def range(self, end: ir.Value) -> ir.Value:
         """0, 1, ... up to a size [1]."""

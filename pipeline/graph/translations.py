@@ -14,7 +14,7 @@ from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.onnx_opset import opset24 as op
 
 from pipeline.graph import experts
-from pipeline.model import expert_operator, operators  # noqa: F401  # register the operators
+from pipeline.model import operators  # noqa: F401  # registers the operators
 
 EXPERTS = values.Opset(experts.SCHEMA.domain, 1)
 LAST = 2**63 - 1  # end of a slice that goes to the end

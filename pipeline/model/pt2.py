@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.model import expert_operator, operators, pt2_check  # noqa: F401  # register what the file refers to
+from pipeline.model import operators, pt2_check  # noqa: F401  # registers the operators that the file refers to
 from pipeline.model.patches import mapped_weights, parsed_sizes
 
 

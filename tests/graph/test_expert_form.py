@@ -5,7 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from pipeline.graph.expert_form import ExpertForm
-from pipeline.model.expert_operator import HALVES, Activation
+from pipeline.model.operators import HALVES, Activation
 from tests.support.experts import Mixture, graph_of
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.graph.experts import BLOCK
-from pipeline.model.expert_operator import FUNCTIONS, HALVES, INTERLEAVED, UNGATED, Activation
+from pipeline.model.operators import FUNCTIONS, HALVES, INTERLEAVED, UNGATED, Activation
 from tests.support.experts import EXPERTS, Mixture, choice, graph_of
 
 

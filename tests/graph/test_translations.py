@@ -9,7 +9,7 @@ from onnx.reference import ReferenceEvaluator
 from pipeline.graph.attention import AttentionForm
 from pipeline.graph.translations import TRANSLATIONS
 from pipeline.model import operators  # noqa: F401  # registers the operators
-from pipeline.model.expert_operator import INTERLEAVED, Activation
+from pipeline.model.operators import INTERLEAVED, Activation
 from tests.support.experts import Mixture, choice
 
 BATCH, SEQUENCE = torch.export.Dim("batch", max=8), torch.export.Dim("sequence", max=8)

@@ -8,7 +8,7 @@ import torch
 from onnx_ir.passes.common import NameFixPass
 
 from pipeline.graph.experts import SCHEMA, write_experts
-from pipeline.model.expert_operator import UNGATED, Activation, experts
+from pipeline.model.operators import UNGATED, Activation, experts
 
 EXPERTS, CHOSEN, HIDDEN, INNER = 6, 2, 16, 32
 

@@ -17,8 +17,8 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from pipeline.model import expert_operator
-from pipeline.model.expert_operator import FUNCTIONS, HALVES, INTERLEAVED, UNGATED, Activation
+from pipeline.model import operators
+from pipeline.model.operators import FUNCTIONS, HALVES, INTERLEAVED, UNGATED, Activation
 from pipeline.model.refusals import unsupported
 
 IMPLEMENTATION = "kvforge"
@@ -55,7 +55,7 @@ def _like_interface(module: nn.Module) -> bool:
     return shapes == [3, 3] and list(inspect.signature(module.forward).parameters) == ARGUMENTS
 
 
-def _activation(module: nn.Module) -> Activation:
+def _activation(module: Any) -> Activation:
     """What the module computes between its products."""
     if getattr(module, "has_post_expert_norm", False):
         raise unsupported(type(module).__name__, "its experts end in a norm")
@@ -99,10 +99,10 @@ def _forward(
         real = top_k_index < routed
         identity = hidden_states * top_k_weights.masked_fill(real, 0).sum(-1, keepdim=True)
         arguments = (hidden_states, top_k_index.clamp(max=routed - 1), top_k_weights.masked_fill(~real, 0))
-    activation = module.kvforge_activation
+    activation: Activation = module.kvforge_activation
     has_bias = getattr(module, "has_bias", False)
     first = "gate_up_proj" if activation.layout != UNGATED else "up_proj"
-    out = expert_operator.experts(
+    out: torch.Tensor = operators.experts(
         *arguments,
         getattr(module, first),
         module.down_proj,

@@ -13,11 +13,11 @@ from pipeline.checkpoint import loading
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
 from pipeline.model.adapters.experts import IMPLEMENTATION, adapt_experts
-from pipeline.model.expert_operator import HALVES, INTERLEAVED, Activation
+from pipeline.model.operators import HALVES, INTERLEAVED, Activation
 from tests.support.architectures import ARCHITECTURES
 
 
-class Holder(PreTrainedModel):
+class Holder(PreTrainedModel):  # type: ignore[misc]  # transformers is not typed
     """A model of one module."""
 
     base_model_prefix = ""
@@ -25,7 +25,7 @@ class Holder(PreTrainedModel):
 
     def __init__(self, config: Any, kind: type[nn.Module]) -> None:
         super().__init__(config)
-        self.experts = kind(config)
+        self.experts: Any = kind(config)
         for number, parameter in enumerate(self.parameters()):
             draw = torch.Generator().manual_seed(number)
             parameter.data = torch.randn(parameter.shape, generator=draw) / 4
