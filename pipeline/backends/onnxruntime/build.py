@@ -23,6 +23,7 @@ from pipeline.graph import onnx_file
 from pipeline.runtime import engine_info
 from pipeline.runtime.open import open_engine, why_unavailable
 
+OWN_WEIGHTS = {"MatMulNBits", "MoE", "QMoE"}  # operators that read weights in an order of their own
 QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions have 16 inputs
 
 
@@ -34,7 +35,7 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
         prepare.prepare(lowered, lengths=False)  # its parser drops the lengths of attention
     elif engine.lower:
         lower(lowered, int8_activations=engine.int8_activations, cuda=engine.provider != CPU)
-    if any(node.op_type == "MatMulNBits" for node in lowered.graph):
+    if any(node.op_type in OWN_WEIGHTS for node in lowered.graph):
         onnx_file.save(lowered, out)
     else:  # the same bytes as before, which DVC's cache then stores once
         ir.save(lowered, out / layout.MODEL)
