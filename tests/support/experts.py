@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.passes.common import NameFixPass
@@ -55,8 +56,11 @@ def choice(tokens: int, seed: int = 0, of: int = EXPERTS) -> tuple[torch.Tensor,
     return hidden, indices, torch.rand(tokens, CHOSEN, generator=draw)
 
 
-def graph_of(mixture: Mixture, layers: int = 1) -> ir.Model:
-    """Its graph in standard operators, for any number of tokens; layers: how often it stands in a row."""
+def graph_of(mixture: Mixture, layers: int = 1, router: torch.Tensor | None = None) -> ir.Model:
+    """Its graph in standard operators, for any number of tokens; layers: how often it stands in a row.
+
+    router: [hidden, experts], computes the choice and its weights, which are inputs otherwise.
+    """
     floats, sizes = ir.TensorType(ir.DataType.FLOAT), (EXPERTS, CHOSEN)
     hidden, indices, weights = (
         ir.Value(name="hidden", shape=ir.Shape([None, HIDDEN]), type=floats),
@@ -69,19 +73,29 @@ def graph_of(mixture: Mixture, layers: int = 1) -> ir.Model:
         stored[name] = ir.Value(name=name, shape=ir.Shape(parameter.shape), type=floats, const_value=tensor)
     options = asdict(mixture.activation) | {"transposed": mixture.transposed}
     attributes = {name: int(value) if isinstance(value, bool) else value for name, value in options.items()}
-    nodes: list[ir.Node] = []
+    inputs, nodes = [hidden, indices, weights], []
+    if router is not None:
+        tensors = {"router": router.numpy(), "chosen": np.array([CHOSEN])}
+        stored |= {name: ir.val(name, const_value=ir.tensor(array, name=name)) for name, array in tensors.items()}
+        product = ir.node("MatMul", [hidden, stored["router"]])
+        softmax = ir.node("Softmax", product.outputs)
+        top = ir.node("TopK", [softmax.outputs[0], stored["chosen"]], num_outputs=2)
+        for new, old in zip(top.outputs, (weights, indices), strict=True):
+            new.shape, new.type, new.name = old.shape, old.type, old.name
+        weights, indices = top.outputs
+        inputs, nodes = [hidden], [product, softmax, top]
     for layer in range(layers):
-        source = nodes[-1].outputs[0] if nodes else hidden
-        inputs = [source, indices, weights, *stored.values()]
+        source = nodes[-1].outputs[0] if layer else hidden
+        given = [source, indices, weights, *(stored[name] for name in ("up", "down", "up_bias", "down_bias"))]
         node = ir.node(
-            SCHEMA.name, inputs, attributes=attributes, domain=SCHEMA.domain, name=f"layers.{layer}.experts.Experts"
+            SCHEMA.name, given, attributes=attributes, domain=SCHEMA.domain, name=f"layers.{layer}.experts.Experts"
         )
         node.outputs[0].shape, node.outputs[0].type, node.outputs[0].name = hidden.shape, floats, f"out{layer}"
         nodes.append(node)
     known = [value for value in stored.values() if value is not None]
     opsets = {"": 24, SCHEMA.domain: 1}
     graph = ir.Graph(
-        [hidden, indices, weights],
+        inputs,
         nodes[-1].outputs,
         nodes=nodes,
         initializers=known,

@@ -58,15 +58,17 @@ class ExpertsLowering:
     def _quantized(
         self, node: ir.Node, form: ExpertForm, layout: str, options: dict[str, Any], stacks: list["_Quantized"]
     ) -> None:
-        bits, blocks = {stack.bits for stack in stacks}, {stack.block for stack in stacks}
-        if len(bits) != 1 or (len(blocks) != 1 and None not in blocks) or blocks == {None, *blocks} != {None}:
-            return  # one kernel computes both products
-        (size,), (block,) = bits, blocks
+        if len({stack.bits for stack in stacks}) != 1:
+            return
+        size = stacks[0].bits
+        block = min((stack.block for stack in stacks if stack.block is not None), default=None)  # one for both products
+        if any(stack.width % (block or 1) for stack in stacks):
+            return
         if size == 8 and block is not None and not self.int8_activations:
             return  # rounds activations whatever is asked
         packed = []
         for stack, interleave in zip(stacks, (layout, ""), strict=True):
-            packed += [*stack.packed(self.editor, interleave), self._bias(stack.stack, interleave)]
+            packed += [*stack.packed(self.editor, interleave, block), self._bias(stack.stack, interleave)]
         weights = form.weights
         if weights.dtype != form.hidden.dtype:
             assert form.hidden.dtype is not None
@@ -173,24 +175,26 @@ class _Quantized:
         whole = block == shape[along]
         return cls(stack, weight, scale, None if whole and BITS[weight.const_value.dtype] == 8 else block)
 
-    def packed(self, editor: Editor, interleave: str) -> list[ir.Value]:
-        """Numbers and scales as the kernel reads them."""
-        shape = self.numbers.shape.numpy()
-        experts, rows, width = shape if not self.stack.transposed else (shape[0], shape[2], shape[1])
+    @property
+    def width(self) -> int:
+        """The inputs of a product."""
+        return int(self.numbers.shape.numpy()[1 if self.stack.transposed else 2])
+
+    def packed(self, editor: Editor, interleave: str, block: int | None) -> list[ir.Value]:
+        """Numbers and scales as the kernel reads them; block: the kernel's, which divides the weight's own."""
+        experts, *sizes = self.numbers.shape.numpy()
+        rows, width = sizes[::-1] if self.stack.transposed else sizes
         name = f"{self.weight.name}.packed"
 
         def numbers() -> ir.TensorProtocol:
             ordered = _ordered(_by_rows(self.numbers.numpy(), self.stack), interleave).reshape(experts * rows, width)
-            return ir.tensor(pack(ordered, self.block or width, self.bits).reshape(experts, rows, -1), name=name)
+            return ir.tensor(pack(ordered, block or width, self.bits).reshape(experts, rows, -1), name=name)
 
-        lazy = ir.LazyTensor(
-            numbers, dtype=ir.DataType.UINT8, shape=ir.Shape([experts, rows, width * self.bits // 8]), name=name
-        )
+        shape = ir.Shape([experts, rows, width * self.bits // 8])
+        lazy = ir.LazyTensor(numbers, dtype=ir.DataType.UINT8, shape=shape, name=name)
         scales = _ordered(_by_rows(self.factors.numpy(), self.stack), interleave)
-        if self.block is None:
-            scales = scales[:, :, 0]
-        scales = np.ascontiguousarray(scales)
-        return [editor.initializer(lazy), editor.constant(f"{self.scale.name}.packed", scales)]
+        scales = scales[:, :, 0] if block is None else np.repeat(scales, width // block // scales.shape[2], axis=2)
+        return [editor.initializer(lazy), editor.constant(f"{self.scale.name}.packed", np.ascontiguousarray(scales))]
 
 
 def _by_rows(array: npt.NDArray[Any], stack: Stack) -> npt.NDArray[Any]:

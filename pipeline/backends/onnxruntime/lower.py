@@ -31,7 +31,7 @@ def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> Non
     attention = (lambda node: _lengths(editor, node)) if cuda else AttentionLowering(editor).lower
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
         ("Attention", attention),
-        ("Loop", ExpertsLowering(editor, int8_activations=int8_activations).lower),
+        ("Loop", (lambda _: None) if cuda else ExpertsLowering(editor, int8_activations=int8_activations).lower),
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
         ("MatMul", lambda node: linear.lower(node, of_head if node in heads else of_layers)),
