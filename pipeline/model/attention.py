@@ -23,6 +23,7 @@ KNOWN_KWARGS = {
     *("scaling", "softcap"),
     "sliding_window",  # in the mask
     "output_router_logits",  # for a mixture's router, passed on to every module
+    "s_aux",  # sinks
 }
 
 
@@ -59,8 +60,8 @@ def _attention(
     if unknown:
         raise unsupported(type(module).__name__, f"its attention takes {', '.join(unknown)}")
     cache = running.get()
-    cache.attention_calls += 1
-    scale = kwargs.get("scaling")
+    cache.attend(module, key)
+    scale, sink = kwargs.get("scaling"), kwargs.get("s_aux")
     out = operators.attend(
         query,
         key,
@@ -69,6 +70,7 @@ def _attention(
         attention_mask,
         float(query.shape[-1] ** -0.5 if scale is None else scale),
         float(kwargs.get("softcap") or 0.0),
+        None if sink is None else sink.to(query.dtype),
     )
     return out.transpose(1, 2).contiguous(), None
 

@@ -57,11 +57,11 @@ class Decoder(nn.Module):
                 head = self.model.get_output_embeddings()
                 stack.enter_context(head.register_forward_pre_hook(gather_last))
             logits = self.model(input_ids=input_ids, position_ids=position_ids, **with_cache(self.model, cache)).logits
-        if cache.attention_calls != len(cache):
+        through = len(cache.attended.intersection(range(len(cache))))
+        if through != len(cache):
             raise unsupported(
                 type(self.model).__name__,
-                f"{cache.attention_calls} of its {len(cache)} attention layers go through transformers' "
-                "AttentionInterface",
+                f"{through} of its {len(cache)} attention layers go through transformers' AttentionInterface",
             )
         if self.logits == "all":
             logits = logits * attention_mask[:, :, None].to(logits.dtype)

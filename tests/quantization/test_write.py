@@ -126,17 +126,18 @@ def test_experts_are_right(transposed: bool, options: Quantize) -> None:
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     assert {node.op_type for node in proto.graph.node} >= {"DequantizeLinear", "Loop"}
     assert not {"up", "down"} & {tensor.name for tensor in proto.graph.initializer}
-    before = [parameter.clone() for parameter in (mixture.up, mixture.down)]
+    parameters = [mixture.get_parameter(name) for name in ("up", "down")]
+    before = [parameter.clone() for parameter in parameters]
     fmt, given = FORMATS[options.weights], choice(5)
     with torch.no_grad():
-        for parameter in (mixture.up, mixture.down):
+        for parameter in parameters:
             rows = parameter.transpose(1, 2) if transposed else parameter
             flat = rows.reshape(-1, rows.shape[2]).numpy()
             block = next(b for b in (options.block_size, 16) if b <= flat.shape[1]) or flat.shape[1]
             rounded = torch.from_numpy(round_rows(np.ascontiguousarray(flat), block, fmt).values()).view(rows.shape)
             parameter.copy_(rounded.transpose(1, 2) if transposed else rounded)
         want = mixture(*given).numpy()
-    assert not any(torch.equal(*pair) for pair in zip(before, (mixture.up, mixture.down), strict=True))
+    assert not any(torch.equal(*pair) for pair in zip(before, parameters, strict=True))
     feeds = dict(zip((value.name for value in session.get_inputs()), (v.numpy() for v in given), strict=True))
     np.testing.assert_allclose(session.run(None, feeds)[0], want, rtol=1e-4, atol=1e-4)
 

@@ -51,6 +51,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "stablelm": SMALL,
     "starcoder2": SMALL | WINDOW,
     "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "initializer_range": 0.3},
+    "granite_swa": SMALL | WINDOW | LAYERS | {"attention_multiplier": 0.25},  # attention sinks
     "gpt_neox": SMALL,
     "mixtral": SMALL | {"num_local_experts": 4, "num_experts_per_tok": 2},
     "longcat_flash": LONGCAT,

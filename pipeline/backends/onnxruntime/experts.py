@@ -18,6 +18,7 @@ from pipeline.backends.onnxruntime.linear import BITS, FULL_ACTIVATIONS, INT8_AC
 from pipeline.graph.editor import Editor, attribute, described, operand, producer_if
 from pipeline.graph.expert_form import ExpertForm, Stack
 
+NOT_GIVEN: list[ir.Value | None] = [None] * 6  # inputs of QMoE: a third product, and zero points
 NOT_CHOSEN = -1e4  # its exponential is 0
 
 
@@ -81,7 +82,7 @@ class ExpertsLowering:
         options = options | {"expert_weight_bits": size, "normalize_routing_weights": 0, "weights_prepacked": 0}
         options |= {} if block is None else {"block_size": block}
         options |= {"accuracy_level": level} if block is not None and size == 4 else {}
-        inputs = [form.hidden, scores, *packed, *[None] * 6, dense]
+        inputs = [form.hidden, scores, *packed, *NOT_GIVEN, dense]
         self._finish(node, form, self._insert(node, "QMoE", inputs, domain=DOMAIN, like=form.out, **options))
 
     def _finish(self, loop: ir.Node, form: ExpertForm, new: ir.Value) -> None:
@@ -221,13 +222,12 @@ def _gate(form: ExpertForm) -> tuple[str, dict[str, Any]] | None:
         silu = _silu(left)
         if silu is None:
             continue
-        gate, alpha = silu
-        up, beta = _constant_operand(right, "Add", 0.0)
-        (gate, top), (up, limit) = _limit(gate), _limit(up)
+        shifted, beta = _constant_operand(right, "Add", 0.0)
+        (gate, top), (up, limit) = _limit(silu[0]), _limit(shifted)
         layout = _layout(form.product, gate, up)
         if layout is None or top != limit:
             return None
-        options = {"activation_alpha": alpha, "activation_beta": beta}
+        options = {"activation_alpha": silu[1], "activation_beta": beta}
         return layout, options if limit is None else options | {"swiglu_limit": limit}
     return None
 
@@ -270,7 +270,8 @@ def _layout(product: ir.Value, gate: ir.Value | None, up: ir.Value | None) -> st
         return "halves"
     picks = [producer_if(value, "Gather") for value in (gate, up)]
     pairs = [producer_if(pick.inputs[0], "Reshape") for pick in picks if pick is not None]
-    if len(pairs) == 2 and pairs[0] is pairs[1] is not None and pairs[0].inputs[0] is product:
+    first = pairs[0] if len(pairs) == 2 and pairs[0] is pairs[1] else None
+    if first is not None and first.inputs[0] is product:
         numbers = [pick.inputs[1].const_value for pick in picks if pick is not None and pick.inputs[1] is not None]
         if [int(n.numpy()) for n in numbers if n is not None] == [0, 1]:
             return "interleaved"

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from pipeline.core.tables.refusals import Category
 from pipeline.model import operators
 from pipeline.model.operators import FUNCTIONS, HALVES, INTERLEAVED, UNGATED, Activation
 from pipeline.model.refusals import unsupported
@@ -58,7 +59,7 @@ def _like_interface(module: nn.Module) -> bool:
 def _activation(module: Any) -> Activation:
     """What the module computes between its products."""
     if getattr(module, "has_post_expert_norm", False):
-        raise unsupported(type(module).__name__, "its experts end in a norm")
+        raise unsupported(type(module).__name__, "its experts end in a norm", Category.EXPERTS)
     gated = getattr(module, "has_gate", True)
     function = getattr(module, "_apply_gate", partial(_gate, module)) if gated else module.act_fn
     numbers = {name: value for name, value in vars(module).items() if isinstance(value, int | float)}
@@ -78,7 +79,8 @@ def _activation(module: Any) -> Activation:
             activation = Activation(*form)
             if torch.allclose(activation(SAMPLE), wanted, rtol=CLOSE, atol=CLOSE):
                 return activation
-    raise unsupported(type(module).__name__, f"the activation of its experts is none of {', '.join(FUNCTIONS)}")
+    why = f"the activation of its experts is none of {', '.join(FUNCTIONS)}"
+    raise unsupported(type(module).__name__, why, Category.EXPERTS)
 
 
 def _gate(module: Any, product: torch.Tensor) -> torch.Tensor:
