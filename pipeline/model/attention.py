@@ -22,6 +22,7 @@ KNOWN_KWARGS = {
     *("position_embeddings", "position_ids"),  # applied before
     *("scaling", "softcap"),
     "sliding_window",  # in the mask
+    "output_router_logits",  # for a mixture's router, passed on to every module
     "s_aux",  # sinks
 }
 

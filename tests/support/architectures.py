@@ -23,6 +23,20 @@ SMALL = {
 }
 WINDOW = {"sliding_window": 6}
 LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+LONGCAT = SMALL | {  # latent attention, groups of experts, experts without weights, two attentions in a layer
+    "num_key_value_heads": 4,
+    "num_layers": 2,
+    "ffn_hidden_size": 48,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "n_routed_experts": 4,
+    "zero_expert_num": 2,
+    "expert_ffn_hidden_size": 32,
+    "moe_topk": 3,
+}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": SMALL,
     "mistral": SMALL | WINDOW,
@@ -39,6 +53,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "initializer_range": 0.3},
     "granite_swa": SMALL | WINDOW | LAYERS | {"attention_multiplier": 0.25},  # attention sinks
     "gpt_neox": SMALL,
+    "mixtral": SMALL | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "longcat_flash": LONGCAT,
     "opt": SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
 }
 
