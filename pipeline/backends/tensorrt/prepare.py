@@ -3,8 +3,8 @@
 The results are standard operators again:
 
 * Attention with lengths, where TensorRT's attention takes none (10.15, 10.16) -> with a boolean mask, made once.
-* Attention with a softcap, which the parser refuses, with sinks, which it would drop, or with a head size without
-  kernels -> MatMul, Tanh, Softmax.
+* Attention with a softcap, or with values of another size than keys, which the parser refuses, with sinks, which it
+  would drop, or with a head size without kernels -> MatMul, Tanh, Softmax.
 * Splits of projections -> along the last axis (pipeline.backends.tensorrt.split).
 * Embedding of 8 bits -> packed into int32, as TensorRT cannot gather rows of int8.
 
@@ -36,8 +36,9 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
         raise UserError(lost)
     rewrite = _Attentions(editor)
     for node in editor.nodes("Attention"):
-        form, odd = AttentionForm.of(node), any(dimension(node.inputs[i], 3) % HEAD_STEP for i in (QUERY, VALUE))
-        if form.softcap or odd or Sink.of(node) is not None:
+        query, value = (dimension(node.inputs[i], 3) for i in (QUERY, VALUE))
+        odd = query % HEAD_STEP or query != value
+        if AttentionForm.of(node).softcap or odd or Sink.of(node) is not None:
             rewrite.decompose(node)
             continue
         rewrite.scale(node)
