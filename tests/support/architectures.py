@@ -24,12 +24,20 @@ SMALL = {
 WINDOW = {"sliding_window": 6}
 LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
 LATENT = {
-    **{"num_key_value_heads": 4, "q_lora_rank": 24, "kv_lora_rank": 32, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8},
-    **{"v_head_dim": 16, "head_dim": 8},
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "head_dim": 8,
 }
 SHARED = {
-    **{"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": ["sliding_attention", "full_attention"] * 2},
-    **{"hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 128},
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 128,
 }
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": SMALL,
