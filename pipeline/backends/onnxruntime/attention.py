@@ -3,16 +3,19 @@
 The standard Attention reads the whole allocated cache; GroupQueryAttention reads the used slots only. It writes into
 the cache in place, accepts the projections as their products output them, packed or not, and applies the rotary
 embedding from tables. Operations that it does not include, such as per-head norms, stay before it as standard nodes.
-A mask becomes a bias on the scores. Padding (`attention_mask`) is neither written nor attended.
+A mask becomes a sliding window where it is one, or else a bias on the scores. Padding (`attention_mask`) is neither
+written nor attended.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from pipeline.backends.onnxruntime import windows
 from pipeline.core.tables.engines import CPU
 from pipeline.graph.attention import AttentionForm, Sink
 from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
@@ -34,10 +37,13 @@ class GqaInputs:
 class AttentionLowering:
     """Rewrites the Attention nodes of one graph of the contract; holds what they share."""
 
-    def __init__(self, editor: Editor) -> None:
+    def __init__(self, editor: Editor, *, window_cache: bool = False) -> None:
         self.editor = editor
+        self.window_cache = window_cache
+        self.window_caches: dict[str, int] = {}  # input -> window
         self.tables: dict[str, ir.Value | None] = {}
         self.biases: dict[str, ir.Value] = {}
+        self.windows: dict[str, int | None] = {}
         # With quantized weights, queries are scaled before the kernel: given a scale it packs all keys before it
         # multiplies them by one row, 28 % more time per slot. In fp32, where a step waits for weights, a step of up to
         # 512 slots gains less than 1 %. (Products of 16 bits have other kernels.)
@@ -72,6 +78,12 @@ class AttentionLowering:
             cos = sin = None
         shared = self.shared
         scale = form.scale(head_dim)
+        window = self._window(form.mask, dimension(past_key, 2))
+        more: dict[str, Any] = {}
+        if window is not None and window < dimension(past_key, 2):
+            more["local_window_size"] = window
+            if self._is_narrow(window, write_key, write_value, node):
+                more["sliding_window_cache"] = 1
         rows, *others = self._projections(query, key, value, node)
         if self.scales_ahead:
             packed = [1.0] * (2 * dimension(past_key, 1)) if others[0] is None else []
@@ -84,7 +96,7 @@ class AttentionLowering:
             [
                 *(rows, *others, past_key, past_value),
                 *(shared.last, shared.total, cos, sin, positions),
-                None if form.mask is None else self._bias(form.mask, node),
+                None if form.mask is None or window is not None else self._bias(form.mask, node),
                 head_sink,
                 *[None] * 4,  # scales of a quantized cache, norms: not on the CPU
                 shared.new,
@@ -97,7 +109,13 @@ class AttentionLowering:
             softcap=form.softcap,
             do_rotary=int(cos is not None),
             rotary_interleaved=interleaved,
+            **more,
         )
+        if window is not None and "sliding_window_cache" in more:
+            for past, present in ((past_key, fused.outputs[1]), (past_value, fused.outputs[2])):
+                assert past is not None
+                windows.narrow(past, present, window)
+                self.window_caches[str(past.name)] = window
         self.editor.replace(write_key.outputs[0], fused.outputs[1])
         self.editor.replace(write_value.outputs[0], fused.outputs[2])
         self._rewire_consumers(node, node.outputs[0] if sink is None else sink.out, fused.outputs[0], heads)
@@ -129,7 +147,7 @@ class AttentionLowering:
         name = str(angle.name)
         if name not in self.tables:
             self.tables[name] = None
-            if _depends_on(angle) == {"position_ids"}:
+            if windows.depends_on(angle) == (set(), {"position_ids"}):
                 part = ir.Model(
                     ir.convenience.extract(self.editor.graph, ["position_ids"], [name]),
                     ir_version=self.editor.model.ir_version,
@@ -165,6 +183,19 @@ class AttentionLowering:
             rows = self.editor.insert(node, "Transpose", [value], perm=SWAP).outputs[0]
         shape = self.editor.constant("lowered.flat", np.array([0, 0, -1], np.int64))
         return self.editor.insert(node, "Reshape", [rows, shape]).outputs[0]
+
+    def _is_narrow(self, window: int, write_key: ir.Node, write_value: ir.Node, node: ir.Node) -> bool:
+        """Whether the caches of this attention keep the window only."""
+        fewer = window + windows.SPARE < dimension(write_key.inputs[0], 2)
+        return self.window_cache and fewer and all(windows.has_one_reader(w, node) for w in (write_key, write_value))
+
+    def _window(self, mask: ir.Value | None, cache_size: int) -> int | None:
+        """See sliding_window; None for no mask."""
+        if mask is None:
+            return None
+        if mask.name not in self.windows:
+            self.windows[str(mask.name)] = windows.sliding_window(self.editor, mask, cache_size)
+        return self.windows[str(mask.name)]
 
     def _bias(self, mask: ir.Value, node: ir.Node) -> ir.Value:
         """A mask [batch, heads or 1, sequence, cache_size] as a bias for the used slots; a bool one as 0 or the lowest
@@ -212,20 +243,6 @@ def _split(*parts: ir.Value | None) -> ir.Value | None:
     """What these are all the parts of, in order."""
     split = producer_if(parts[0], "Split")
     return split.inputs[0] if split is not None and list(parts) == list(split.outputs) else None
-
-
-def _depends_on(value: ir.Value) -> set[str]:
-    """Names of the graph's inputs that a value is computed from."""
-    found, seen, left = set(), set(), [value]
-    while left:
-        value = left.pop()
-        node = value.producer()
-        if node is None and value.const_value is None:
-            found.add(str(value.name))
-        elif node is not None and node not in seen:
-            seen.add(node)
-            left += [x for x in node.inputs if x is not None]
-    return found
 
 
 def _rank(value: ir.Value) -> int | None:
