@@ -53,33 +53,35 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "stablelm": SMALL,
     "starcoder2": SMALL | WINDOW,
     "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "initializer_range": 0.3},
-    "granite_swa": SMALL | WINDOW | LAYERS | {"attention_multiplier": 0.25},  # attention sinks
-    # latent attention; with it, DeepSeek-V2's rotary embedding in complex numbers
-    "minicpm3": SMALL | LATENT,
-    "deepseek_v2": SMALL | LATENT | {"first_k_dense_replace": 3},
-    # rotary embeddings in complex numbers, chunks, queries scaled by their position
-    "llama4_text": SMALL
-    | {"layer_types": ["chunked_attention", "full_attention", "chunked_attention"], "no_rope_layers": [1, 0, 1]}
-    | {"attention_chunk_size": 6, "floor_scale": 4, "intermediate_size_mlp": 48, "moe_layers": []},
-    # the last layer of each kind reads the cache of the one before; heads that differ by layer
-    "gemma3n_text": SMALL | WINDOW | SHARED | {"laurel_rank": 8, "activation_sparsity_pattern": None},
-    "gemma4_text": SMALL | WINDOW | SHARED | {"global_head_dim": 32},
-    "diffllama": SMALL,  # two attentions in a layer
+    "minicpm3": SMALL | LATENT,  # latent attention
     "glm": SMALL | {"partial_rotary_factor": 0.5},  # interleaved pairs
     "gpt_neox": SMALL,
     "opt": SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
+}
+# what else attention may have
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    "granite_swa": SMALL | WINDOW | LAYERS | {"attention_multiplier": 0.25},  # sinks
+    "deepseek_v2": SMALL | LATENT | {"first_k_dense_replace": 3},  # a rotary embedding in complex numbers
+    # such an embedding, chunks, queries scaled by their position
+    "llama4_text": SMALL
+    | {"layer_types": ["chunked_attention", "full_attention", "chunked_attention"], "no_rope_layers": [1, 0, 1]}
+    | {"attention_chunk_size": 6, "floor_scale": 4, "intermediate_size_mlp": 48, "moe_layers": []},
+    # the last layer of each kind reads the cache of the one before
+    "gemma3n_text": SMALL | WINDOW | SHARED | {"laurel_rank": 8, "activation_sparsity_pattern": None},
+    "gemma4_text": SMALL | WINDOW | SHARED | {"global_head_dim": 32},  # heads that differ by layer
+    "diffllama": SMALL,  # two attentions in a layer
 }
 
 
 def random_model(architecture: str, **changes: Any) -> dict[str, Any]:
     """Return an architecture's section `model` of params.yaml, with these changes to its configuration."""
-    config = ARCHITECTURES[architecture] | changes
+    config = (ARCHITECTURES | ATTENTIONS)[architecture] | changes
     return {"source": "random", "architecture": architecture, "config": config, "seed": 0}
 
 
 def small_model(architecture: str, **changes: Any) -> PreTrainedModel:
     """A small model with random weights, with these changes to its configuration."""
-    config = ARCHITECTURES[architecture] | changes
+    config = (ARCHITECTURES | ATTENTIONS)[architecture] | changes
     return loading.load(Model(source=Source.random, architecture=architecture, config=config, seed=0), None)
 
 
