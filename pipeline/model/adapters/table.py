@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 
 from pipeline.model.adapters.complex_rotary import use_real_parts
 from pipeline.model.adapters.experts import adapt_experts
+from pipeline.model.adapters.latent import absorb_expansion
 from pipeline.model.adapters.temperature import scale_by_own_position
 
 # Each looks for a property of the model's modules and does nothing where it is absent. It changes this model's modules
@@ -13,6 +14,7 @@ from pipeline.model.adapters.temperature import scale_by_own_position
 ADAPTERS: tuple[Callable[[PreTrainedModel], None], ...] = (
     use_real_parts,
     scale_by_own_position,
+    absorb_expansion,
     adapt_experts,
 )
 
