@@ -27,16 +27,18 @@ def trace(decoder: Decoder, contract: GraphContract) -> ExportedProgram:
     program.example_inputs = None  # two rows of every cache that the file would carry: 94 MB for SmolLM2-135M
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine: they would make equal programs differ
-    _drop_no_ops(program.graph_module)
+    _drop_no_ops(program)
     return program
 
 
-def _drop_no_ops(module: torch.fx.GraphModule) -> None:
+def _drop_no_ops(program: ExportedProgram) -> None:
     """Remove casts to the type that a tensor has already, and the tracer's assertions: 251 of SmolLM2's 2,020 nodes."""
+    module = program.graph_module
     for node in module.graph.nodes:
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)
         elif node.target in CASTS and node.meta["val"].dtype == node.args[0].meta["val"].dtype:
             node.replace_all_uses_with(node.args[0])
+            program.graph_signature.replace_all_uses(node.name, node.args[0].name)  # it may be an output
             module.graph.erase_node(node)
     module.recompile()
