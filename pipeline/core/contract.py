@@ -36,6 +36,7 @@ class GraphContract:
     axes: dict[str, int]  # name -> largest size; the smallest is 1
     cache_size: int
     limits: tuple[int, ...] = ()  # token counts at which the model behaves differently, such as sliding windows
+    unused: tuple[str, ...] = ()  # inputs that the model does not read: position_ids, where slots stand for positions
 
     @property
     def caches(self) -> tuple[Tensor, ...]:
@@ -63,9 +64,9 @@ class GraphContract:
         def tensors(rows: list[dict]) -> tuple[Tensor, ...]:  # type: ignore[type-arg]  # parsed JSON
             return tuple(Tensor(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
 
-        limits = tuple(raw.get("limits", ()))
+        limits, unused = tuple(raw.get("limits", ())), tuple(raw.get("unused", ()))
         inputs, outputs = tensors(raw["inputs"]), tensors(raw["outputs"])
-        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits)
+        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, unused)
 
 
 def contract_for(
@@ -75,11 +76,13 @@ def contract_for(
     logits: str,
     axes: dict[str, int],
     limits: tuple[int, ...] = (),
+    unused: tuple[str, ...] = (),
 ) -> GraphContract:
     """Make the contract of a decoder with these caches.
 
     layers: per layer the key's and the value's (kv_heads, cache_size, head_dim); compute: fp32, fp16 or bf16;
-    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits.
+    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits;
+    unused: inputs that the model does not read.
     """
     dtype = COMPUTE[compute].name
     tokens = ("batch", "sequence")
@@ -102,4 +105,5 @@ def contract_for(
         axes=axes,
         cache_size=layers[0][0][1],
         limits=limits,
+        unused=unused,
     )

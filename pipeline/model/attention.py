@@ -38,7 +38,7 @@ def route_attention(model: PreTrainedModel) -> bool:
     own = copy.copy(config)
     for module in model.modules():
         if not isinstance(module, PreTrainedModel) and getattr(module, "config", None) is config:
-            module.config = own  # type: ignore[assignment]  # not a tensor or a module
+            module.config = own
     config._attn_implementation_internal = IMPLEMENTATION
     return True
 

@@ -24,9 +24,7 @@ class StaticLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Do nothing: the buffers are given."""
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[Any, Any]:
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
         """Write new keys and values; return all slots, or stand-ins for a model that writes attention out by itself."""
         self.keys = operators.scatter(self.keys, key_states, self.step.position)
         self.values = operators.scatter(self.values, value_states, self.step.position)

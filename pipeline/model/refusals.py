@@ -9,7 +9,7 @@ import inspect
 from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.core.errors import Problem, UserError
-from pipeline.model.adapters.tables import tables
+from pipeline.model.adapters.tables import has_alibi, tables
 from pipeline.model.arguments import cache_name, takes_positions
 
 # by name, as not every version of transformers has the last: a layer without a state of its own
@@ -39,14 +39,9 @@ def _inputs(model: PreTrainedModel, accepted: set[str]) -> str | None:
     """A forward that takes no cache, or no positions: it counts them from the cache's length, one for all rows."""
     if cache_name(model) is None:
         return "its forward takes no past_key_values: it keeps no cache of keys and values"
-    if not (takes_positions(model) or tables(model) or _has_alibi(model)):
+    if not (takes_positions(model) or tables(model) or has_alibi(model)):
         return "its forward takes no position_ids: positions follow from the cache's length, the same for every row"
     return None
-
-
-def _has_alibi(model: PreTrainedModel) -> bool:
-    """Whether attention biases stand for positions: they follow from the slots, which are each row's own."""
-    return any("alibi" in name for module in model.modules() for name in dir(type(module)))
 
 
 def _both_ways(model: PreTrainedModel) -> str | None:

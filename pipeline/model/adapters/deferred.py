@@ -7,6 +7,7 @@ values then is `attend` over the buffers. An operation that has no place in this
 Shapes are those that the model's code expects, [batch, heads, ...] or with both as one axis, [batch * heads, ...].
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
@@ -61,8 +62,10 @@ class StandIn:
         if name == "where":
             seen, scores, _ = given  # the third is the lowest number
             return scores if not seen.ndim else scores.add(torch.where(seen, 0.0, torch.finfo(scores.dtype).min))
+        if name in MAXIMA and len(given) == 2:
+            name = "maximum"
         if name in ("add", "__add__", "__radd__") and len(given) == 2:
-            return stand_in.add(given[1] if given[0] is stand_in else given[0])  # type: ignore[attr-defined]  # below
+            return stand_in.add(given[1] if given[0] is stand_in else given[0])
         return getattr(stand_in, name)(*(x for x in args if x is not stand_in), **_without(kwargs, stand_in))
 
     def __getattr__(self, name: str) -> Any:
@@ -116,7 +119,9 @@ class StandIn:
 
     def split(self, tensor: torch.Tensor) -> torch.Tensor:
         """[batch * heads, ...] as [batch, heads, ...], where batch and heads are joined."""
-        return tensor.unflatten(0, self.full[:2]) if self.joined and tensor.ndim == 3 else tensor
+        if not self.joined or tensor.ndim != 3:
+            return tensor
+        return tensor.reshape(*self.full[:2], *tensor.shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,19 +194,20 @@ class Scores(StandIn):
     def add(self, tensor: torch.Tensor) -> "Scores":
         """Add numbers, a mask for example, that broadcast to the scores."""
         self._before_softmax()
+        if not isinstance(tensor, torch.Tensor):
+            raise UnknownForm("it adds a number to its attention scores")
         return replace(self, added=(*self.added, self.split(tensor)))
 
     def masked_fill(self, hidden: torch.Tensor, _: float) -> "Scores":
         """Hide slots; the number is the lowest one."""
         return self.add(torch.where(self.split(hidden), torch.finfo(self.dtype).min, 0.0))
 
-    def max(self, least: torch.Tensor) -> "Scores":
+    def maximum(self, least: torch.Tensor) -> "Scores":
         """Keep scores from falling below the lowest number: it changes none of a seen slot."""
         if least.ndim:
             raise UnknownForm("it compares its attention scores with a tensor")
         return self
 
-    maximum = max
     __mul__ = __rmul__ = __imul__ = mul
     __truediv__ = __itruediv__ = div
     __add__ = __radd__ = __iadd__ = add
@@ -214,7 +220,8 @@ class Scores(StandIn):
         return replace(self, is_softmax=True)
 
     def __matmul__(self, values: Any) -> torch.Tensor:
-        return _product(self, values)  # type: ignore[no-any-return]  # scores are the first operand
+        out: torch.Tensor = _product(self, values)
+        return out
 
     def attend(self, values: torch.Tensor) -> torch.Tensor:
         """Return [batch, heads, sequence, head_dim]."""
@@ -222,10 +229,11 @@ class Scores(StandIn):
         mask = None
         if len(self.added) != 1 or self.added[0] is not self.step.causal_mask:
             terms = [term.to(self.keys.dtype) for term in self.added]
-            mask = sum(terms[1:], start=terms[0])
+            mask = functools.reduce(torch.add, terms)
             mask = mask.expand(*([1] * (4 - mask.ndim)), *mask.shape[:-2], *self.full[2:])
         query = self.query.to(self.keys.dtype)
-        return operators.attend(query, self.keys, values, self.step.length, mask, self.scale, 0.0)
+        out: torch.Tensor = operators.attend(query, self.keys, values, self.step.length, mask, self.scale, 0.0)
+        return out
 
 
 def _product(left: Any, right: Any) -> Any:
@@ -240,7 +248,7 @@ def _product(left: Any, right: Any) -> Any:
 
 def _heads(query: torch.Tensor, keys: Keys) -> torch.Tensor:
     """[batch, heads, sequence, head_dim] of a query that has the form of the keys."""
-    return query.unflatten(0, keys.keys.shape[:2]) if keys.joined else query
+    return query.reshape(*keys.keys.shape[:2], *query.shape[1:]) if keys.joined else query
 
 
 def _baddbmm(added: torch.Tensor, batch1: Any, batch2: Any, *, beta: float = 1.0, alpha: float = 1.0) -> Any:

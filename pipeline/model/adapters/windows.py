@@ -36,7 +36,7 @@ def replace_tables(model: PreTrainedModel) -> None:
         if table is not None and table.dtype == torch.bool and table.ndim == 4:
             width = int(table[0, 0, -1].sum())  # the last place sees this many
             del module.bias
-            module.bias = Window(width if width < table.shape[-1] else None)  # type: ignore[assignment]
+            module.bias = Window(width if width < table.shape[-1] else None)
         _plain_numbers(module)
 
 
