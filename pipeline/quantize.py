@@ -1,6 +1,6 @@
 """Stage quantize: simplified/ -> quantized/, the same graph with weights of 8 or 4 bits, in standard operators.
 
-Which weights: pipeline.quantization.find. Their numbers: grids and gptq, or the checkpoint's own blocks, gguf_blocks.
+Which weights: pipeline.quantization.find. Their numbers: grids and gptq, or the checkpoint's own, checkpoint_rows.
 The formats: pipeline.core.tables.formats. Weights are read one at a time from the data file; quantized ones stay in
 memory, and with GPTQ the Hessians of the layers' inputs, three quarters of the weights' bytes.
 With quantize.weights=none quantized/ holds the report alone, and the engine is made of simplified/.
@@ -26,8 +26,8 @@ from pipeline.core.schema import Calibration, Quantize, Rounding, section
 from pipeline.core.tables.formats import FORMATS, Format, Weights
 from pipeline.graph import onnx_file
 from pipeline.quantization import grids
+from pipeline.quantization.checkpoint_rows import CheckpointRows, of_checkpoint
 from pipeline.quantization.find import Weight, find
-from pipeline.quantization.gguf_blocks import BLOCK, CARRIED_OVER, GgufRowIndex, is_gguf
 from pipeline.quantization.gptq import gptq, inverse_hessian_cholesky
 from pipeline.quantization.grids import Grid
 from pipeline.quantization.write import Writer
@@ -46,6 +46,7 @@ class WeightReport:
     block: int
     rows: int
     carried_over: int  # rows whose blocks are the checkpoint's own
+    stored_as: str  # what these are in the checkpoint, as "Q4_K, Q6_K"
     exact: int  # rows of these that are bit for bit what they were
     rms: float
     bytes_before: int
@@ -60,6 +61,7 @@ class WeightPlan:
     format: Format
     block: int
     carried: tuple[Mask, Grid] | None = None
+    stored_as: str = ""
 
     @property
     def inputs(self) -> set[str]:
@@ -70,17 +72,18 @@ class WeightPlan:
 class Quantizer:
     """Chooses and computes the grid of each weight.
 
-    gguf_rows(format): the checkpoint's own rows in a format. hessians(names): X^T X of these inputs of linear layers.
+    own_rows(): the checkpoint's rows that are on a grid, None for a checkpoint without any. hessians(names): X^T X of
+    these inputs of linear layers.
     """
 
     def __init__(
         self,
         options: Quantize,
-        gguf_rows: Callable[[Format], GgufRowIndex | None],
+        own_rows: Callable[[], CheckpointRows | None],
         hessians: Callable[[set[str]], dict[str, Floats]] | None = None,
     ) -> None:
         self._options = options
-        self._gguf_rows = gguf_rows
+        self._own_rows = own_rows
         self._compute_hessians = hessians
 
     def plan(self, found: list[Weight]) -> list[WeightPlan]:
@@ -117,6 +120,7 @@ class Quantizer:
             block=grid.block,
             rows=len(rows),
             carried_over=int(found.sum()),
+            stored_as=plan.stored_as,
             exact=exact,
             rms=rms,
             bytes_before=tensor.nbytes,
@@ -130,9 +134,9 @@ class Quantizer:
         if kind is Weights.none:
             return None
         fmt, k = FORMATS[kind], weight.width
-        carried = self._carried(weight, fmt)
+        carried = self._carried(weight, fmt, by_row)
         if carried is not None:
-            return WeightPlan(weight, fmt, BLOCK, carried)
+            return carried
         size = 0 if by_row else self._options.block_size
         block = grids.largest_block(k, size) if size else k
         if block is not None:
@@ -154,14 +158,25 @@ class Quantizer:
             return partial(gptq, cholesky=inverse_hessian_cholesky(hessian), **options)
         return partial(grids.round_rows, **options)
 
-    def _carried(self, weight: Weight, fmt: Format) -> tuple[Mask, Grid] | None:
-        """The checkpoint's own blocks, if at least half the rows are there."""
-        index = self._gguf_rows(fmt) if fmt in CARRIED_OVER.values() else None
-        if index is None or weight.width % BLOCK:
+    def _carried(self, weight: Weight, fmt: Format, by_row: bool) -> WeightPlan | None:
+        """The checkpoint's own grid, if at least half the rows are there.
+
+        Integers that need more bits than were asked for get 8. Fewer are not given where 8 were asked for: a layer with
+        one scale for each channel is faster, and embedding and LM head have 8 bits.
+        """
+        rows = None if fmt.is_float else self._own_rows()
+        if rows is None:
             return None
-        places = index.locate(weight.rows())
-        found = places[:, 0] >= 0
-        return (found, index.grid(places[found])) if found.mean() >= 0.5 else None
+        places = rows.locate(weight.rows())
+        bits = rows.bits(places)
+        found = bits > (0 if by_row or fmt.bits == 4 else 4)
+        if found.mean() < 0.5:
+            return None
+        places, widest = places[found], int(bits[found].max())
+        grid = rows.grid(places, fmt if widest <= fmt.bits else FORMATS[Weights.int8])
+        if grid.offset is not None and any(reader.op_type == "Transpose" for reader in weight.readers):
+            return None  # a tied head has no form with offsets
+        return WeightPlan(weight, grid.format, grid.block, (found, grid), ", ".join(rows.kinds(places)))
 
 
 def _difference(rows: Array, grid: Grid, which: Mask) -> tuple[float, int]:
@@ -200,9 +215,14 @@ def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLIN
     return reports
 
 
-def gguf_rows_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[Format], GgufRowIndex | None]:
-    """The rows of a GGUF checkpoint by format, read when first asked for; None for another kind of checkpoint."""
-    return functools.cache(lambda fmt: GgufRowIndex(checkpoint, fmt, dtype) if is_gguf(checkpoint) else None)
+def own_rows_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[], CheckpointRows | None]:
+    """The rows of a checkpoint that are on a grid, read when first asked for; None for one without any."""
+
+    def read() -> CheckpointRows | None:
+        tensors = list(of_checkpoint(checkpoint))
+        return CheckpointRows(tensors, dtype) if tensors else None
+
+    return functools.cache(read)
 
 
 def hessians(options: Calibration, names: set[str]) -> dict[str, Floats]:
@@ -230,7 +250,7 @@ def main() -> None:
             model = onnx_file.load(Path(layout.SIMPLIFIED))
             logits = model.graph.outputs[0].dtype
             assert logits is not None
-            rows = gguf_rows_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda _: None
+            rows = own_rows_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda: None
             reports = quantize(model, Quantizer(options, rows, partial(hessians, options.calibration)))
             onnx_file.save(model, out)
         totals = summary(options, reports)

@@ -4,8 +4,8 @@ The shapes and their meaning are those of the table in docs/contract.md. A dimen
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pipeline.core.tables.dtypes import COMPUTE
@@ -36,6 +36,7 @@ class GraphContract:
     axes: dict[str, int]  # name -> largest size; the smallest is 1
     cache_size: int
     limits: tuple[int, ...] = ()  # token counts at which the model behaves differently, such as sliding windows
+    windows: dict[str, int] = field(default_factory=dict)  # cache input -> its window, where it keeps no other tokens
     unused: tuple[str, ...] = ()  # inputs that the model does not read: position_ids, where slots stand for positions
 
     @property
@@ -47,6 +48,27 @@ class GraphContract:
     def logits(self) -> Tensor:
         """The logits among the outputs; their last dimension is the vocabulary."""
         return next(t for t in self.outputs if t.name == LOGITS)
+
+    def narrowed(self, windows: Mapping[str, int], slots: Mapping[str, int]) -> "GraphContract":
+        """The contract of an engine whose caches `windows` have only so many `slots`, by cache input."""
+        past = {new: old for new, old in self.aliases.items() if old in windows} | {name: name for name in windows}
+
+        def resized(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(
+                replace(t, shape=(*t.shape[:2], slots[past[t.name]], *t.shape[3:])) if t.name in past else t
+                for t in tensors
+            )
+
+        return replace(self, inputs=resized(self.inputs), outputs=resized(self.outputs), windows=dict(windows))
+
+    def dropped(self, cache: Tensor, tokens: int) -> int:
+        """How many of a row's first tokens a cache no longer holds when the row has `tokens`. Slot i then holds token
+        dropped + i. A cache that is full drops as many as leave window - 1 tokens and the new one."""
+        if cache.name not in self.windows:
+            return 0
+        slots = int(cache.shape[2])
+        at_once = slots - self.windows[cache.name] + 1
+        return at_once * max(0, -(-(tokens - slots) // at_once))
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -64,9 +86,11 @@ class GraphContract:
         def tensors(rows: list[dict]) -> tuple[Tensor, ...]:  # type: ignore[type-arg]  # parsed JSON
             return tuple(Tensor(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
 
-        limits, unused = tuple(raw.get("limits", ())), tuple(raw.get("unused", ()))
+        limits = tuple(raw.get("limits", ()))
+        unused = tuple(raw.get("unused", ()))
+        windows = dict(raw.get("windows", {}))
         inputs, outputs = tensors(raw["inputs"]), tensors(raw["outputs"])
-        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, unused)
+        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, windows, unused)
 
 
 def contract_for(

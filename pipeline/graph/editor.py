@@ -151,6 +151,5 @@ def dimension(value: ir.Value | None, axis: int) -> int:
 
 def integers(value: ir.Value | None) -> list[int]:
     """The numbers of an integer constant; empty for any other value."""
-    if value is None or value.const_value is None:
-        return []
-    return [int(number) for number in np.ravel(value.const_value.numpy())]
+    found = None if value is None else ir.convenience.get_const_tensor(value)
+    return [] if found is None else [int(number) for number in np.ravel(found.numpy())]

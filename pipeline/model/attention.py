@@ -24,6 +24,7 @@ KNOWN_KWARGS = {
     *("position_embeddings", "position_ids"),  # applied before
     *("scaling", "softcap"),
     "sliding_window",  # in the mask
+    "s_aux",  # sinks
 }
 
 
@@ -89,8 +90,8 @@ def _attention(
     if unknown:
         raise unsupported(type(module).__name__, f"its attention takes {', '.join(unknown)}")
     cache = running.get()
-    cache.attention_calls += 1
-    scale = kwargs.get("scaling")
+    cache.attend(module, key)
+    scale, sink = kwargs.get("scaling"), kwargs.get("s_aux")
     out = operators.attend(
         query,
         key,
@@ -99,6 +100,7 @@ def _attention(
         attention_mask,
         float(query.shape[-1] ** -0.5 if scale is None else scale),
         float(kwargs.get("softcap") or 0.0),
+        None if sink is None else sink.to(query.dtype),
     )
     return out.transpose(1, 2).contiguous(), None
 

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import Cache, CacheLayerMixin
 
 from pipeline.model import operators
@@ -62,7 +63,15 @@ class StaticCache(Cache):  # type: ignore[misc]  # transformers is not typed
         self.position, self.length, self.position_ids = position, position + self.new_tokens, position_ids
         self.defers = defers
         self.causal_mask: torch.Tensor | None = None  # as the model got it, where it means causal and nothing else
-        self.attention_calls = 0
+        self.attended: set[int] = set()  # layers whose keys an attention function has got
+
+    def attend(self, module: nn.Module | None, keys: torch.Tensor) -> None:
+        """Note that a module attends over these keys: a layer's own, an earlier layer's, or what it computes of its
+        own."""
+        found = next((i for i, layer in enumerate(self.layers) if layer.keys is keys), None)
+        index = getattr(module, "layer_idx", None) if found is None else found
+        if isinstance(index, int):
+            self.attended.add(index)
 
     @property
     def present(self) -> list[torch.Tensor]:

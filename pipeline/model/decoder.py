@@ -62,11 +62,11 @@ class Decoder(nn.Module):
                 logits = self.model(input_ids=input_ids, **arguments).logits
             except UnknownForm as form:
                 raise unsupported(type(self.model).__name__, str(form)) from form
-        if cache.attention_calls != len(cache):
+        through = len(cache.attended.intersection(range(len(cache))))
+        if through != len(cache):
             raise unsupported(
                 type(self.model).__name__,
-                f"{cache.attention_calls} of its {len(cache)} attention layers go through transformers' "
-                "AttentionInterface",
+                f"{through} of its {len(cache)} attention layers go through transformers' AttentionInterface",
             )
         if self.logits == "all":
             logits = logits * attention_mask[:, :, None].to(logits.dtype)

@@ -38,6 +38,7 @@ def attend(
     mask: torch.Tensor | None,
     scale: float,
     softcap: float,
+    sink: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Grouped-query attention over the whole cache: ONNX Attention-24.
 
@@ -47,6 +48,7 @@ def attend(
     mask: [batch or 1, heads or 1, sequence, cache_size]; replaces that rule altogether. bool: True where a slot is
     seen; floating: added to the scores after scale and softcap, the lowest number where a slot is not seen.
     scale: factor on the scores; softcap: scores become softcap * tanh(scores / softcap), 0.0 for none.
+    sink: [heads], one more score of each head, of a slot without a value: it takes a share of the softmax.
     Returns [batch, heads, sequence, value head_dim].
     """
     sequence = query.shape[2]
@@ -59,16 +61,19 @@ def attend(
         last_seen = (length - sequence)[:, None] + torch.arange(sequence, device=key.device)
         mask = (slots <= last_seen[:, :, None])[:, None]
     groups = query.shape[1] // key.shape[1]
-    if not softcap:
+    if not softcap and sink is None:
         out: torch.Tensor = torch.nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scale, enable_gqa=groups > 1
         )
         return out.contiguous()
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = query @ key.transpose(2, 3) * scale
-    scores = softcap * torch.tanh(scores / softcap)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
     scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1) @ value
+    if sink is not None:
+        scores = torch.cat([scores, sink[:, None, None].expand(*scores.shape[:3], 1)], -1)
+    return scores.softmax(-1)[..., :used] @ value
 
 
 @attend.register_fake
@@ -80,5 +85,6 @@ def _(
     mask: torch.Tensor | None,
     scale: float,
     softcap: float,
+    sink: torch.Tensor | None = None,
 ) -> torch.Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3])

@@ -85,6 +85,21 @@ def interface_findings(model: onnx.ModelProto, contract: GraphContract) -> list[
     return findings + [f"{name} is not in the contract" for name in found]
 
 
+def window_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str]:
+    """Findings about an engine's caches that keep a sliding window only: the attention that reads one has this window,
+    and all others keep all tokens."""
+    found: dict[str, int | None] = {}
+    for node in model.graph.node:
+        attributes = {attr.name: onnx.helper.get_attribute_value(attr) for attr in node.attribute}
+        if attributes.get("sliding_window_cache"):
+            found |= dict.fromkeys(node.input[3:5], attributes.get("local_window_size"))
+    return [
+        f"{name} keeps a window of {found.get(name)}, declared is {contract.windows.get(name)}"
+        for name in sorted(found.keys() | contract.windows.keys())
+        if found.get(name) != contract.windows.get(name)
+    ]
+
+
 def _operator_findings(model: onnx.ModelProto) -> list[str]:
     domains = {node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     findings = [f"operators of the domain {domain}, not standard ONNX" for domain in sorted(domains)]

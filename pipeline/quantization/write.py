@@ -8,6 +8,7 @@ Three forms (a Grid has the numbers, T is the compute type):
   and without zero points, which TensorRT's parser refuses in 4 bits. Scales that a format stores as small floats come
   out of a DequantizeLinear themselves.
 * table [V, H], gathered by token: Gather of q and of the scales, then DequantizeLinear, so only those rows are read.
+  Offsets are gathered too, and added.
 * tied head, a table that is multiplied as well: the same q and scales, dequantized whole and transposed.
 """
 
@@ -68,18 +69,35 @@ class Writer:
                 self._before(reader, "Add", [y, bias], None)
 
     def _table(self, weight: Weight, grid: Grid) -> None:
-        assert grid.offset is None
         dtype, block = weight.tensor.dtype, grid.block
         stored = [self._numbers(weight, grid, grid.q), self._floats(weight, "scale", grid.scale)]
+        offset = None if grid.offset is None else self._floats(weight, "center", grid.offset)
         for reader in weight.readers:
             if reader.op_type == "Gather":
                 ids = reader.inputs[1]
                 rows = [self._before(reader, "Gather", [v, ids], described(v.dtype, None), axis=0) for v in stored]
-                self._before(reader, "DequantizeLinear", rows, None, axis=-1, block_size=block)
+                like = None if offset is None else described(dtype, reader.outputs[0].shape)
+                values = self._before(reader, "DequantizeLinear", rows, like, axis=-1, block_size=block)
+                if offset is not None:
+                    self._add_offsets(reader, values, offset, block)
             else:
+                assert offset is None, "a tied head has no form with offsets"
                 like = described(dtype, grid.q.shape)
                 whole = self._before(reader, "DequantizeLinear", stored, like, axis=1, block_size=block)
                 self._before(reader, "Transpose", [whole], None, perm=[1, 0])
+
+    def _add_offsets(self, reader: ir.Node, values: ir.Value, offset: ir.Value, block: int) -> None:
+        """Let readers of gathered rows [..., H] have them with each block's offset [V, H/B] added."""
+        ids, unknown = reader.inputs[1], described(values.dtype, None)
+        lead = [0] * (2 if ids is None or ids.shape is None else ids.shape.rank())  # 0: as in the values
+        shape = self._editor.constant(f"rows.{len(lead)}.{block}", np.array([*lead, -1, block], np.int64))
+        flat = self._editor.constant(f"rows.{len(lead)}", np.array([*lead, -1], np.int64))
+        last = self._editor.constant("last_axis", np.array([-1], np.int64))
+        blocks = self._before(reader, "Reshape", [values, shape], unknown)
+        rows = self._before(reader, "Gather", [offset, ids], unknown, axis=0)
+        apart = self._before(reader, "Unsqueeze", [rows, last], unknown)
+        both = self._before(reader, "Add", [blocks, apart], unknown)
+        self._before(reader, "Reshape", [both, flat], None)
 
     def _before(
         self, reader: ir.Node, op: str, inputs: Sequence[ir.Value | None], like: ir.Value | None, **attributes: Any

@@ -26,14 +26,13 @@ from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, LAYERS, SMALL, random_model, small_llama
+from tests.support.architectures import ARCHITECTURES, random_model, small_llama
 from tests.support.gates import held
 from tests.support.points import build_once
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2}, "cache"),
     "bloom": ({"vocab_size": 128, "hidden_size": 32, "n_layer": 2, "n_head": 4}, "AttentionInterface"),
-    "gpt_oss": (SMALL | LAYERS | {"num_local_experts": 4}, "s_aux"),
 }
 GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
 AXES = {"batch": 4, "sequence": 32}
@@ -73,7 +72,6 @@ def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_
             ),
         ),
         "bloom",
-        "gpt_oss",
     ],
 )
 def test_unfit_architectures_are_refused(architecture: str) -> None:

@@ -8,9 +8,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.coverage.configurations import tiny, types
 from pipeline.checkpoint import loading
-from pipeline.core.errors import UserError
+from pipeline.core.errors import Refusal, UserError
 from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Source
+from pipeline.core.tables.refusals import Category
+from pipeline.model.checks import dry_run
 from pipeline.model.decoder import Decoder, cache_shapes
 from pipeline.model.refusals import unsupported_reason
 from pipeline.wrap import wrap
@@ -41,8 +44,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "qwen3_next": (SMALL, STATE),
     "recurrent_gemma": (SMALL, STATE),
     "deepseek_v32": (SMALL, STATE),
-    "rwkv": (PLAIN, "keeps no cache of keys and values"),
-    "xlstm": (PLAIN, "its forward takes no p"),  # past_key_values, or in transformers 5.24 position_ids
+    "rwkv": (PLAIN, STATE),
+    "xlstm": (PLAIN, STATE),
     # encoders
     "bert": (PLAIN, BOTH),
     "camembert": (PLAIN, BOTH),
@@ -120,3 +123,22 @@ def test_wrap_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.Monkey
     arguments = (model, Axes(2, 8), Cache(16), Precision(ComputeType.fp32), Logits.last, tmp_path, tmp_path)
     with pytest.raises(UserError, match="BertLMHeadModel cannot be given a static cache: it is an encoder"):
         wrap(*arguments)
+
+
+@pytest.mark.slow
+def test_every_causal_lm_is_built_or_refused_with_a_category() -> None:
+    """Of all types of transformers' mapping, from the configuration and the classes alone: no weights, no traceback."""
+    for kind in types():
+        model = Model(source=Source.random, architecture=kind, config=tiny(kind))
+        try:
+            empty = loading.empty_model(model, Path(), loading.configuration(model, Path()))
+            assert empty is not None
+            error = unsupported_reason(empty) or dry_run.refusal(empty)
+        except UserError as raised:
+            error = raised
+        if error is not None:
+            (problem,) = error.problems
+            assert isinstance(problem, Refusal), kind
+            assert problem.category in set(Category), kind
+            assert problem.what, kind
+            assert problem.fix, kind

@@ -37,6 +37,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "stablelm": SMALL,
     "starcoder2": SMALL | WINDOW,
     "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "initializer_range": 0.3},
+    "granite_swa": SMALL | WINDOW | LAYERS | {"attention_multiplier": 0.25},  # attention sinks
     "gpt_neox": SMALL,
     "opt": SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
 }

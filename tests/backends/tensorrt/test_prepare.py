@@ -16,6 +16,8 @@ from pipeline.core.schema import Weights
 from pipeline.graph import onnx_file
 from pipeline.graph.attention import LENGTHS, MASK
 from pipeline.runtime.onnxruntime import OnnxRuntime
+from tests.support.architectures import random_model
+from tests.support.points import build_once
 from tests.support.tensorrt import contract_of, quantized
 
 Point = tuple[Path, GraphContract]
@@ -73,6 +75,14 @@ def test_a_softcap_and_a_window_are_kept(window: Point, tmp_path: Path) -> None:
         model = compare(window[0] / layout.SIMPLIFIED, tmp_path / str(lengths), lengths=lengths)
         assert "Attention" not in operators(model)
         assert {"Tanh", "Softmax"} <= operators(model)
+
+
+@pytest.mark.slow
+def test_sinks_become_a_column_of_the_softmax(tmp_path: Path) -> None:
+    """The parser would drop the scores that they need."""
+    build_once(tmp_path, [], model=random_model("granite_swa"))
+    model = compare(tmp_path / layout.SIMPLIFIED, tmp_path / "prepared", lengths=True)
+    assert not {"Attention", "ReduceLogSumExp"} & operators(model)
 
 
 @pytest.mark.parametrize("weights", [Weights.int8, Weights.int4])
