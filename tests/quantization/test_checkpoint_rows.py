@@ -1,13 +1,19 @@
 """Rows of a checkpoint that are on a grid, found by what they hold."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from gguf import GGMLQuantizationType, quants
+from safetensors.torch import save_file
 
 from pipeline.core.tables.formats import FORMATS, Weights
-from pipeline.quantization.checkpoint_rows import CheckpointRows, is_gguf, of_gguf
+from pipeline.quantization.checkpoint_rows import CheckpointRows, is_gguf, of_checkpoint, of_gguf
+from tests.support import packed
 from tests.support.quantized import random_blocks, stored, write_gguf
 
 KINDS = GGMLQuantizationType
@@ -56,3 +62,42 @@ def test_only_gguf_files_are_gguf_files(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("random\n")
     write_gguf(tmp_path / "a.gguf", {})
     assert [is_gguf(tmp_path / name) for name in ("", "text", "missing", "a.gguf")] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "block", "bits"),
+    [
+        (packed.gptq, {"group": 64}, 64, 4),
+        (packed.gptq, {"bits": 8, "group": 32}, 32, 8),
+        (packed.gptq, {"bits": 2, "symmetric": True}, 32, 4),
+        (packed.awq, {"group": -1}, 128, 4),  # kernels take blocks up to 256
+        (packed.compressed, {"bits": 8, "group": -1}, 512, 8),
+        (packed.gptq, {"sorted_inputs": True}, None, 4),  # its groups are not blocks of neighbours
+        (packed.gptq, {"group": 8}, None, 4),
+    ],
+)
+def test_packed_weights_are_grids(
+    layer: Callable[..., tuple[dict[str, torch.Tensor], torch.Tensor]],
+    options: dict[str, Any],
+    block: int | None,
+    bits: int,
+    tmp_path: Path,
+) -> None:
+    """Groups become blocks, zero points offsets; rows are found by the numbers of the fp32 model."""
+    tensors, weight = layer((64, 512), **options)
+    method = {packed.gptq: "gptq", packed.awq: "awq", packed.compressed: "compressed-tensors"}[layer]
+    config = {"quant_method": method, "format": "pack-quantized"}
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
+    named = {f"layer.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(named | {"other.weight": torch.ones(3)}, tmp_path / "model.safetensors")
+    found = list(of_checkpoint(tmp_path))
+    if block is None:
+        assert found == []
+        return
+    index = CheckpointRows(found, np.float32)
+    rows = weight.numpy()[::-1]
+    places = index.locate(rows)
+    assert index.bits(places).tolist() == [bits] * 64
+    grid = index.grid(places, INT4 if bits == 4 else INT8)
+    assert (grid.block, grid.offset is None) == (block, layer is packed.compressed or "symmetric" in options)
+    np.testing.assert_array_equal(grid.values(), rows)
