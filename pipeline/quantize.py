@@ -174,6 +174,8 @@ class Quantizer:
             return None
         places, widest = places[found], int(bits[found].max())
         grid = rows.grid(places, fmt if widest <= fmt.bits else FORMATS[Weights.int8])
+        if grid is None or (grid.order is not None and (weight.is_table or not found.all())):
+            return None  # rows that are rounded anew have the order of the inputs
         if grid.offset is not None and any(reader.op_type == "Transpose" for reader in weight.readers):
             return None  # a tied head has no form with offsets
         return WeightPlan(weight, grid.format, grid.block, (found, grid), ", ".join(rows.kinds(places)))

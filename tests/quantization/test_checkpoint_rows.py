@@ -34,7 +34,9 @@ def test_rows_are_found_in_any_order(tmp_path: Path) -> None:
     assert index.bits(places).tolist() == [4 if i < 40 else 8 if i < 60 else 0 for i in order]
     few = (order < 40).nonzero()[0]
     assert index.kinds(places[few]) == ["Q4_0", "Q4_1"]
-    np.testing.assert_array_equal(index.grid(places[few], INT4).values(), wanted[order][few])
+    grid = index.grid(places[few], INT4)
+    assert grid is not None
+    np.testing.assert_array_equal(grid.values(), wanted[order][few])
 
 
 def test_a_weight_of_two_kinds_has_the_smaller_blocks_and_the_larger_bits(tmp_path: Path) -> None:
@@ -44,6 +46,7 @@ def test_a_weight_of_two_kinds_has_the_smaller_blocks_and_the_larger_bits(tmp_pa
     index = CheckpointRows(of_gguf(tmp_path / "a.gguf"), np.float32)
     rows = np.concatenate([quants.dequantize(data["q"], KINDS.Q4_K), quants.dequantize(data["v"], KINDS.Q6_K)])
     grid = index.grid(index.locate(rows), INT8)
+    assert grid is not None
     assert (grid.block, grid.offset is None, grid.format) == (16, False, INT8)
     np.testing.assert_array_equal(grid.values(), rows)
 
@@ -72,7 +75,7 @@ def test_only_gguf_files_are_gguf_files(tmp_path: Path) -> None:
         (packed.gptq, {"bits": 2, "symmetric": True}, 32, 4),
         (packed.awq, {"group": -1}, 128, 4),  # kernels take blocks up to 256
         (packed.compressed, {"bits": 8, "group": -1}, 512, 8),
-        (packed.gptq, {"sorted_inputs": True}, None, 4),  # its groups are not blocks of neighbours
+        (packed.gptq, {"sorted_inputs": True}, 32, 4),
         (packed.gptq, {"group": 8}, None, 4),
     ],
 )
@@ -99,5 +102,22 @@ def test_packed_weights_are_grids(
     places = index.locate(rows)
     assert index.bits(places).tolist() == [bits] * 64
     grid = index.grid(places, INT4 if bits == 4 else INT8)
+    assert grid is not None
+    assert (grid.order is None) == ("sorted_inputs" not in options)
     assert (grid.block, grid.offset is None) == (block, layer is packed.compressed or "symmetric" in options)
     np.testing.assert_array_equal(grid.values(), rows)
+
+
+def test_rows_in_different_orders_are_no_grid(tmp_path: Path) -> None:
+    """As of two layers that are one weight in the graph, each sorted by inputs of its own."""
+    tensors = {}
+    weights = []
+    for seed in (1, 2):
+        layer, weight = packed.gptq((64, 128), sorted_inputs=True, seed=seed, order=seed)
+        tensors |= {f"{seed}.{name}": tensor for name, tensor in layer.items()}
+        weights.append(weight.numpy())
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
+    save_file(tensors, tmp_path / "model.safetensors")
+    index = CheckpointRows(of_checkpoint(tmp_path), np.float32)
+    assert index.grid(index.locate(np.concatenate(weights)), INT4) is None
+    assert index.grid(index.locate(weights[1]), INT4) is not None
