@@ -110,7 +110,7 @@ def test_packed_weights_are_grids(
 
 def test_rows_in_different_orders_are_no_grid(tmp_path: Path) -> None:
     """As of two layers that are one weight in the graph, each sorted by inputs of its own."""
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     weights = []
     for seed in (1, 2):
         layer, weight = packed.gptq((64, 128), sorted_inputs=True, seed=seed, order=seed)
