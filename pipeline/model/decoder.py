@@ -70,7 +70,8 @@ class Decoder(nn.Module):
 
 def cache_shapes(model: PreTrainedModel, cache_size: int) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
     """Return per layer the shapes of key and value without batch, (kv_heads, cache_size, head_dim). They are found by
-    running the model, which may be on the meta device, on one token: configurations spell these numbers in too many ways to read them there.
+    running the model, which may be on the meta device, on one token: configurations spell these numbers in too many
+    ways to read them there.
 
     Raises UserError for a model that does not keep exactly one key and one value per layer.
     """

@@ -18,6 +18,7 @@ from pipeline.planning.model_sizes import ModelSizes
 
 GB = 2**30
 FP32 = 4  # bytes
+WINDOW = 512  # tokens that gptq reads at a time
 SMALL = 6 * 2**20  # graphs, reports and the tokenizer's files
 # What a stage holds without a model: its libraries, and its work on a graph.
 LIBRARIES = int(0.34 * GB)  # PyTorch and transformers
@@ -25,6 +26,9 @@ TRACING = int(0.36 * GB)  # torch.export, besides
 EXPORTER = int(0.42 * GB)
 ONNXSIM = int(0.16 * GB)
 PLAIN = int(0.09 * GB)  # NumPy, ONNX Runtime, and no graph
+VERIFYING = int(0.28 * GB)  # besides LIBRARIES: a program's graph, ONNX Runtime
+LOGITS = int(0.19 * GB)  # of a chunk of text, of both models
+ROWS = 16  # of text that verify reads at once
 ENGINE = int(0.13 * GB)
 
 
@@ -110,10 +114,11 @@ class Point:
         """The caches of so many rows, in the compute type."""
         return batch * self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
 
-    def packed(self) -> int:
-        """What ONNX Runtime holds of the final model's weights once it is loaded on the CPU."""
-        lookup = 0 if self.sizes.head == 0 else self.sizes.embedding * self.number  # stays mapped, a row is read
-        return max(self.final - lookup, 0) if not self.quantized else self.final
+    def packed(self, weights: int) -> int:
+        """What ONNX Runtime holds of a model's weights, in bytes, once it is loaded on the CPU: all but an embedding
+        that is not the LM head, of which it reads a row for a token."""
+        lookup = weights * self.sizes.embedding // self.sizes.parameters if self.sizes.head else 0
+        return weights - lookup
 
     @property
     def activations(self) -> int:
@@ -169,26 +174,41 @@ def _simplify(point: Point) -> Cost:
 def _quantize(point: Point) -> Cost:
     if not point.quantized:
         return Cost(((PLAIN, 0),))
-    memory = PLAIN + point.final + 4 * point.sizes.largest * FP32
+    rounding = PLAIN + point.final + 4 * point.sizes.largest * FP32
+    steps = [(rounding, point.sizes.largest * point.number)]
     if point.config.quantize.rounding is Rounding.gptq:
-        memory += point.sizes.hessians * FP32
-    return Cost(((memory, 0),), point.final, point.final)
+        hessians = point.sizes.hessians * FP32
+        tokens = min(WINDOW, point.config.axes.sequence, point.config.cache.size)
+        calibrating = LIBRARIES + hessians + tokens * point.sizes.inputs * point.number + point.caches(1)
+        steps = [(calibrating, point.weights), (LIBRARIES + hessians + rounding, point.sizes.largest * point.number)]
+    return Cost(tuple(steps), point.final, point.final)
 
 
 def _engine(point: Point) -> Cost:
     disk = point.final + SMALL
-    loading = ENGINE + point.packed(), max(point.head, point.sizes.largest * point.number)
+    loading = ENGINE + point.packed(point.final), max(point.head, point.sizes.largest * point.number)
     return Cost((loading,), disk, disk if point.quantized else SMALL)
 
 
 def _verify(point: Point) -> Cost:
+    config = point.config
+    held = LIBRARIES + VERIFYING + point.original
     loading = LIBRARIES + point.original, point.stored
-    return Cost((loading,))
+    # PyTorch writes no cache in place; weights that equal the original's are shared with it, others stay mapped
+    program = held + 3 * point.caches(config.axes.batch), 0 if point.number == FP32 else point.weights
+    graph = held + point.packed(point.weights) + point.caches(config.axes.batch), point.head
+    steps = [loading, program, graph]
+    if config.verify.quality.tokens:
+        rows = min(ROWS, -(-config.verify.quality.tokens // config.verify.quality.window))
+        # the original's own cache, and a copy of it each time that it grows
+        read = 2 * rows * point.sizes.cache_slot * config.verify.quality.window * FP32
+        steps.append((held + point.packed(point.final) + point.caches(rows) + read + LOGITS, 0))
+    return Cost(tuple(steps))
 
 
 def _bench(point: Point) -> Cost:
-    loading = PLAIN + point.packed(), point.head
-    running = PLAIN + point.packed() + point.caches(point.config.bench.batch), 0
+    loading = PLAIN + point.packed(point.final), point.head
+    running = PLAIN + point.packed(point.final) + point.caches(point.config.bench.batch), 0
     return Cost((loading, running))
 
 

@@ -32,8 +32,9 @@ class ModelSizes:
 
     parameters: of all weights, tied ones once. embedding, head: of the embedding and of the LM head; head is 0 where
     they are one tensor. linear: of all other matrices, which quantize rounds; largest: of the largest of them, which
-    may hold all experts of a module. hessians: of X^T X of all different inputs of linear layers. cache_slot: of one
-    token in the caches of all layers. stored_bytes: of the checkpoint's files; 0 for random weights, and on the hub.
+    may hold all experts of a module. inputs: of one token in all different inputs of linear layers; hessians: of X^T X
+    of these. cache_slot: of one token in the caches of all layers. stored_bytes: of the checkpoint's files; 0 for
+    random weights, and on the hub.
     """
 
     parameters: int
@@ -41,6 +42,7 @@ class ModelSizes:
     head: int
     linear: int
     largest: int
+    inputs: int
     hessians: int
     cache_slot: int
     layers: int
@@ -95,6 +97,7 @@ def _of_headers(checkpoint: Path, stored: int) -> ModelSizes:
     embedding, head = (*tables, 0, 0)[:2]
     matrices = [prod(shape) for shape in shapes.values() if len(shape) > 1 and key("vocab_size", -1) not in shape]
     hidden, layers, heads = key("hidden_size", 0), key("num_hidden_layers", 0), key("num_attention_heads", 1)
+    inner = key("intermediate_size", 4 * hidden)
     width = key("head_dim", hidden // heads)
     return ModelSizes(
         parameters=sum(map(prod, shapes.values())),
@@ -102,7 +105,8 @@ def _of_headers(checkpoint: Path, stored: int) -> ModelSizes:
         head=head,
         linear=sum(matrices),
         largest=max(matrices, default=0),
-        hessians=layers * (3 * hidden**2 + key("intermediate_size", 4 * hidden) ** 2),
+        inputs=layers * (3 * hidden + inner),
+        hessians=layers * (3 * hidden**2 + inner**2),
         cache_slot=2 * layers * key("num_key_value_heads", heads) * width,
         layers=layers,
         heads=heads,
@@ -126,7 +130,8 @@ def _of_empty(model: "PreTrainedModel", stored: int) -> ModelSizes:
             module.register_forward_pre_hook(note)
     slot = _cache_slot(model)
     table = model.get_input_embeddings().weight
-    matrices = [p.numel() for p in model.parameters() if p.ndim > 1 and p is not table and p is not head.weight]
+    tables = {id(head.weight), *(id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding))}
+    matrices = [weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in tables]
     config = model.config.get_text_config()
     return ModelSizes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -134,6 +139,7 @@ def _of_empty(model: "PreTrainedModel", stored: int) -> ModelSizes:
         head=0 if head.weight is table else head.weight.numel(),
         linear=sum(matrices),
         largest=max(matrices, default=0),
+        inputs=sum(value.shape[-1] for value in inputs.values()),
         hessians=sum(value.shape[-1] ** 2 for value in inputs.values()),
         cache_slot=slot,
         layers=config.num_hidden_layers,
