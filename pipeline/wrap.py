@@ -22,6 +22,7 @@ from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Wrap, section
 from pipeline.core.tables.dtypes import COMPUTE
 from pipeline.model import decoder, overflow, positions
+from pipeline.model.adapters.tables import reads_positions
 from pipeline.model.cast import cast
 from pipeline.model.checks import dry_run
 from pipeline.model.checks.failures import refused
@@ -78,6 +79,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         logits.value,
         {"batch": axes.batch, "sequence": axes.sequence},
         positions.limits(original.config),
+        () if reads_positions(original) else ("position_ids",),
     )
     original.generation_config.eos_token_id = collect_stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings

@@ -11,7 +11,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.core.errors import Refusal, UserError
 from pipeline.core.tables.refusals import FIXES, Category
-from pipeline.model.arguments import cache_name
+from pipeline.model.adapters.tables import has_alibi, tables
+from pipeline.model.arguments import cache_name, takes_positions
 
 # by name, as not every version of transformers has the last: a layer without a state of its own
 KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
@@ -65,8 +66,7 @@ def _own_cache(model: PreTrainedModel) -> str | None:
 
 def _positions(model: PreTrainedModel) -> str | None:
     """A forward that takes no positions: it counts them from the cache's length, one for all rows."""
-    accepted = inspect.signature(model.forward).parameters
-    if "position_ids" not in accepted and not hasattr(model.config, "text_config"):  # such a model passes them on
+    if not (takes_positions(model) or tables(model) or has_alibi(model)):
         return "its forward takes no position_ids: positions follow from the cache's length, the same for every row"
     return None
 
@@ -80,22 +80,12 @@ def _both_ways(model: PreTrainedModel) -> str | None:
     return "it is an encoder: its attention looks both ways"
 
 
-def _experts(model: PreTrainedModel) -> str | None:
-    """Experts that run as one grouped product, or a forward that passes output_router_logits on to the attention."""
-    grouped = getattr(model.config, "_experts_implementation", None) == "grouped_mm"  # by class, used or not
-    experts = grouped and any(type(module).__name__.endswith("Experts") for module in model.modules())
-    if experts or "output_router_logits" in inspect.signature(model.forward).parameters:
-        return "it is a mixture of experts, which is not supported yet"
-    return None
-
-
 RULES: tuple[tuple[Category, Callable[[PreTrainedModel], str | None]], ...] = (
     (Category.RECURRENT, _recurrent),
     (Category.INDEXER, _indexer),
     (Category.OWN_CACHE, _own_cache),
     (Category.POSITIONS, _positions),
     (Category.ENCODER, _both_ways),
-    (Category.EXPERTS, _experts),
 )
 
 
