@@ -29,12 +29,10 @@ BART = {
     "pad_token_id": 0,
 }
 PLAIN = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "n_group": 1}
-STATE, BOTH, POSITIONS, EXPERT = (
+STATE, BOTH, POSITIONS = (
     "a state other than keys and values",
     "its attention looks both ways",
     "positions follow from the cache's length",
-    "mixture of experts",
 )
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     # hybrids and recurrent models
@@ -70,16 +68,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "pegasus": (BART, POSITIONS),
     "trocr": (BART, POSITIONS),
     "whisper": (BART, POSITIONS),
-    # mixtures of experts
-    "deepseek_v3": (SMALL | DEEPSEEK, EXPERT),
-    "glm4_moe": (EXPERTS | DEEPSEEK, EXPERT),
-    "gpt_oss": (EXPERTS, EXPERT),
-    "granitemoe": (EXPERTS, EXPERT),
-    "mixtral": (EXPERTS, EXPERT),
-    "olmoe": (EXPERTS, EXPERT),
-    "phimoe": (EXPERTS, EXPERT),
-    "qwen2_moe": (EXPERTS, EXPERT),
-    "qwen3_moe": (EXPERTS, EXPERT),
 }
 
 

@@ -5,11 +5,18 @@ from collections.abc import Callable
 from transformers import PreTrainedModel
 
 from pipeline.model.adapters.complex_rotary import use_real_parts
+from pipeline.model.adapters.experts import adapt_experts
+from pipeline.model.adapters.latent import absorb_expansion
 from pipeline.model.adapters.temperature import scale_by_own_position
 
 # Each looks for a property of the model's modules and does nothing where it is absent. It changes this model's modules
 # only, never a class or a function of transformers: the original runs beside it as the reference.
-ADAPTERS: tuple[Callable[[PreTrainedModel], None], ...] = (use_real_parts, scale_by_own_position)
+ADAPTERS: tuple[Callable[[PreTrainedModel], None], ...] = (
+    use_real_parts,
+    scale_by_own_position,
+    absorb_expansion,
+    adapt_experts,
+)
 
 
 def adapt(model: PreTrainedModel) -> None:
