@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": {"core", "text"},
     "config": {"core", "text", "checkpoint"},
     "model": {"core"},
+    "planning": {"core", "checkpoint", "config", "model"},
     "graph": {"core", "model"},
     "quantization": {"core", "text", "graph"},
     "runtime": {"core", "model"},
