@@ -23,7 +23,7 @@ STAMP := $(VENV)/.installed
 GEMMA := models/gemma-3-270m-q4_k_m.gguf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast test-floor test-newest gpu-check gemma3 bench bench-build lint format docs docs-serve
+.PHONY: run test test-fast test-floor test-newest gpu-check gemma3 bench bench-build coverage lint format docs docs-serve
 .PHONY: lock bench-lock tensorrt-releases clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
@@ -58,6 +58,9 @@ bench: $(STAMP) $(BENCH)/.installed  ## beside its peers: make bench SYSTEMS="kv
 
 bench-build: $(STAMP) $(BENCH)/.installed  ## time and memory to build the ONNX, beside its peers' builders
 	$(BENCH)/bin/python -m benchmarks.builds --rounds $(ROUNDS)
+
+coverage: $(STAMP)  ## every causal LM of transformers as a tiny model: docs/coverage.md; make coverage TYPES=llama,bert
+	python -m benchmarks.coverage $(if $(TYPES),--types $(TYPES) --again)
 
 lint: $(STAMP)
 	ruff check .

@@ -6,6 +6,7 @@ stage simplify does that.
 """
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,15 +18,19 @@ import torch
 
 from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
+from pipeline.core.errors import Refusal, UserError, first_line
 from pipeline.core.files import atomic_folder
 from pipeline.core.schema import Export, section
+from pipeline.core.tables.refusals import FIXES, Category
 from pipeline.graph import naming, onnx_file
+from pipeline.graph.experts import write_experts
 from pipeline.graph.fold_transposes import fold_weight_transposes
 from pipeline.graph.pack import pack_projections
 from pipeline.graph.translations import TRANSLATIONS
 from pipeline.model import pt2
 from pipeline.model.patches import no_decomposition
 
+NODE = re.compile(r"node %(\w+)")  # in the exporter's message
 CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout, torch.ops.aten._to_copy.default)
 
 
@@ -58,8 +63,23 @@ def _errors_only(name: str) -> Iterator[None]:
         logger.setLevel(level)
 
 
+def _untranslated(program: torch.export.ExportedProgram, error: BaseException) -> Refusal:
+    """Return the problem of an operator that has no translation, with the module that it belongs to."""
+    named = NODE.search(str(error))
+    node = next((node for node in program.graph.nodes if named and node.name == named[1]), None)
+    modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] if node else []
+    while error.__cause__ is not None:
+        error = error.__cause__
+    what = f"torch.onnx does not translate {node.target if node else 'the program'}: {first_line(error)}"
+    where = f"module {modules[-1]}" if modules else "model"
+    return Refusal(what, where, FIXES[Category.TRACING], Category.TRACING)
+
+
 def translate(program: torch.export.ExportedProgram, contract: GraphContract, opset: int) -> ir.Model:
-    """Return the program as an ONNX graph with the contract's names for inputs, outputs and axes."""
+    """Return the program as an ONNX graph with the contract's names for inputs, outputs and axes.
+
+    Raises UserError for an operator that torch.onnx cannot translate.
+    """
     export = partial(
         torch.onnx.export,
         program,
@@ -76,20 +96,24 @@ def translate(program: torch.export.ExportedProgram, contract: GraphContract, op
         warnings.filterwarnings("ignore", theirs, FutureWarning)
         # Decomposing the program and inserting casts takes most of the time. It changes nothing when every operator has
         # a translation and takes its operands as they are, so it is done only when one does not.
-        if any(map(_casts_operands, program.graph.nodes)):
-            exported = export()
-        else:
-            try:
-                with no_decomposition():
-                    exported = export()
-            except torch.onnx.OnnxExporterError:
+        try:
+            if any(map(_casts_operands, program.graph.nodes)):
                 exported = export()
+            else:
+                try:
+                    with no_decomposition():
+                        exported = export()
+                except torch.onnx.OnnxExporterError:
+                    exported = export()
+        except torch.onnx.OnnxExporterError as error:
+            raise UserError(_untranslated(program, error)) from error
     assert exported is not None
     model = exported.model
     tokens = model.graph.inputs[0].shape
     assert tokens is not None
     symbols = {str(dim): name for dim, name in zip(tokens, ("batch", "sequence"), strict=True)}
     naming.rename_axes(model, symbols)
+    write_experts(model)
     fold_weight_transposes(model)
     naming.keep_module_names(model)
     pack_projections(model)

@@ -1,6 +1,6 @@
 """Stage quantize: simplified/ -> quantized/, the same graph with weights of 8 or 4 bits, in standard operators.
 
-Which weights: pipeline.quantization.find. Their numbers: grids and gptq, or the checkpoint's own blocks, gguf_blocks.
+Which weights: pipeline.quantization.find. Their numbers: grids and gptq, or the checkpoint's own, checkpoint_rows.
 The formats: pipeline.core.tables.formats. Weights are read one at a time from the data file; quantized ones stay in
 memory, and with GPTQ the Hessians of the layers' inputs, three quarters of the weights' bytes.
 With quantize.weights=none quantized/ holds the report alone, and the engine is made of simplified/.
@@ -21,13 +21,14 @@ from tqdm import tqdm
 from pipeline.core import layout, stage
 from pipeline.core.arrays import Floats
 from pipeline.core.contract import GraphContract
+from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Calibration, Quantize, Rounding, section
 from pipeline.core.tables.formats import FORMATS, Format, Weights
 from pipeline.graph import onnx_file
 from pipeline.quantization import grids
+from pipeline.quantization.checkpoint_rows import CheckpointRows, of_checkpoint
 from pipeline.quantization.find import Weight, find
-from pipeline.quantization.gguf_blocks import BLOCK, CARRIED_OVER, GgufRowIndex, is_gguf
 from pipeline.quantization.gptq import gptq, inverse_hessian_cholesky
 from pipeline.quantization.grids import Grid
 from pipeline.quantization.write import Writer
@@ -46,6 +47,7 @@ class WeightReport:
     block: int
     rows: int
     carried_over: int  # rows whose blocks are the checkpoint's own
+    stored_as: str  # what these are in the checkpoint, as "Q4_K, Q6_K"
     exact: int  # rows of these that are bit for bit what they were
     rms: float
     bytes_before: int
@@ -60,6 +62,7 @@ class WeightPlan:
     format: Format
     block: int
     carried: tuple[Mask, Grid] | None = None
+    stored_as: str = ""
 
     @property
     def inputs(self) -> set[str]:
@@ -70,17 +73,18 @@ class WeightPlan:
 class Quantizer:
     """Chooses and computes the grid of each weight.
 
-    gguf_rows(format): the checkpoint's own rows in a format. hessians(names): X^T X of these inputs of linear layers.
+    own_rows(): the checkpoint's rows that are on a grid, None for a checkpoint without any. hessians(names): X^T X of
+    these inputs of linear layers.
     """
 
     def __init__(
         self,
         options: Quantize,
-        gguf_rows: Callable[[Format], GgufRowIndex | None],
+        own_rows: Callable[[], CheckpointRows | None],
         hessians: Callable[[set[str]], dict[str, Floats]] | None = None,
     ) -> None:
         self._options = options
-        self._gguf_rows = gguf_rows
+        self._own_rows = own_rows
         self._compute_hessians = hessians
 
     def plan(self, found: list[Weight]) -> list[WeightPlan]:
@@ -117,6 +121,7 @@ class Quantizer:
             block=grid.block,
             rows=len(rows),
             carried_over=int(found.sum()),
+            stored_as=plan.stored_as,
             exact=exact,
             rms=rms,
             bytes_before=tensor.nbytes,
@@ -130,9 +135,12 @@ class Quantizer:
         if kind is Weights.none:
             return None
         fmt, k = FORMATS[kind], weight.width
-        carried = self._carried(weight, fmt)
+        if weight.is_stack and fmt.is_float:
+            what = f"quantize.weights={kind.value} does not reach the experts of a mixture"
+            raise UserError(Problem(what, "quantize.weights", "choose int8, int4 or none"))
+        carried = self._carried(weight, fmt, by_row)
         if carried is not None:
-            return WeightPlan(weight, fmt, BLOCK, carried)
+            return carried
         size = 0 if by_row else self._options.block_size
         block = grids.largest_block(k, size) if size else k
         if block is not None:
@@ -142,26 +150,41 @@ class Quantizer:
 
     def _by_gptq(self, plan: WeightPlan) -> bool:
         anew = plan.carried is None or not plan.carried[0].all()
-        linear = not (plan.weight.is_table or plan.weight.is_head)
+        linear = not (plan.weight.is_table or plan.weight.is_head or plan.weight.is_stack)
         return self._options.rounding is Rounding.gptq and linear and anew
 
     def _method(self, plan: WeightPlan, hessians: dict[str, Floats]) -> Callable[[Floats], Grid]:
         """How to round the rows that are not carried over."""
-        offset = plan.format.offsets and (plan.carried is not None or not self._options.symmetric)
+        offset = (
+            not plan.weight.is_stack
+            and plan.format.offsets
+            and (plan.carried is not None or not self._options.symmetric)
+        )
         options: dict[str, Any] = {"block": plan.block, "fmt": plan.format, "offset": offset}
         if self._by_gptq(plan):
             hessian = np.sum([hessians[name] for name in plan.inputs], axis=0)
             return partial(gptq, cholesky=inverse_hessian_cholesky(hessian), **options)
         return partial(grids.round_rows, **options)
 
-    def _carried(self, weight: Weight, fmt: Format) -> tuple[Mask, Grid] | None:
-        """The checkpoint's own blocks, if at least half the rows are there."""
-        index = self._gguf_rows(fmt) if fmt in CARRIED_OVER.values() else None
-        if index is None or weight.width % BLOCK:
+    def _carried(self, weight: Weight, fmt: Format, by_row: bool) -> WeightPlan | None:
+        """The checkpoint's own grid, if at least half the rows are there.
+
+        Integers that need more bits than were asked for get 8. Fewer are not given where 8 were asked for: a layer with
+        one scale for each channel is faster, and embedding and LM head have 8 bits.
+        """
+        rows = None if fmt.is_float or weight.is_stack else self._own_rows()
+        if rows is None:
             return None
-        places = index.locate(weight.rows())
-        found = places[:, 0] >= 0
-        return (found, index.grid(places[found])) if found.mean() >= 0.5 else None
+        places = rows.locate(weight.rows())
+        bits = rows.bits(places)
+        found = bits > (0 if by_row or fmt.bits == 4 else 4)
+        if found.mean() < 0.5:
+            return None
+        places, widest = places[found], int(bits[found].max())
+        grid = rows.grid(places, fmt if widest <= fmt.bits else FORMATS[Weights.int8])
+        if grid.offset is not None and any(reader.op_type == "Transpose" for reader in weight.readers):
+            return None  # a tied head has no form with offsets
+        return WeightPlan(weight, grid.format, grid.block, (found, grid), ", ".join(rows.kinds(places)))
 
 
 def _difference(rows: Array, grid: Grid, which: Mask) -> tuple[float, int]:
@@ -182,7 +205,8 @@ def _form(weight: Weight, grid: Grid) -> str:
     whole = grid.format.bits == 8 and grid.block == grid.q.shape[1]
     sharing = f"blocks of {grid.block}" if not whole else "per row" if weight.is_table else "per channel"
     offset = "" if grid.offset is None else " with a center"  # the report's word for an offset
-    return f"{'table' if weight.is_table else 'linear'}, {grid.format.numbers} {sharing}{offset}"
+    kind = "experts" if weight.is_stack else "table" if weight.is_table else "linear"
+    return f"{kind}, {grid.format.numbers} {sharing}{offset}"
 
 
 def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLINE_UP_TO) -> list[WeightReport]:
@@ -200,9 +224,14 @@ def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLIN
     return reports
 
 
-def gguf_rows_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[Format], GgufRowIndex | None]:
-    """The rows of a GGUF checkpoint by format, read when first asked for; None for another kind of checkpoint."""
-    return functools.cache(lambda fmt: GgufRowIndex(checkpoint, fmt, dtype) if is_gguf(checkpoint) else None)
+def own_rows_of(checkpoint: Path, dtype: npt.DTypeLike) -> Callable[[], CheckpointRows | None]:
+    """The rows of a checkpoint that are on a grid, read when first asked for; None for one without any."""
+
+    def read() -> CheckpointRows | None:
+        tensors = list(of_checkpoint(checkpoint))
+        return CheckpointRows(tensors, dtype) if tensors else None
+
+    return functools.cache(read)
 
 
 def hessians(options: Calibration, names: set[str]) -> dict[str, Floats]:
@@ -230,7 +259,7 @@ def main() -> None:
             model = onnx_file.load(Path(layout.SIMPLIFIED))
             logits = model.graph.outputs[0].dtype
             assert logits is not None
-            rows = gguf_rows_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda _: None
+            rows = own_rows_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda: None
             reports = quantize(model, Quantizer(options, rows, partial(hessians, options.calibration)))
             onnx_file.save(model, out)
         totals = summary(options, reports)

@@ -13,7 +13,7 @@ import gc
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -170,8 +170,8 @@ class Verification:
     results: dict[str, dict[str, Result]]
 
 
-def verify(point: Path, model: Model, options: Verify) -> Verification:
-    """Compare every artifact of a point with its original."""
+def verify(point: Path, model: Model, options: Verify, only: Collection[str] = ()) -> Verification:
+    """Compare every artifact of a point with its original, or only the named ones."""
     contract = GraphContract.load(point / layout.WRAPPED / layout.CONTRACT)
     original = loading.load(model, point / layout.CHECKPOINT)
     positions.freeze(original, contract.cache_size)
@@ -182,7 +182,7 @@ def verify(point: Path, model: Model, options: Verify) -> Verification:
     windows = quality.windows(point, options.quality, answers.vocab, options.seed) if options.quality.tokens else []
     proof = Proof(answers, prompts, windows, options)
     found, runnable = Verification({}, {}, {}), []
-    all_ = list(artifacts(point, contract))
+    all_ = [artifact for artifact in artifacts(point, contract) if not only or artifact.name in only]
     for artifact in all_:
         damaged = Result()
         with _recorded(damaged):
@@ -204,7 +204,7 @@ def verify(point: Path, model: Model, options: Verify) -> Verification:
             unavailable = found.skipped.get(artifact.name)
             found.results[artifact.name] = verify_artifact(artifact, proof, unavailable, artifact.name in last.values())
     found.results = {artifact.name: found.results[artifact.name] for artifact in all_}  # in the order of the stages
-    for name in (layout.WRAPPED, layout.ENGINE):  # the folders that hold a tokenizer
+    for name in [name for name in (layout.WRAPPED, layout.ENGINE) if name in found.results]:  # they hold a tokenizer
         found.results[name]["token ids"] = token_ids_of(point / name, model, point, options.quality.text)
     return found
 
@@ -246,13 +246,18 @@ def problems(results: dict[str, dict[str, Result]], fixes: dict[str, str] | None
 
 
 def remarks(results: dict[str, dict[str, Result]]) -> dict[str, list[str]]:
-    """Remarks on artifacts that passed -> the artifacts that each is true of: cases not run, gates widened."""
+    """Remarks on artifacts that passed -> the artifacts that each is true of: cases not run, gates widened, caches that
+    were compared in part."""
     found: dict[str, list[str]] = {}
     for artifact, cases in results.items():
         lines = [f"case not run: {case}: {result.not_run}" for case, result in cases.items() if result.not_run]
         widened = sum(bool(result.widened) for result in cases.values())
         if widened:
             lines.append(f"{widened} {'case passes' if widened == 1 else 'cases pass'} only by verify.headroom")
+        dropped = sum(bool(result.dropped) for result in cases.values())
+        if dropped:
+            compare = "case compares" if dropped == 1 else "cases compare"
+            lines.append(f"{dropped} {compare} caches of sliding windows only on the tokens that they keep")
         for line in lines:
             found.setdefault(line, []).append(artifact)
     return found

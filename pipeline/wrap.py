@@ -4,7 +4,9 @@ wrapped/ holds model.pt2 (weights included), signature.json, notes.json, generat
 files.
 """
 
+import copy
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,8 +22,11 @@ from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Wrap, section
 from pipeline.core.tables.dtypes import COMPUTE
 from pipeline.model import decoder, overflow, positions
+from pipeline.model.adapters.tables import reads_positions
 from pipeline.model.cast import cast
-from pipeline.model.refusals import unsupported, unsupported_reason
+from pipeline.model.checks import dry_run
+from pipeline.model.checks.failures import refused
+from pipeline.model.refusals import unsupported_reason
 from pipeline.model.tracing import trace
 
 SAMPLE = "The capital of France is Paris, and"  # text that an fp16 model is tried on; RANDOM_TOKENS random ones follow
@@ -29,8 +34,8 @@ RANDOM_TOKENS = 8
 
 
 def _check_supported(model: PreTrainedModel) -> None:
-    if reason := unsupported_reason(model):
-        raise unsupported(type(model).__name__, reason)
+    if error := unsupported_reason(model):
+        raise error
 
 
 def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
@@ -52,16 +57,20 @@ def check_range(model: PreTrainedModel, tokenizer: Tokenizer | None) -> None:
 def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: Logits, link: Path, out: Path) -> None:
     """Write the wrapped model to the folder `out`."""
     config = loading.configuration(model, link)
-    empty = loading.empty_model(model, link, config)
+    empty = loading.empty_model(model, link, copy.deepcopy(config))
     if empty is not None:  # before weights are loaded
         _check_supported(empty)
+        if error := dry_run.refusal(empty):
+            raise error
     original = loading.load(model, link, config)
     _check_supported(original)
+    failing = partial(refused, original, type(original).__name__)
     tokenizer = load_tokenizer(model, link)
     notes = positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
-    layers = decoder.cache_shapes(original, cache.size)
+    with failing("its forward fails"):
+        layers = decoder.cache_shapes(original, cache.size)
     compute = precision.compute.value
     contract = contract_for(
         layers,
@@ -70,16 +79,20 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         logits.value,
         {"batch": axes.batch, "sequence": axes.sequence},
         positions.limits(original.config),
+        () if reads_positions(original) else ("position_ids",),
     )
     original.generation_config.eos_token_id = collect_stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
     cast(original, getattr(torch, COMPUTE[compute].name))
     if wrong := positions.wrong_frequencies(original, cache.size):
         raise UserError(wrong)
-    if precision.compute is ComputeType.fp16:
-        check_range(original, tokenizer)
-    wrapped = decoder.Decoder(original, logits.value).eval()
-    torch.export.save(trace(wrapped, contract), out / layout.PROGRAM)
+    with failing("its forward fails"):
+        if precision.compute is ComputeType.fp16:
+            check_range(original, tokenizer)
+        wrapped = decoder.Decoder(original, logits.value).eval()
+    with failing("it cannot be traced"):
+        program = trace(wrapped, contract)
+    torch.export.save(program, out / layout.PROGRAM)
     contract.save(out / layout.CONTRACT)
     write_json(out / layout.NOTES, notes)
     if tokenizer is not None:

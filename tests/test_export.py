@@ -8,13 +8,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.checkpoint import loading
 from pipeline.core import layout
-from pipeline.core.contract import GraphContract
+from pipeline.core.contract import GraphContract, contract_for
+from pipeline.core.errors import Refusal, UserError
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Model, section
+from pipeline.core.tables.refusals import Category
+from pipeline.export import translate
 from pipeline.graph.naming import ROOT
 from pipeline.graph.pack import ATTENTION, FEED_FORWARD
 from pipeline.proof.cases import catalog
@@ -112,3 +116,23 @@ def test_the_exporters_log_is_silent_only_meanwhile(tiny: tuple[Path, GraphContr
     """An application that exports keeps the level of its logger; the tiny model was exported in this process."""
     assert (tiny[0] / layout.ONNX).exists()
     assert logging.getLogger("torch.onnx").level == logging.NOTSET
+
+
+class Angles(torch.nn.Module):
+    """An operator that ONNX does not have."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operator_without_translation() -> None:
+    """A refusal that names it and its module, not a traceback."""
+    program = torch.export.export(torch.nn.Sequential(torch.nn.Identity(), Angles()), (torch.ones(2),))
+    contract = contract_for([], 8, "fp32", "last", {"batch": 1, "sequence": 1})
+    with pytest.raises(UserError) as raised:
+        translate(program, contract, 24)
+    (problem,) = raised.value.problems
+    assert isinstance(problem, Refusal)
+    assert problem.category == Category.TRACING
+    assert "bessel_j0" in problem.what
+    assert problem.where == "module 1"

@@ -12,12 +12,13 @@ COMMANDS = {name for name in MODULES if "." not in name}
 MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "text": {"core"},
-    "checkpoint": {"core", "text"},
+    "packed": {"core"},
+    "checkpoint": {"core", "text", "packed"},
     "config": {"core", "text", "checkpoint"},
     "model": {"core"},
     "planning": {"core", "checkpoint", "config", "model"},
     "graph": {"core", "model"},
-    "quantization": {"core", "text", "graph"},
+    "quantization": {"core", "text", "graph", "packed"},
     "runtime": {"core", "model"},
     "backends/tensorrt": {"core", "graph", "runtime"},
     "backends/onnxruntime": {"core", "graph", "runtime", "backends/tensorrt"},  # ONNX Runtime has a TensorRT provider

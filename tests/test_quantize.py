@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from gguf import GGMLQuantizationType
 
-from pipeline import quantize
+from pipeline import quantize, simplify
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.profiles import Profiles
@@ -28,12 +28,19 @@ from tests.support.quantized import (
     TIED,
     assert_right,
     quantized,
+    random_blocks,
     stored,
     with_weights,
     write_gguf,
 )
 
-Q4_0, Q4_1, Q8_0 = (GGMLQuantizationType[name] for name in ("Q4_0", "Q4_1", "Q8_0"))
+Q4_0, Q4_1, Q4_K, Q5_K, Q6_K, Q8_0 = (
+    GGMLQuantizationType[name] for name in ("Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+)
+# blocks of a K-quant have 256 values
+WIDE = [
+    f"model.config.{key}" for key in ("hidden_size=256", "intermediate_size=256", "head_dim=64", "num_hidden_layers=1")
+]
 PROJECTIONS = [f"model.layers.0.{name}.weight" for name in ("self_attn.o_proj", "mlp.gate_up_proj")]
 COUNTS = {"q": 64, "u": 128, "g": 128, "e": 512}  # rows of these and of the embedding
 
@@ -51,7 +58,7 @@ def test_no_block_fits(tmp_path: Path) -> None:
 def test_small_weights_stay(tiny: tuple[Path, GraphContract]) -> None:
     """What has less than 64 KiB, such as a router's weight, is not quantized by the stage itself."""
     model = onnx_file.load(tiny[0] / layout.SIMPLIFIED)
-    entries = quantize.quantize(model, quantize.Quantizer(INT8, lambda _: None))
+    entries = quantize.quantize(model, quantize.Quantizer(INT8, lambda: None))
     assert (
         sorted(e.bytes_before for e in entries) == [256 * 64 * 4] * 2 + [512 * 64 * 4] * 2
     )  # those of 64 KiB and more
@@ -102,6 +109,75 @@ def test_blocks_of_a_gguf_file_are_carried_over(precision: str, tmp_path: Path) 
     np.testing.assert_array_equal(ints.T.reshape(256, 2, 32)[:, :, :16].astype(np.int8) + 8, file[:, :, 4:] & 15)
 
 
+def test_kinds_of_more_bits_are_carried_over_in_8(tmp_path: Path) -> None:
+    """A file in Q4_K_M has Q4_K, Q5_K and Q6_K side by side, and the embedding in one of them: with int4 all keep their
+    numbers, in 4 or 8 bits, and the graph gives the logits of these numbers."""
+    contract = build_once(tmp_path / "built", WIDE, simplify)
+    parts = {  # of each weight: rows and their kind in the file
+        "self_attn.qkv_proj": [(256, Q4_K), (128, Q5_K), (128, Q6_K)],
+        "self_attn.o_proj": [(256, Q4_K)],
+        "mlp.gate_up_proj": [(256, Q4_K), (256, Q6_K)],
+        "mlp.down_proj": [(256, Q5_K)],
+        "lm_head": [(512, Q6_K)],
+        "model.embed_tokens": [(512, Q4_K)],
+    }
+    numbers: dict[str, np.ndarray] = {}
+    file: dict[str, tuple[np.ndarray, GGMLQuantizationType]] = {}
+    for module, kinds in parts.items():
+        name = f"model.layers.0.{module}.weight" if "_proj" in module else f"{module}.weight"
+        data = [(random_blocks(n, 256, kind, seed=len(file) + i), kind) for i, (n, kind) in enumerate(kinds)]
+        file |= {f"{name}.{i}": part for i, part in enumerate(data)}
+        rows = np.concatenate([gguf.quants.dequantize(*part) for part in data])
+        numbers[name] = rows if "embed" in module else rows.T
+    write_gguf(tmp_path / "model.gguf", file)
+    point = with_weights(tmp_path / "built", numbers, tmp_path / "point")
+
+    entries = {e.name: e for e in quantized(point, INT4_OFFSET, tmp_path / "out", tmp_path / "model.gguf")}
+    assert {(e.exact, e.rms) for e in entries.values()} == {(e.rows, 0) for e in entries.values()}
+    assert [(entries[name].form, entries[name].stored_as) for name in numbers] == [
+        ("linear, int8 blocks of 16 with a center", "Q4_K, Q5_K, Q6_K"),
+        ("linear, int4 blocks of 32 with a center", "Q4_K"),
+        ("linear, int8 blocks of 16 with a center", "Q4_K, Q6_K"),
+        ("linear, int8 blocks of 32 with a center", "Q5_K"),
+        ("linear, int8 blocks of 16", "Q6_K"),
+        ("table, int8 blocks of 32 with a center", "Q4_K"),
+    ]
+    tokens = np.random.default_rng(0).integers(0, 512, (2, 16)).tolist()
+    want, got = (
+        OnnxRuntime(folder / layout.MODEL, contract, Profiles.of_axes(contract)).session(2).step(tokens)
+        for folder in (point / layout.SIMPLIFIED, tmp_path / "out")
+    )
+    np.testing.assert_allclose(got, want, atol=np.abs(want).max() * 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kind", "tied", "form"),
+    [
+        (Weights.int8, Q6_K, None, "linear, int8 blocks of 16"),
+        (Weights.int8, Q4_K, None, "linear, int8 per channel"),  # as asked for: one scale a channel is faster
+        (Weights.int8, Q4_K, False, "table, int8 blocks of 32 with a center"),
+        (Weights.int8, Q4_K, True, "table, int8 per row"),  # rounded anew, as it is multiplied as well
+        (Weights.fp8, Q6_K, None, "linear, float8_e4m3fn per channel"),
+    ],
+)
+def test_what_is_carried_over_depends_on_what_was_asked_for(
+    weights: Weights, kind: GGMLQuantizationType, tied: bool | None, form: str, tmp_path: Path
+) -> None:
+    """Integers that 8 bits are asked for are not given fewer; a table that is the LM head as well has no offsets."""
+    data = random_blocks(20, 256, kind)
+    write_gguf(tmp_path / "a.gguf", {"a": (data, kind)})
+    rows = gguf.quants.dequantize(data, kind)
+    value = ir.Value(name="w", const_value=ir.tensor(rows))
+    operators = [] if tied is None else ["Gather", "Transpose"] if tied else ["Gather"]
+    readers = tuple(ir.Node("", operator, [value]) for operator in operators)
+    options = Quantize(weights, 0, True, Embedding.int8, True, Rounding.nearest)
+    quantizer = quantize.Quantizer(options, quantize.own_rows_of(tmp_path / "a.gguf", np.float32))
+    (plan,) = quantizer.plan([Weight(value, readers, tied is not None, False, True)])
+    _, entry = quantizer.quantize(plan, {})
+    assert entry.form == form
+    assert entry.carried_over == (20 if "blocks" in form else 0)
+
+
 def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
     """A packed weight with rows of two tensors and a few that are in no file: those few are rounded anew."""
     rng = np.random.default_rng(0)
@@ -112,7 +188,7 @@ def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
     )
     packed = np.concatenate([stored(rows[:30], Q4_1), stored(rows[30:50], Q4_0), rows[50:]])
     packed = packed[rng.permutation(60)]
-    library = quantize.gguf_rows_of(tmp_path / "a.gguf", np.float32)
+    library = quantize.own_rows_of(tmp_path / "a.gguf", np.float32)
     options = Quantize(Weights.int4, 64, True, Embedding.none, True, Rounding.nearest)
     value = ir.Value(name="w", const_value=ir.tensor(packed))
     quantizer = quantize.Quantizer(options, library)
@@ -142,7 +218,7 @@ def test_blocks_that_are_carried_over_need_no_text(tiny: tuple[Path, GraphContra
     for folder in (point, part):
         model = onnx_file.load(folder / layout.SIMPLIFIED)
         found = [w for w in find(model.graph, 0) if w.value.name in names]
-        quantizer = quantize.Quantizer(options, quantize.gguf_rows_of(tmp_path / "model.gguf", np.float32), hessians)
+        quantizer = quantize.Quantizer(options, quantize.own_rows_of(tmp_path / "model.gguf", np.float32), hessians)
         plans = quantizer.plan(found)
         known = quantizer.hessians(plans)
         entries = [quantizer.quantize(plan, known)[1] for plan in plans]

@@ -125,7 +125,7 @@ def test_the_files_own_blocks_are_carried_over(
     engine that rounds no activations gives with them what fp32 gives."""
     model = onnx_file.load(point / layout.SIMPLIFIED)
     options = Quantize(Weights.int4, 32, False, Embedding.int8, True)
-    rows = quantize.gguf_rows_of(point / layout.CHECKPOINT, np.float32)
+    rows = quantize.own_rows_of(point / layout.CHECKPOINT, np.float32)
     entries = quantize.quantize(model, quantize.Quantizer(options, rows))
     assert len(entries) == 121  # one each for qkv, o, gate and up, down of 30 layers, and the tied embedding
     assert {(e.carried_over, e.exact, e.rms) for e in entries} == {(e.rows, e.rows, 0.0) for e in entries}

@@ -13,8 +13,10 @@ from safetensors import SafetensorError
 
 from pipeline.checkpoint import files
 from pipeline.checkpoint.origin import display_name
-from pipeline.core.errors import Problem, UserError, one_line
+from pipeline.core.errors import Problem, Refusal, UserError, one_line
 from pipeline.core.schema import Model, Source
+from pipeline.core.tables import refusals
+from pipeline.core.tables.refusals import Category
 
 CONFIGURATION = "configuration"
 FIXES = {
@@ -37,12 +39,13 @@ def reported(model: Model, part: str, where: str) -> Iterator[None]:
     except UserError:
         raise
     except ImportError as error:
-        fix = "install them in this environment, in versions that go with its transformers"
-        raise UserError(Problem(f"{name} needs packages that are missing: {one_line(error)}", where, fix)) from error
+        what = f"{name} needs packages that are missing: {one_line(error)}"
+        raise UserError(Refusal(what, where, refusals.FIXES[Category.PACKAGES], Category.PACKAGES)) from error
     except StrictDataclassError as error:
         # its text: "Validation error for field 'x': TypeError: Field 'x' expected int, got ..."
         reason = one_line(error).partition("Error: ")[2] or one_line(error)
-        raise UserError(Problem(f"the configuration of {name} is not valid: {reason}", where, "correct it")) from error
+        what = f"the configuration of {name} is not valid: {reason}"
+        raise UserError(Refusal(what, where, "correct it", Category.CONFIGURATION)) from error
     except SafetensorError as error:
         fix = "download it again"
         raise UserError(Problem(f"a file of {name} is cut short or corrupt: {one_line(error)}", where, fix)) from error
@@ -63,9 +66,10 @@ def reported(model: Model, part: str, where: str) -> Iterator[None]:
             reason = f"transformers does not know {reason}" if known else f"{type(error).__name__}: {reason}"
         if isinstance(error, OSError) and model.source is Source.hub and (adapter := _hub_adapter(model)):
             raise UserError(adapter) from error
+        what = f"the {part} of {name} does not load: {reason}"
         if part == CONFIGURATION:
-            fix = f"correct it, or {fix}"
-        raise UserError(Problem(f"the {part} of {name} does not load: {reason}", where, fix)) from error
+            raise UserError(Refusal(what, where, f"correct it, or {fix}", Category.CONFIGURATION)) from error
+        raise UserError(Problem(what, where, fix)) from error
 
 
 def _hub_adapter(model: Model) -> Problem | None:

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import is_pointer, lfs_pointer, read_json, readable, unreadable
+from pipeline.packed.methods import METHODS, quantization, unsupported
 from pipeline.text.stop_tokens import GENERATION, end_tokens
 
 CONFIG = "config.json"
@@ -22,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 SMALL_FILES = (".json", ".jinja", ".model", ".tiktoken", ".txt")  # tokenizer, chat template, generation config
 FLOATS = ("F64", "F32", "F16", "BF16")
-PRECISIONS = "give a checkpoint in fp32, fp16 or bf16"
+PRECISIONS = f"give a checkpoint in fp32, fp16 or bf16, or one of {', '.join(METHODS)}"
 FOREIGN_CODE = re.compile(r'"([^"]+)--')  # "owner/name--file.Class"
 SHOWN = 3  # names in a message; the rest are counted
 CONVERT = (
@@ -65,7 +66,7 @@ def _problems(folder: Path, trusted: bool) -> Iterator[Problem]:
     else:
         yield from config_problems(config, str(folder / CONFIG), trusted=trusted)
     if config.get("transformers_weights") is None:  # a file name of its own: transformers looks for it
-        yield from _weights(folder, quantized=bool(_quantization(config)))
+        yield from _weights(folder, quantized=bool(quantization(config)))
     if _exists(folder / GENERATION):
         try:
             end_tokens(folder / GENERATION)
@@ -91,22 +92,13 @@ def config_problems(config: dict[str, Any], where: str, *, trusted: bool) -> Ite
         what = f"auto_map takes code from another repository, {foreign[0]}, whose revision is not fixed"
         fix = f'put that code beside {CONFIG}, and remove "{foreign[0]}--" from auto_map'
         yield Problem(what, where, fix)
-    if method := _quantization(config):
-        yield Problem(f"the checkpoint's weights are quantized by {method}", where, PRECISIONS)
-
-
-def _quantization(config: dict[str, Any]) -> str:
-    """The method that quantized the weights; empty for none. bitsandbytes' first versions did not write their name."""
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, dict) else {}):
-        for key in ("quantization_config", "compression_config"):
-            given = part.get(key)
-            if isinstance(given, dict) and given:
-                named = given.get("quant_method") or given.get("quant_type")
-                return str(
-                    named or ("bitsandbytes" if any("load_in" in name for name in given) else "an unnamed method")
-                )
-    return ""
+    if given := quantization(config):
+        method = given["quant_method"]
+        for what in unsupported(given):
+            yield Problem(f"the checkpoint's weights are quantized by {method}: {what}", where, PRECISIONS)
+        if code and trusted:
+            what = f"the checkpoint is quantized by {method} and has code of its own"
+            yield Problem(what, where, "give one in fp32, fp16 or bf16")
 
 
 def _adapter(folder: Path) -> Problem | None:

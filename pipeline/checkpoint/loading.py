@@ -1,23 +1,38 @@
 """Load the original model from any of the sources, in fp32, as transformers defines it."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.pytorch_utils import Conv1D
 
 from pipeline.checkpoint import files as checkpoint_files
 from pipeline.checkpoint import gguf_model, weights_check
 from pipeline.checkpoint.failures import CONFIGURATION, reported, without_report
 from pipeline.checkpoint.origin import config_file, display_name, hub_file, origin_of, pretrained_arguments
 from pipeline.checkpoint.weights_check import Wording
-from pipeline.core.errors import Problem, UserError
+from pipeline.core.errors import Problem, Refusal, UserError
 from pipeline.core.schema import Model, Source
+from pipeline.core.tables.refusals import FIXES, Category
+from pipeline.packed.folder import PackedFolder, of_repository
+from pipeline.packed.methods import quantization
 from pipeline.text.stop_tokens import GENERATION, end_tokens
+
+OTHER_TASKS = {  # types of models that transformers lists for something else than a causal LM
+    Category.ENCODER_DECODER: {
+        *modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+        *modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
+    },
+    Category.INPUTS: modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    Category.ENCODER: modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+}
 
 
 def configuration(model: Model, link: Path) -> PreTrainedConfig:
@@ -36,6 +51,9 @@ def configuration(model: Model, link: Path) -> PreTrainedConfig:
             config = gguf_model.configuration(link.resolve())
         else:
             config = AutoConfig.from_pretrained(where, **options)
+    for part in (config, config.get_text_config()):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config  # the weights are unpacked here, in fp32
     config._attn_implementation = None  # a choice for training, of a package that may be missing; ours replaces it
     return config
 
@@ -64,12 +82,13 @@ def _unknown(kind: str, where: str, *, code: bool) -> Iterator[Problem]:
     code of its own."""
     if kind not in CONFIG_MAPPING:
         what = f"transformers {transformers.__version__} does not know the architecture {kind!r}"
-        fix = "check the spelling, or install a newer transformers that has it"
+        fix = FIXES[Category.UNKNOWN]
         if code:
             fix += "; model.trust_remote_code=true would run the code that came with the checkpoint"
-        yield Problem(what, where, fix)
+        yield Refusal(what, where, fix, Category.UNKNOWN)
     elif CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        yield Problem(f"{kind!r} is not a causal LM in transformers", where, "choose a decoder-only model")
+        category = next((found for found, kinds in OTHER_TASKS.items() if kind in kinds), Category.OTHER_TASK)
+        yield Refusal(f"{kind!r} is not a causal LM in transformers", where, FIXES[category], category)
 
 
 def empty_model(model: Model, link: Path, config: PreTrainedConfig) -> PreTrainedModel | None:
@@ -96,24 +115,42 @@ def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> Pr
     if model.source is Source.random:
         return _random(model, config)
     where, options = pretrained_arguments(model, link)
+    same = {"dtype": torch.float32, "output_loading_info": True}
+    same["ignore_mismatched_sizes"] = True  # all of them are reported below
     with reported(model, "model", origin_of(model, link)), without_report():
         if model.source is Source.gguf:
             return gguf_model.load(link.resolve(), config)
-        loaded, info = AutoModelForCausalLM.from_pretrained(
-            where,
-            config=config,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # all of them are reported below
-            use_safetensors=True,
-            **options,
-        )
+        if packed := packed_folder(model, link):
+            with torch.device("meta"):  # _early refuses those with code of their own
+                empty = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            tensors = dict(packed.tensors(transposed=_conv1d(empty)))
+            loaded, info = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, **same)
+            with contextlib.suppress(OSError):  # it has none
+                loaded.generation_config = GenerationConfig.from_pretrained(packed.folder)
+        else:
+            options |= {"config": config, "use_safetensors": True}
+            loaded, info = AutoModelForCausalLM.from_pretrained(where, **same, **options)
     text_only = type(loaded.config) is not type(config)
     if problems := list(weights_check.problems(loaded, info, Wording(origin_of(model, link)), text_only=text_only)):
         raise UserError(problems)
     if text_only and (parts := weights_check.other_parts(loaded, info)):
         print(f"warning: of {display_name(model)} the text model is built, without {', '.join(parts)}", file=sys.stderr)
     return loaded.eval()
+
+
+def _conv1d(model: PreTrainedModel) -> set[str]:
+    """The ends of names of GPT-2's linear layers, whose weights are [K, N]."""
+    return {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, Conv1D)}
+
+
+def packed_folder(model: Model, link: Path) -> PackedFolder | None:
+    """Return the folder of a quantized checkpoint; None for any other kind."""
+    if model.source not in (Source.local, Source.hub):
+        return None
+    where, options = pretrained_arguments(model, link)
+    if not quantization(PreTrainedConfig.get_config_dict(where, revision=options.get("revision"))[0]):
+        return None
+    return of_repository(where, model.revision) if model.source is Source.hub else PackedFolder(Path(where))
 
 
 def _random(model: Model, config: PreTrainedConfig) -> PreTrainedModel:

@@ -81,6 +81,13 @@ def _kernels(kind: EngineKind, targets: Sequence[float], weights: Weights) -> It
         yield Problem(what, "engine.targets", fix)
 
 
+def _window_cache(kind: EngineKind, provider: str, lower: bool, window_cache: bool) -> Iterator[Problem]:
+    if kind is EngineKind.onnxruntime and window_cache and (provider in PROVIDERS[1:] or not lower):
+        given = f"engine.provider={provider}" if lower else "engine.lower=false"
+        what, fix = f"engine.window_cache=true has no effect with {given}", "engine=onnxruntime_cpu, or remove it"
+        yield Problem(what, "engine.window_cache", fix)
+
+
 RULES: tuple[Rule, ...] = (
     (_compute, "engine.provider", "precision.compute"),
     (_block_size, "quantize.weights", "quantize.block_size"),
@@ -88,6 +95,7 @@ RULES: tuple[Rule, ...] = (
     (_rounding, "quantize.weights", "quantize.rounding", "precision.compute"),
     (_embedding, "quantize.weights", "quantize.embedding"),
     (_provider, "engine.kind", "engine.provider", "quantize.weights"),
+    (_window_cache, "engine.kind", "engine.provider", "engine.lower", "engine.window_cache"),
     (_targets, "engine.kind", "engine.targets"),
     (_kernels, "engine.kind", "engine.targets", "quantize.weights"),
 )

@@ -4,8 +4,8 @@ The shapes and their meaning are those of the table in docs/contract.md. A dimen
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from pipeline.core.tables.dtypes import COMPUTE
@@ -36,6 +36,8 @@ class GraphContract:
     axes: dict[str, int]  # name -> largest size; the smallest is 1
     cache_size: int
     limits: tuple[int, ...] = ()  # token counts at which the model behaves differently, such as sliding windows
+    windows: dict[str, int] = field(default_factory=dict)  # cache input -> its window, where it keeps no other tokens
+    unused: tuple[str, ...] = ()  # inputs that the model does not read: position_ids, where slots stand for positions
 
     @property
     def caches(self) -> tuple[Tensor, ...]:
@@ -46,6 +48,27 @@ class GraphContract:
     def logits(self) -> Tensor:
         """The logits among the outputs; their last dimension is the vocabulary."""
         return next(t for t in self.outputs if t.name == LOGITS)
+
+    def narrowed(self, windows: Mapping[str, int], slots: Mapping[str, int]) -> "GraphContract":
+        """The contract of an engine whose caches `windows` have only so many `slots`, by cache input."""
+        past = {new: old for new, old in self.aliases.items() if old in windows} | {name: name for name in windows}
+
+        def resized(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(
+                replace(t, shape=(*t.shape[:2], slots[past[t.name]], *t.shape[3:])) if t.name in past else t
+                for t in tensors
+            )
+
+        return replace(self, inputs=resized(self.inputs), outputs=resized(self.outputs), windows=dict(windows))
+
+    def dropped(self, cache: Tensor, tokens: int) -> int:
+        """How many of a row's first tokens a cache no longer holds when the row has `tokens`. Slot i then holds token
+        dropped + i. A cache that is full drops as many as leave window - 1 tokens and the new one."""
+        if cache.name not in self.windows:
+            return 0
+        slots = int(cache.shape[2])
+        at_once = slots - self.windows[cache.name] + 1
+        return at_once * max(0, -(-(tokens - slots) // at_once))
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -64,8 +87,10 @@ class GraphContract:
             return tuple(Tensor(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
 
         limits = tuple(raw.get("limits", ()))
+        unused = tuple(raw.get("unused", ()))
+        windows = dict(raw.get("windows", {}))
         inputs, outputs = tensors(raw["inputs"]), tensors(raw["outputs"])
-        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits)
+        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, windows, unused)
 
 
 def contract_for(
@@ -75,11 +100,13 @@ def contract_for(
     logits: str,
     axes: dict[str, int],
     limits: tuple[int, ...] = (),
+    unused: tuple[str, ...] = (),
 ) -> GraphContract:
     """Make the contract of a decoder with these caches.
 
     layers: per layer the key's and the value's (kv_heads, cache_size, head_dim); compute: fp32, fp16 or bf16;
-    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits.
+    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits;
+    unused: inputs that the model does not read.
     """
     dtype = COMPUTE[compute].name
     tokens = ("batch", "sequence")
@@ -102,4 +129,5 @@ def contract_for(
         axes=axes,
         cache_size=layers[0][0][1],
         limits=limits,
+        unused=unused,
     )

@@ -1,7 +1,7 @@
 """Errors a user can fix. Each is a Problem; a UserError carries all the problems found.
 
 UserError
-  └─ problems: Problem(what, where, fix), ...
+  └─ problems: Problem(what, where, fix), ...; Refusal(..., category) for a model that cannot be built
 
 A full disk is reported the same way. Any other exception is a bug of kvforge and keeps its traceback.
 """
@@ -24,6 +24,13 @@ class Problem:
 
     def __str__(self) -> str:
         return f"error: {self.what}\n  where: {self.where}\n  fix:   {self.fix}"
+
+
+@dataclass(frozen=True)
+class Refusal(Problem):
+    """A model that cannot be built. category: its property that stands in the way, of pipeline.core.tables.refusals."""
+
+    category: str
 
 
 class UserError(Exception):

@@ -126,6 +126,11 @@ class Engine:
         "Whether products with quantized weights also round their input to 8 bits, in blocks: faster, less exact.",
         default=False,
     )  # fmt: skip
+    window_cache: bool = key(
+        "Whether layers with a sliding window keep the tokens in it only: less memory, and less time per token after "
+        "many tokens. Tokens cannot be taken back then. It needs lower=true and the CPU.",
+        default=False,
+    )  # fmt: skip
     optimization: Optimization = key("Graph optimization level when the engine is loaded.", default=Optimization.all)
     threads: int = key(  # ONNX Runtime starts them all, and a million takes minutes to fail
         "Threads within an operator; 0 takes all cores.", Interval(0, 1024), default=0
@@ -188,8 +193,8 @@ class Quantize:
     symmetric: bool = key("Whether int4's grids are centred on 0; false gives each block an offset: closer, larger.")
     embedding: Embedding = key("Type of the embedding and the LM head, with one scale per token.")
     gguf_blocks: bool = key(
-        "Whether blocks of a GGUF checkpoint (Q4_0, Q4_1, Q8_0) that have as many bits are kept exactly, in place of "
-        "being rounded again by the other keys."
+        "Whether the integers of a quantized checkpoint, GGUF or other, are kept exactly, in place of being rounded "
+        "again by the other keys. int4 keeps what needs more bits in 8; int8 keeps what needs more than 4."
     )
     rounding: Rounding = key(
         "How linear layers' weights become whole numbers: nearest, each by itself, or gptq, which reads a text and "
@@ -221,7 +226,7 @@ class Quality:
     window: int = key("Tokens that are read from an empty cache at a time; at most cache.size.", Interval(2))
     perplexity: float = key("Largest relative increase of perplexity over the original's.", NOT_NEGATIVE)
     perplexity_carried_over: float | None = key(
-        "The same where every 4-bit weight is a GGUF file's own; null for the value of perplexity.",
+        "The same where every 4-bit weight is the checkpoint's own; null for the value of perplexity.",
         NOT_NEGATIVE, default=None,
     )  # fmt: skip
     kl: float = key("Largest mean Kullback-Leibler divergence of the next-token distribution, in nats.", NOT_NEGATIVE)

@@ -111,7 +111,12 @@ def described(dtype: ir.DataType | None, shape: ir.Shape | Sequence[int] | None)
 
 def logit_projections(graph: ir.Graph) -> Iterator[ir.Node]:
     """The matrix products that make the logits, with no other product after them."""
-    waiting, seen = [graph.outputs[0]], set()
+    return last_products([graph.outputs[0]])
+
+
+def last_products(values: Sequence[ir.Value]) -> Iterator[ir.Node]:
+    """The matrix products that these values are computed from, with no other product after them."""
+    waiting, seen = list(values), set()
     while waiting:
         value = waiting.pop()
         node = value.producer()
@@ -151,6 +156,5 @@ def dimension(value: ir.Value | None, axis: int) -> int:
 
 def integers(value: ir.Value | None) -> list[int]:
     """The numbers of an integer constant; empty for any other value."""
-    if value is None or value.const_value is None:
-        return []
-    return [int(number) for number in np.ravel(value.const_value.numpy())]
+    found = None if value is None else ir.convenience.get_const_tensor(value)
+    return [] if found is None else [int(number) for number in np.ravel(found.numpy())]

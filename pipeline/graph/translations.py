@@ -5,15 +5,20 @@ SmolLM2's 3,739 exported nodes were of that kind.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript import values
 from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.onnx_opset import opset24 as op
 
+from pipeline.graph import experts
+from pipeline.graph.attention import SCORES
 from pipeline.model import operators  # noqa: F401  # registers the operators
 
+EXPERTS = values.Opset(experts.SCHEMA.domain, 1)
 LAST = 2**63 - 1  # end of a slice that goes to the end
 
 
@@ -21,11 +26,28 @@ def _scatter(cache: Any, update: Any, position: Any) -> Any:
     return op.TensorScatter(cache, update, position, axis=2, mode="linear")
 
 
-def _attend(query: Any, key: Any, value: Any, length: Any, mask: Any, scale: float, softcap: float) -> Any:
+def _attend(
+    query: Any, key: Any, value: Any, length: Any, mask: Any, scale: float, softcap: float, sink: Any = None
+) -> Any:
+    inputs, options = [query, key, value, mask], {"scale": scale, "softcap": softcap}
     if mask is None:
         # with lengths, is_causal aligns the new tokens to each row's last used slots (Attention-24)
-        return op.Attention(query, key, value, None, None, None, length, is_causal=1, scale=scale, softcap=softcap)[0]
-    return op.Attention(query, key, value, mask, scale=scale, softcap=softcap)[0]
+        inputs, options = [query, key, value, None, None, None, length], {**options, "is_causal": 1}
+    if sink is None:
+        return op.Attention(*inputs, **options)[0]
+    # Exact: the softmax with one more score is the plain one times sum(exp(scores)) / (sum(exp(scores)) + exp(sink)).
+    # One more key in its place would copy the whole cache in every step.
+    out, _, _, scores = op.Attention(*inputs, **options, qk_matmul_output_mode=SCORES)
+    total = op.ReduceLogSumExp(scores, [3], keepdims=1)
+    return op.Mul(out, op.Sigmoid(op.Sub(total, op.Unsqueeze(sink, [1, 2]))))
+
+
+def _experts(*arguments: Any) -> Any:
+    """One node, which graph.experts replaces."""
+    inputs, options = arguments[:7], arguments[7:]
+    names = ("transposed", "layout", "function", "alpha", "limit", "limit_after", "shift")
+    numbers = (int(value) if isinstance(value, bool) else value for value in options)
+    return EXPERTS.Experts(*inputs, **dict(zip(names, numbers, strict=True)))
 
 
 def _cast(value: Any, dtype: int, *_: Any, **__: Any) -> Any:
@@ -53,6 +75,22 @@ def _slice(value: Any, dim: int = 0, start: Any = None, end: Any = None, step: A
     return op.Slice(value, [start or 0], [LAST if end is None else end], [dim], [step])
 
 
+def _split(value: Any, sizes: Any, dim: int = 0) -> Any:
+    """One node for equal parts, else one Slice a part: torch.onnx writes sequences, which TensorRT lacks.
+
+    sizes: of every part, or one for all.
+    """
+    total = value.shape[dim]
+    if isinstance(sizes, int) and isinstance(total, int):
+        sizes = [min(sizes, total - start) for start in range(0, total, sizes)]
+    if not isinstance(sizes, Sequence) or any(isinstance(size, ir.Value) for size in sizes):
+        return core.aten_split_with_sizes(value, sizes, dim)
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return op.Split(value, axis=dim, num_outputs=len(sizes))
+    ends = list(accumulate(sizes))
+    return tuple(op.Slice(value, [end - size], [end], [dim], [1]) for size, end in zip(sizes, ends, strict=True))
+
+
 def _mean(value: Any, dim: Sequence[int] | None, keepdim: bool = False, dtype: int = -1) -> Any:
     mean = op.ReduceMean(value, list(dim or range(len(value.shape))), keepdims=keepdim)
     return mean if dtype in (None, -1) else op.Cast(mean, to=dtype)
@@ -61,9 +99,12 @@ def _mean(value: Any, dim: Sequence[int] | None, keepdim: bool = False, dtype: i
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.kvforge.scatter.default: _scatter,
     torch.ops.kvforge.attend.default: _attend,
+    torch.ops.kvforge.experts.default: _experts,
     torch.ops.aten.to.dtype: _cast,
     torch.ops.aten.view.default: _reshape,
     torch.ops.aten.reshape.default: _reshape,
     torch.ops.aten.slice.Tensor: _slice,
+    torch.ops.aten.split.Tensor: _split,
+    torch.ops.aten.split_with_sizes.default: _split,
     torch.ops.aten.mean.dim: _mean,
 }

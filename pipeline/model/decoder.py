@@ -13,9 +13,10 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.model.adapters.deferred import UnknownForm
 from pipeline.model.adapters.table import adapt
-from pipeline.model.arguments import with_cache
-from pipeline.model.attention import IMPLEMENTATION
+from pipeline.model.arguments import with_cache, with_positions
+from pipeline.model.attention import route_attention
 from pipeline.model.cache import StaticCache, running
 from pipeline.model.refusals import unsupported
 
@@ -30,7 +31,7 @@ class Decoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, logits: str) -> None:
         super().__init__()
-        model.set_attn_implementation(IMPLEMENTATION)
+        self.defers = route_attention(model)
         adapt(model)
         self.model = model
         self.logits = logits
@@ -43,7 +44,7 @@ class Decoder(nn.Module):
         cache_position: torch.Tensor,
         past: list[torch.Tensor],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        cache = StaticCache(past, cache_position, input_ids.shape[1])
+        cache = StaticCache(past, cache_position, position_ids, defers=self.defers)
         last = attention_mask.sum(1) - 1  # [batch], index of the last real new token
 
         def gather_last(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -56,12 +57,16 @@ class Decoder(nn.Module):
                 # gathered before the head, so that the vocabulary's product runs for one token of each row
                 head = self.model.get_output_embeddings()
                 stack.enter_context(head.register_forward_pre_hook(gather_last))
-            logits = self.model(input_ids=input_ids, position_ids=position_ids, **with_cache(self.model, cache)).logits
-        if cache.attention_calls != len(cache):
+            arguments = with_positions(self.model, position_ids) | with_cache(self.model, cache)
+            try:
+                logits = self.model(input_ids=input_ids, **arguments).logits
+            except UnknownForm as form:
+                raise unsupported(type(self.model).__name__, str(form)) from form
+        through = len(cache.attended.intersection(range(len(cache))))
+        if through != len(cache):
             raise unsupported(
                 type(self.model).__name__,
-                f"{cache.attention_calls} of its {len(cache)} attention layers go through transformers' "
-                "AttentionInterface",
+                f"{through} of its {len(cache)} attention layers go through transformers' AttentionInterface",
             )
         if self.logits == "all":
             logits = logits * attention_mask[:, :, None].to(logits.dtype)

@@ -1,44 +1,72 @@
 """Refuse, from its class and before any weight is loaded, a model that cannot be given a static cache.
 
 Each rule looks for a property, not for a name. What passes here can still be refused by pipeline.model.decoder, which
-runs the model: attention that does not go through transformers' AttentionInterface, attention sinks.
+runs the model: attention that does not go through transformers' AttentionInterface.
 """
 
 import inspect
+from collections.abc import Callable, Collection
 
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.core.errors import Problem, UserError
-from pipeline.model.arguments import cache_name
+from pipeline.core.errors import Refusal, UserError
+from pipeline.core.tables.refusals import FIXES, Category
+from pipeline.model.adapters.tables import has_alibi, tables
+from pipeline.model.arguments import cache_name, takes_positions
 
 # by name, as not every version of transformers has the last: a layer without a state of its own
 KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
+STATES = {"cache_params", "state"}  # arguments of recurrent models, in place of a cache
 
 
-def unsupported_reason(model: PreTrainedModel) -> str | None:
-    """Why a model cannot be built; None when it can be built. Its weights may be on the meta device."""
-    accepted = inspect.signature(model.forward).parameters
-    return _state(model) or _inputs(model, set(accepted)) or _both_ways(model) or _experts(model, set(accepted))
+def unsupported_reason(model: PreTrainedModel) -> UserError | None:
+    """Return the error that refuses a model; None when it can be built. Its weights may be on the meta device."""
+    for category, rule in RULES:
+        if reason := rule(model):
+            return unsupported(type(model).__name__, reason, category)
+    return None
 
 
-def _state(model: PreTrainedModel) -> str | None:
-    """Layers that keep a state other than keys and values."""
+def _layers(model: PreTrainedModel) -> list[str]:
+    """Return the kinds of layers in the cache that transformers makes for a model."""
     try:
-        layers = DynamicCache(config=model.config).layers
+        return [type(layer).__name__ for layer in DynamicCache(config=model.config).layers]
     except AttributeError:  # a configuration that does not say how many layers there are
-        return None
-    kinds = [type(layer).__name__ for layer in layers]
-    others = [kind for kind in kinds if kind not in KEYS_AND_VALUES]
-    if not others:
-        return None
-    return f"{len(others)} of its {len(kinds)} layers keep a state other than keys and values ({others[0]})"
+        return []
 
 
-def _inputs(model: PreTrainedModel, accepted: set[str]) -> str | None:
-    """A forward that takes no cache, or no positions: it counts them from the cache's length, one for all rows."""
+def _state(model: PreTrainedModel, parts: Collection[str], others: bool) -> str | None:
+    """Return a reason where layers keep a state other than keys and values, of a kind whose name has one of the `parts`
+    (others: none of them)."""
+    kinds = _layers(model)
+    found = [k for k in kinds if k not in KEYS_AND_VALUES and any(part in k for part in parts) is not others]
+    if not found:
+        return None
+    return f"{len(found)} of its {len(kinds)} layers keep a state other than keys and values ({found[0]})"
+
+
+def _recurrent(model: PreTrainedModel) -> str | None:
+    """Layers with a convolution's or a recurrence's state; a forward that takes such a state in place of a cache."""
+    if states := STATES & set(inspect.signature(model.forward).parameters):
+        return f"its forward takes {', '.join(sorted(states))}, a state other than keys and values"
+    return _state(model, ("LinearAttention", "Mamba", "Conv", "Recurrent"), others=False)
+
+
+def _indexer(model: PreTrainedModel) -> str | None:
+    """Layers that cache an indexer's keys as well, to choose which tokens to attend to."""
+    return _state(model, ("Index",), others=False)
+
+
+def _own_cache(model: PreTrainedModel) -> str | None:
+    """Layers of any other kind; a forward that takes no cache of transformers."""
     if cache_name(model) is None:
         return "its forward takes no past_key_values: it keeps no cache of keys and values"
-    if "position_ids" not in accepted and not hasattr(model.config, "text_config"):  # such a model passes them on
+    return _state(model, (), others=True)
+
+
+def _positions(model: PreTrainedModel) -> str | None:
+    """A forward that takes no positions: it counts them from the cache's length, one for all rows."""
+    if not (takes_positions(model) or tables(model) or has_alibi(model)):
         return "its forward takes no position_ids: positions follow from the cache's length, the same for every row"
     return None
 
@@ -49,25 +77,19 @@ def _both_ways(model: PreTrainedModel) -> str | None:
     flags = [getattr(layer, name, None) for layer in layers for name in ("is_causal", "is_decoder")]
     if True in flags or False not in flags:
         return None
-    advice = "; set is_decoder to true in its configuration if it was trained as a decoder"
-    return f"it is an encoder: its attention looks both ways{advice if hasattr(model.config, 'is_decoder') else ''}"
+    return "it is an encoder: its attention looks both ways"
 
 
-def _experts(model: PreTrainedModel, accepted: set[str]) -> str | None:
-    """Experts that run as one grouped product, or a forward that passes output_router_logits on to the attention."""
-    grouped = getattr(model.config, "_experts_implementation", None) == "grouped_mm"  # by class, used or not
-    experts = grouped and any(type(module).__name__.endswith("Experts") for module in model.modules())
-    if experts or "output_router_logits" in accepted:
-        return "it is a mixture of experts, which is not supported yet"
-    return None
+RULES: tuple[tuple[Category, Callable[[PreTrainedModel], str | None]], ...] = (
+    (Category.RECURRENT, _recurrent),
+    (Category.INDEXER, _indexer),
+    (Category.OWN_CACHE, _own_cache),
+    (Category.POSITIONS, _positions),
+    (Category.ENCODER, _both_ways),
+)
 
 
-def unsupported(architecture: str, why: str) -> UserError:
+def unsupported(architecture: str, why: str, category: Category = Category.ATTENTION) -> UserError:
     """Return the error that refuses a model, with the reason."""
-    return UserError(
-        Problem(
-            f"{architecture} cannot be given a static cache: {why}",
-            "model",
-            "use a decoder whose layers keep keys and values only and take transformers' attention functions",
-        )
-    )
+    what = f"{architecture} cannot be given a static cache: {why}"
+    return UserError(Refusal(what, "model", FIXES[category], category))

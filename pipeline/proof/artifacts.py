@@ -17,7 +17,7 @@ from pipeline.core.machine import cores
 from pipeline.core.profiles import Profiles
 from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.model import pt2
-from pipeline.proof.interface import interface_findings, onnx_findings, program_findings
+from pipeline.proof.interface import interface_findings, onnx_findings, program_findings, window_findings
 from pipeline.proof.reference import Reference
 from pipeline.runtime import engine_info, tensorrt
 from pipeline.runtime.onnxruntime import OnnxRuntime
@@ -142,7 +142,11 @@ class Engine(Artifact):
         path = self.point / self.name / layout.MODEL
         if not path.exists():
             return []  # a plan cannot be inspected
-        return interface_findings(onnx.load(path, load_external_data=False), self.contract)
+        model = onnx.load(path, load_external_data=False)
+        own = engine_info.read(path.parent).contract
+        slots = {cache.name: int(cache.shape[2]) for cache in own.caches if cache.name in own.windows}
+        want = self.contract.narrowed(own.windows, slots)
+        return interface_findings(model, want) + window_findings(model, want)
 
     def open(self, reference: Reference | None = None) -> Runtime:
         return open_engine(self.point / self.name)

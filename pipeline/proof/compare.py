@@ -131,7 +131,8 @@ def run_case(case: Case, runtime: Runtime, answers: ReferenceAnswers, limits: Li
         cache[...] = SENTINEL
         for r, row in enumerate(rows):
             if row.used:
-                cache[r, :, : row.used] = row.cached_slots(i)
+                first = session.contract.dropped(session.contract.caches[i], row.used)
+                cache[r, :, : row.used - first] = row.cached_slots(i)[:, first:]
     session.write_caches(caches)
     session.lengths[:] = case.cached
     result = Result()
@@ -206,16 +207,24 @@ def _compare_logits(case: Case, session: Session, rows: list[Row], every_positio
 
 
 def _compare_caches(case: Case, session: Session, rows: list[Row], judge: Judge) -> None:
+    """Compare the slots of new tokens with the original's, and those before and after them with what was in them.
+
+    A cache that keeps a sliding window only is compared on the tokens that it still holds.
+    """
     touched = []
     caches = session.read_caches()
     for r, row in enumerate(rows):
         start, end = case.cached[r], case.cached[r] + len(row.tokens)
         for i, (tensor, cache) in enumerate(zip(session.contract.caches, caches, strict=True)):
             name = f"{tensor.name}, row {r}"
-            judge.compare(CACHES, cache[r, :, start:end].astype(np.float32), row.expected.caches[i], name, r)
-            if row.used and not np.array_equal(cache[r, :, :start], row.cached_slots(i).astype(cache.dtype)):
+            first = session.contract.dropped(tensor, end)  # in slot 0
+            judge.result.dropped = max(judge.result.dropped, first)
+            held, old = cache[r, :, : end - first], max(start - first, 0)
+            want = row.expected.caches[i][:, max(first - start, 0) :]
+            judge.compare(CACHES, held[:, old:].astype(np.float32), want, name, r)
+            if old and not np.array_equal(held[:, :old], row.cached_slots(i)[:, first:].astype(cache.dtype)):
                 touched.append(f"{name}: slots before {start} were changed")
-            if (cache[r, :, case.written(r) :] != SENTINEL).any():
+            if not first and (cache[r, :, case.written(r) :] != SENTINEL).any():
                 touched.append(f"{name}: slots from {case.written(r)} on were changed")
     judge.result.failures += touched[:3] + ([f"and {len(touched) - 3} more caches"] if len(touched) > 3 else [])
 

@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 
 from pipeline.core.contract import GraphContract, Tensor
 from pipeline.core.tables.dtypes import BY_ONNX
 from pipeline.graph.attention import AttentionForm
+from pipeline.graph.expert_form import ExpertForm
+from pipeline.graph.onnx_file import names_read
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-FORBIDDEN = {"If", "Loop", "Scan"}
+FORBIDDEN = {"If", "Loop", "Scan"}  # a Loop over the blocks of a mixture's experts is none of these
 
 
 def program_findings(program: torch.export.ExportedProgram, contract: GraphContract) -> list[str]:
@@ -80,15 +83,32 @@ def interface_findings(model: onnx.ModelProto, contract: GraphContract) -> list[
             findings += _differences(found.pop(want.name), want)
         else:
             findings.append(f"{want.name} is missing")
-    read = {name for node in model.graph.node for name in node.input}
-    findings += [f"input {t.name} is not used" for t in contract.inputs if t.name not in read]
+    read = names_read(model.graph)
+    findings += [f"input {t.name} is not used" for t in contract.inputs if t.name not in {*read, *contract.unused}]
     return findings + [f"{name} is not in the contract" for name in found]
+
+
+def window_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str]:
+    """Findings about an engine's caches that keep a sliding window only: the attention that reads one has this window,
+    and all others keep all tokens."""
+    found: dict[str, int | None] = {}
+    for node in model.graph.node:
+        attributes = {attr.name: onnx.helper.get_attribute_value(attr) for attr in node.attribute}
+        if attributes.get("sliding_window_cache"):
+            found |= dict.fromkeys(node.input[3:5], attributes.get("local_window_size"))
+    return [
+        f"{name} keeps a window of {found.get(name)}, declared is {contract.windows.get(name)}"
+        for name in sorted(found.keys() | contract.windows.keys())
+        if found.get(name) != contract.windows.get(name)
+    ]
 
 
 def _operator_findings(model: onnx.ModelProto) -> list[str]:
     domains = {node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     findings = [f"operators of the domain {domain}, not standard ONNX" for domain in sorted(domains)]
-    control = FORBIDDEN & {node.op_type for node in model.graph.node}
+    control = {node.op_type for node in model.graph.node if node.op_type in FORBIDDEN} - {"Loop"}
+    loops = [node for node in ir.from_proto(model).graph if node.op_type == "Loop"]
+    control |= {"Loop" for loop in loops if ExpertForm.of(loop) is None}
     findings += [f"control flow: {op}" for op in sorted(control)]
     if model.functions:
         findings.append(f"{len(model.functions)} local functions")

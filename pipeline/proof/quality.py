@@ -126,10 +126,10 @@ def _half_of_the_threads() -> Iterator[int]:
 
 
 def carried_over(point: Path) -> bool:
-    """Whether a point has weights of 4 bits and all of them are the checkpoint's own."""
+    """Whether a point has weights that are the checkpoint's own, and all those of 4 bits are."""
     entries = json.loads((point / layout.QUANTIZED / layout.QUANTIZATION).read_text(encoding="utf-8"))["tensors"]
-    rows = [(entry["carried_over"], entry["rows"]) for entry in entries if entry["bits"] == 4]
-    return bool(rows) and all(carried == total for carried, total in rows)
+    own = [entry for entry in entries if entry["carried_over"] == entry["rows"]]
+    return bool(own) and all(entry in own for entry in entries if entry["bits"] == 4)
 
 
 def windows(point: Path, quality: Quality, vocab: int, seed: int) -> list[list[int]]:

@@ -46,6 +46,7 @@ class Result:
     traceback: of the exception that ended the case.
     not_finite: the first tensor that held a NaN or an infinity.
     widened: metrics whose gate was missed only by rows that are sensitive enough to rounding, and what was allowed.
+    dropped: the most first tokens of a row that a cache no longer held at the end, so that they were not compared.
     """
 
     failures: list[str] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Result:
     traceback: str = ""
     not_finite: str = ""
     widened: dict[str, float] = field(default_factory=dict)
+    dropped: int = 0
 
     def record(self, name: str, value: float) -> None:
         """Record a figure of METRICS. Raises KeyError for any other."""
@@ -79,6 +81,8 @@ class Result:
         if self.not_run:
             return {"not_run": self.not_run}
         figures = {name: for_json(value) for name, value in self.figures.items()}
-        more = {"widened": {name: for_json(value) for name, value in self.widened.items()}} if self.widened else {}
+        more: dict[str, object] = {"dropped": self.dropped} if self.dropped else {}
+        if self.widened:
+            more["widened"] = {name: for_json(value) for name, value in self.widened.items()}
         raised = {"traceback": self.traceback.splitlines()} if self.traceback else {}
         return {"passed": not self.failures, **figures, "failures": self.failures, **more, **raised}

@@ -45,6 +45,11 @@ class Grid:
             blocks = blocks + self.offset[:, :, None]
         return blocks.reshape(n, k).astype(np.float32, copy=False)
 
+    def divisible(self) -> "Grid":
+        """The same numbers with scales of 1 for 0, which a block of equal values may have: runtimes divide by them."""
+        none = np.repeat(self.scale == 0, self.block, axis=1)
+        return replace(self, q=np.where(none, self.q.dtype.type(0), self.q), scale=_usable(self.scale))
+
     def part(self, rows: npt.NDArray[Any] | slice) -> "Grid":
         """The rows at these indices, in that order."""
         offset = None if self.offset is None else self.offset[rows]
@@ -196,7 +201,7 @@ def _mean(blocks: Floats, share: Floats | None) -> Floats:
 
 def _usable(scale: Floats) -> Floats:
     """Scales with 1 for 0, which a block of equal values has: runtimes divide by a scale, or refuse 0."""
-    return np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
+    return np.where(scale == 0, np.float32(1), scale).astype(np.float32)
 
 
 def largest_block(k: int, wanted: int, least: int = 16) -> int | None:

@@ -1,6 +1,6 @@
 """Put quantized weights into a graph, in standard operators.
 
-Three forms (a Grid has the numbers, T is the compute type):
+Four forms (a Grid has the numbers, T is the compute type):
 
 * linear, x @ W with W [K, N]: MatMul(x, DequantizeLinear(q)), the scale [N] of each output channel (axis 1) or
   [K/B, N] of each block (axis 0, block_size B). Grids with an offset add MatMul(s, offset) with s [..., K/B] the sums
@@ -8,6 +8,9 @@ Three forms (a Grid has the numbers, T is the compute type):
   and without zero points, which TensorRT's parser refuses in 4 bits. Scales that a format stores as small floats come
   out of a DequantizeLinear themselves.
 * table [V, H], gathered by token: Gather of q and of the scales, then DequantizeLinear, so only those rows are read.
+  Offsets are gathered too, and added.
+* experts, a stack [E, N, K] or [E, K, N] that a Loop takes one expert of: dequantized whole, with scales along the
+  inputs' axis. TensorRT refuses to gather quantized weights; an engine for ONNX Runtime does not compute it like this.
 * tied head, a table that is multiplied as well: the same q and scales, dequantized whole and transposed.
 """
 
@@ -32,6 +35,9 @@ class Writer:
 
     def write(self, weight: Weight, grid: Grid) -> None:
         """Let the readers of a weight read its grid."""
+        if weight.is_stack:
+            self._stack(weight, grid)
+            return
         if weight.is_table:
             self._table(weight, grid)
         else:
@@ -68,18 +74,52 @@ class Writer:
                 self._before(reader, "Add", [y, bias], None)
 
     def _table(self, weight: Weight, grid: Grid) -> None:
-        assert grid.offset is None
         dtype, block = weight.tensor.dtype, grid.block
         stored = [self._numbers(weight, grid, grid.q), self._floats(weight, "scale", grid.scale)]
+        offset = None if grid.offset is None else self._floats(weight, "center", grid.offset)
         for reader in weight.readers:
             if reader.op_type == "Gather":
                 ids = reader.inputs[1]
                 rows = [self._before(reader, "Gather", [v, ids], described(v.dtype, None), axis=0) for v in stored]
-                self._before(reader, "DequantizeLinear", rows, None, axis=-1, block_size=block)
+                like = None if offset is None else described(dtype, reader.outputs[0].shape)
+                values = self._before(reader, "DequantizeLinear", rows, like, axis=-1, block_size=block)
+                if offset is not None:
+                    self._add_offsets(reader, values, offset, block)
             else:
+                assert offset is None, "a tied head has no form with offsets"
                 like = described(dtype, grid.q.shape)
                 whole = self._before(reader, "DequantizeLinear", stored, like, axis=1, block_size=block)
                 self._before(reader, "Transpose", [whole], None, perm=[1, 0])
+
+    def _stack(self, weight: Weight, grid: Grid) -> None:
+        assert grid.offset is None
+        dtype, sizes = weight.tensor.dtype, weight.tensor.shape.numpy()
+        axis = 2 if weight.by_rows else 1
+
+        def stacked(array: Array) -> Array:
+            rows = array.reshape(sizes[0], -1, array.shape[1])
+            return rows if weight.by_rows else rows.swapaxes(1, 2)
+
+        stored = [self._numbers(weight, grid, stacked(grid.q)), self._floats(weight, "scale", stacked(grid.scale))]
+        (loop,) = weight.readers
+        whole = self._before(
+            loop, "DequantizeLinear", stored, described(dtype, sizes), axis=axis, block_size=grid.block
+        )
+        self._editor.replace(weight.value, whole)
+        del self._editor.graph.initializers[str(weight.value.name)]
+
+    def _add_offsets(self, reader: ir.Node, values: ir.Value, offset: ir.Value, block: int) -> None:
+        """Let readers of gathered rows [..., H] have them with each block's offset [V, H/B] added."""
+        ids, unknown = reader.inputs[1], described(values.dtype, None)
+        lead = [0] * (2 if ids is None or ids.shape is None else ids.shape.rank())  # 0: as in the values
+        shape = self._editor.constant(f"rows.{len(lead)}.{block}", np.array([*lead, -1, block], np.int64))
+        flat = self._editor.constant(f"rows.{len(lead)}", np.array([*lead, -1], np.int64))
+        last = self._editor.constant("last_axis", np.array([-1], np.int64))
+        blocks = self._before(reader, "Reshape", [values, shape], unknown)
+        rows = self._before(reader, "Gather", [offset, ids], unknown, axis=0)
+        apart = self._before(reader, "Unsqueeze", [rows, last], unknown)
+        both = self._before(reader, "Add", [blocks, apart], unknown)
+        self._before(reader, "Reshape", [both, flat], None)
 
     def _before(
         self, reader: ir.Node, op: str, inputs: Sequence[ir.Value | None], like: ir.Value | None, **attributes: Any

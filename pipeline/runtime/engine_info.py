@@ -16,7 +16,7 @@ from pipeline.core.profiles import AXES, Profiles
 from pipeline.core.schema import Optimization
 from pipeline.core.tables.engines import KINDS, EngineKind
 
-FORMAT = 1  # raise it when older code could misread a new file
+FORMAT, WINDOWS_FORMAT = 1, 2  # raised where older code could misread a new file: 2 has caches of windows only
 LEVELS = [level.value for level in Optimization]
 
 
@@ -34,7 +34,8 @@ def write(out: Path, kind: EngineKind, profiles: Profiles, contract: GraphContra
     """Write `out`/engine.json: the keys of all engines, and `more`, those of this kind."""
     assert KINDS[kind].info_keys.keys() <= more.keys()
     common = {"profiles": profiles.to_json(), "signature": asdict(contract)}
-    write_json(out / ENGINE_INFO, {"format": FORMAT, "kind": kind.value, **more, **common})
+    form = WINDOWS_FORMAT if contract.windows else FORMAT
+    write_json(out / ENGINE_INFO, {"format": form, "kind": kind.value, **more, **common})
 
 
 def read(folder: Path) -> EngineInfo:
@@ -54,8 +55,9 @@ def read(folder: Path) -> EngineInfo:
             Problem(f"this is not JSON: {error}", str(path), f"dvc checkout {folder}; or {again}")
         ) from error
     found = raw.get("format") if isinstance(raw, dict) else None
-    if found != FORMAT:
-        what = f"the engine was built by another version of kvforge: it has format {found}, this one reads {FORMAT}"
+    if found not in (FORMAT, WINDOWS_FORMAT):
+        what = f"the engine was built by another version of kvforge: it has format {found}, "
+        what += f"this one reads {FORMAT} and {WINDOWS_FORMAT}"
         raise UserError(Problem(what, str(path), again))
     kinds = {kind.value: kind for kind in EngineKind}
     if not isinstance(raw.get("kind"), str) or raw["kind"] not in kinds:
@@ -128,6 +130,10 @@ def _contract(raw: dict[str, Any]) -> GraphContract:
         raise ValueError("aliases names tensors that are not there")
     if type(contract.logits.shape[-1]) is not int:
         raise ValueError(f"the vocabulary is {contract.logits.shape[-1]!r}")
+    for tensor in contract.caches:
+        window = contract.windows.get(tensor.name)
+        if window is not None and not (type(window) is int and 0 < window <= int(tensor.shape[2])):
+            raise ValueError(f"the window of {tensor.name} is {window!r}, it has {tensor.shape[2]} slots")
     if type(contract.cache_size) is not int:
         raise ValueError(f"cache_size is {contract.cache_size!r}")
     return contract

@@ -22,8 +22,10 @@ PYTHON_INTEGERS = {int}  # the types of the ids in nearly every row
 class Session(ABC):
     """A static cache of `batch` rows and the model over it.
 
-    `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r].
-    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the contract's order. Where the
+    `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r]. Less takes a row's
+    last tokens back; where caches keep a window only (contract.windows), `step` refuses it once tokens were dropped.
+    `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the contract's order; with fewer
+    slots where it keeps a window only: slot i holds the row's token contract.dropped(tensor, lengths[r]) + i. Where the
     caches are on a GPU these are copies, which `read_caches` updates; `write_caches` puts others in their place.
     `chunk`: the largest number of tokens of a row that are run at once, a longer step is run in several chunks; None:
     as many as the engine was built for.
@@ -39,6 +41,10 @@ class Session(ABC):
         self.profiles = profiles
         self.batch = batch
         self.lengths = np.zeros(batch, np.int64)
+        # of each row in the caches; None: as many as `lengths` says
+        self._held_tokens: npt.NDArray[np.int64] | None = self.lengths.copy()
+        # a token of an idle row that is not counted would make caches of windows drop one that is
+        self._idle_tokens = 0 if contract.windows else 1
         self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in contract.caches]
         self._vocab = int(contract.logits.shape[-1])
         self._sequences = [step.sequence for step in profiles.admitting(batch=batch).by_name.values()]
@@ -82,17 +88,18 @@ class Session(ABC):
         for row, new in enumerate(tokens):
             ids[row, : len(new)] = new
         steps = np.arange(sequence)
-        # an idle row gets one token that is not counted: it goes to the slot after the row's tokens, or to the last
-        # slot of a full row, which can take no further token anyway
+        # an idle row gets one token that is not counted (but see __init__): it goes to the slot after the row's tokens,
+        # or to the last slot of a full row, which can take no further token anyway
         position = np.minimum(self.lengths, self.contract.cache_size - sequence)
         feeds: dict[str, Array] = {
             "input_ids": ids,
-            "attention_mask": (steps < np.maximum(counts, 1)[:, None]).astype(np.int64),
+            "attention_mask": (steps < np.maximum(counts, self._idle_tokens)[:, None]).astype(np.int64),
             "position_ids": position[:, None] + steps,
             "cache_position": position,
         }
         logits = self._run(feeds)
         self.lengths += counts
+        self._held_tokens = self.lengths.copy()
         answer = logits.astype(np.float32, copy=False)
         if self.contract.logits.shape[1] != 1 and not counts.all():  # the token of an idle row is padding as well
             answer = np.where(counts[:, None, None] > 0, answer, np.float32(0))
@@ -103,7 +110,11 @@ class Session(ABC):
         return self.caches
 
     def write_caches(self, caches: Sequence[Array]) -> None:
-        """Copy arrays of the same shapes into the caches; those of `read_caches`, changed or not, are allowed."""
+        """Copy arrays of the same shapes into the caches; those of `read_caches`, changed or not, are allowed.
+
+        `lengths` is not changed: set it to what the caches hold now.
+        """
+        self._held_tokens = None
         for own, new in zip(self._caches, caches, strict=True):
             if new.shape != own.shape:
                 raise ValueError(f"a cache has the shape {own.shape}, not {new.shape}")
@@ -121,7 +132,7 @@ class Session(ABC):
         longest = max(counts)
         if longest == 0:
             raise UserError(Problem("no row has a token", "tokens", "give at least one row a token"))
-        problems = [*unknown_ids(tokens, self._vocab), *self._overflow(counts)]
+        problems = [*unknown_ids(tokens, self._vocab), *self._overflow(counts), *self._taken_back()]
         if problems:
             raise UserError(problems)
         if longest == 1 and any(1 in sequence for sequence in self._sequences):
@@ -139,6 +150,19 @@ class Session(ABC):
                 what = f"{count} new tokens do not fit row {row}, which holds {used} of {size}"
                 fix = f"build the point with cache.size={used + count} or more, or give fewer tokens"
                 yield Problem(what, "cache.size", fix)
+
+    def _taken_back(self) -> Iterator[Problem]:
+        """A problem for each row that was set back to fewer tokens, where a cache has dropped some that it needs."""
+        if not self.contract.windows or self._held_tokens is None:
+            return
+        for row in np.flatnonzero(self.lengths != self._held_tokens).tolist():
+            held, now = int(self._held_tokens[row]), int(self.lengths[row])
+            dropped = self.contract.dropped
+            kept = all(dropped(cache, now) == dropped(cache, held) for cache in self.contract.caches)
+            if now and (now > held or not kept):
+                what = f"row {row} was set from {held} to {now} tokens, and its caches keep a sliding window only"
+                fix = "reset it and give it its tokens again, or build the point with engine.window_cache=false"
+                yield Problem(what, "session.lengths", fix)
 
     def _no_chunks(self, counts: Sequence[int]) -> Problem:
         """Why rows with so many new tokens cannot be run in chunks that the profiles take."""

@@ -14,8 +14,10 @@ from transformers import dynamic_module_utils
 from pipeline.checkpoint import loading
 from pipeline.config.sources import write_link
 from pipeline.core import layout
-from pipeline.core.errors import Problem, UserError
+from pipeline.core.errors import Problem, Refusal, UserError
 from pipeline.core.schema import Model, Source
+from pipeline.core.tables.refusals import Category
+from tests.support import packed
 from tests.support.points import ROOT
 
 CONFIG = {
@@ -80,6 +82,7 @@ from pathlib import Path
 from pipeline.checkpoint.loading import load
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
+from pipeline.packed.folder import of_link
 for revision in sys.argv[1]:
     model = Model(source=Source.hub, id="someone/tiny", revision=revision * 40, trust_remote_code=True)
     with contextlib.redirect_stderr(io.StringIO()) as told:
@@ -87,6 +90,9 @@ for revision in sys.argv[1]:
             answer = sum(p.numel() for p in load(model, Path("checkpoint")).parameters())
         except UserError as error:
             answer = str(error)
+    if revision == "f":  # what stage quantize is given
+        Path("checkpoint").write_text(f"hub someone/tiny@{revision * 40}")
+        answer = [answer, sorted(of_link(Path("checkpoint")).layers)]
     print(json.dumps({"revision": revision, "answer": answer, "told": told.getvalue()}))
 """
 
@@ -95,11 +101,11 @@ for revision in sys.argv[1]:
 def hub(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What loading each revision of someone/tiny gives: offline, from a cache as huggingface_hub lays it out.
 
-    a is the checkpoint, b is not there, c and d are adapters, e is damaged. In one process: importing transformers
-    takes longest.
+    a is the checkpoint, b is not there, c and d are adapters, e is damaged, f is quantized. In one process: importing
+    transformers takes longest.
     """
     home = tmp_path_factory.mktemp("hub")
-    snapshots = {name: home / "hub/models--someone--tiny/snapshots" / (name * 40) for name in "acde"}
+    snapshots = {name: home / "hub/models--someone--tiny/snapshots" / (name * 40) for name in "acdef"}
     for name in "cd":  # d has its base's config.json as well
         snapshots[name].mkdir(parents=True)
         (snapshots[name] / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
@@ -107,8 +113,12 @@ def hub(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict
     snapshots["a"].symlink_to(saved)
     shutil.copytree(saved, snapshots["e"])
     (snapshots["e"] / "generation_config.json").write_text("{broken")
+    wide = CONFIG | {"hidden_size": 32, "intermediate_size": 32}
+    folder = tmp_path_factory.mktemp("wide")
+    loading.load(Model(source=Source.random, architecture="llama", config=wide), folder).save_pretrained(folder)
+    packed.quantize_folder(folder, snapshots["f"], packed.gptq, {"quant_method": "gptq"})
     env = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
-    script = [sys.executable, "-c", HUB, "abcde"]
+    script = [sys.executable, "-c", HUB, "abcdef"]
     done = subprocess.run(script, env=env, cwd=home, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {row["revision"]: row for row in rows}
@@ -120,6 +130,14 @@ def test_hub_id_and_revision(hub: dict[str, dict[str, Any]], tmp_path: Path) -> 
     assert "code that came with someone/tiny is run" in hub["a"]["told"]
     assert "someone/tiny does not load" in hub["b"]["answer"]
     assert "model.revision" in hub["b"]["answer"]
+
+
+def test_a_quantized_repository(hub: dict[str, dict[str, Any]]) -> None:
+    """Its weights are unpacked, and the stage quantize finds them by the name that compose has left."""
+    size, layers = hub["f"]["answer"]
+    assert size == 2 * 40 * 32 + 7 * 32 * 32 + 3 * 32  # embedding and head, the layer, norms
+    assert len(layers) == 7
+    assert layers[0] == "model.layers.0.mlp.down_proj.weight"
 
 
 @pytest.mark.parametrize("revision", ["c", "d"])
@@ -160,7 +178,7 @@ def problem(model: Model, link: Path) -> Problem:
         ({"model_type": "nothing"}, "does not know the architecture 'nothing'"),
         ({"model_type": "t5"}, "'t5' is not a causal LM"),
         ({"model_type": "vit"}, "'vit' is not a causal LM"),
-        ({"quantization_config": {"quant_method": "awq"}}, "weights are quantized by awq"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "weights are quantized by hqq"),
     ],
 )
 def test_a_mistake_in_config_json(saved: Path, tmp_path: Path, config: dict[str, Any], says: str) -> None:
@@ -169,6 +187,24 @@ def test_a_mistake_in_config_json(saved: Path, tmp_path: Path, config: dict[str,
     found = problem(Model(source=Source.local, path=str(folder)), folder)
     assert says in found.what
     assert found.where == str(folder / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("kind", "category"),
+    [
+        ("nothing", Category.UNKNOWN),
+        ("t5", Category.ENCODER_DECODER),
+        ("whisper", None),  # its decoder alone is a causal LM
+        ("paligemma", Category.INPUTS),
+        ("modernbert", Category.ENCODER),
+        ("vit", Category.OTHER_TASK),
+    ],
+)
+def test_what_is_no_causal_lm_is_refused_with_its_category(kind: str, category: Category | None) -> None:
+    """By what transformers lists it for."""
+    found = list(loading._unknown(kind, "config.json", code=False))
+    wanted = [] if category is None else [category]
+    assert [problem.category for problem in found if isinstance(problem, Refusal)] == wanted
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])

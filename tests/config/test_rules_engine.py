@@ -7,6 +7,9 @@ from tests.support.mistakes import assert_one_problem
 WRONG = [
     (["engine.provider=DmlExecutionProvider"], "engine.provider", "choose CPUExecutionProvider"),
     (["engine=onnxruntime_cuda", "precision=int8"], "quantize.weights", "CUDAExecutionProvider has no kernels"),
+    (["engine.lower=false", "engine.window_cache=true"], "engine.window_cache", "no effect with engine.lower=false"),
+    (["engine=onnxruntime_cuda", "engine.window_cache=true"], "engine.window_cache", "with engine.provider=CUDA"),
+    (["engine=tensorrt_rtx", "engine.window_cache=true"], "engine.window_cache", "with engine.kind=tensorrt_rtx"),
     (["engine=tensorrt_rtx", "engine.targets=[]"], "engine.targets", "as engine.targets=[8.9]"),
     (["precision=bf16"], "precision.compute", "cannot compute in bf16"),
     (["precision=int4", "quantize.block_size=0"], "quantize.block_size", "choose one of 16, 32, 64, 128, 256"),

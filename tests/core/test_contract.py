@@ -1,6 +1,6 @@
 """contract: the tensors of a decoder, by name, type and shape, and back from the file."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -45,3 +45,20 @@ def test_the_file_gives_the_same_back(tmp_path: Path) -> None:
     assert GraphContract.load(tmp_path / "signature.json") == CONTRACT
     raw = {"inputs": [], "outputs": [], "aliases": {}, "axes": {}, "cache_size": 64}
     assert GraphContract.from_dict(raw) == replace(CONTRACT, inputs=(), outputs=(), aliases={}, axes={}, limits=())
+
+
+@pytest.mark.parametrize(("window", "slots"), [(1, 1), (6, 6), (6, 7), (6, 12), (5, 13)])
+def test_a_narrow_cache_drops_a_rows_first_tokens(window: int, slots: int) -> None:
+    """As one does that is filled token by token and, when it is full, keeps what the new token's window needs."""
+    key, value = CONTRACT.caches[:2]
+    narrow = CONTRACT.narrowed({key.name: window}, {key.name: slots})
+    assert [tensor.shape[2] for tensor in narrow.caches] == [slots, 64, 64, 64]
+    assert {tensor.name: tensor.shape[2] for tensor in narrow.outputs[1:]}["present.0.key"] == slots
+    held = list[int]()
+    for token in range(40):
+        assert narrow.dropped(narrow.caches[0], token) == (held[0] if held else 0)
+        assert narrow.dropped(value, token) == 0
+        if len(held) == slots:
+            held = held[slots - window + 1 :]
+        held.append(token)
+    assert GraphContract.from_dict(asdict(narrow)) == narrow

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from pipeline.graph.attention import AttentionForm
+from pipeline.graph.attention import AttentionForm, Sink
 
 CAUSAL = ["q", "k", "v", "", "", "", "lengths"]
 MASKED = ["q", "k", "v", "mask"]
@@ -70,3 +71,44 @@ def test_everything_else_is_told() -> None:
     form = AttentionForm.of(from_ir(proto))
     assert form.other_attributes == {"left_window_size": 6, "softmax_precision": 1}
     assert {index: value.name for index, value in form.other_inputs.items()} == {4: "past_key", 5: "past_value"}
+
+
+def behind(change: str = "") -> ir.Node:
+    """An Attention with a sink behind it, or with one thing else."""
+    out = ["y", "", "", "scores"]
+    mode, axis = (1 if change == "mode" else 2), np.array([2 if change == "axis" else 3])
+    minus = ["sink", "total"] if change == "order" else ["total", "sink"]
+    nodes = [
+        helper.make_node("Attention", CAUSAL, out, is_causal=1, qk_matmul_output_mode=mode),
+        helper.make_node("ReduceLogSumExp", ["scores", "axis"], ["total"], keepdims=1),
+        helper.make_node("Sub", minus, ["above"]),
+        helper.make_node("Sigmoid", ["above"], ["share"]),
+        helper.make_node("Mul", ["q" if change == "factor" else "y", "share"], ["with_sink"]),
+    ]
+    given = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("q", "k", "v", "lengths")]
+    results = ["with_sink", *(["scores"] if change == "reader" else [])]
+    graph = helper.make_graph(
+        nodes,
+        "one",
+        given,
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in results],
+        [onnx.numpy_helper.from_array(axis, "axis"), onnx.numpy_helper.from_array(np.zeros((2, 1, 1)), "sink")],
+    )
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)])).graph[0]
+
+
+def test_a_sink_is_found() -> None:
+    """Behind an attention that is as portable as without it."""
+    node = behind()
+    sink = Sink.of(node)
+    assert sink is not None
+    assert (sink.scores.name, sink.out.name) == ("sink", "with_sink")
+    assert (AttentionForm.of(node).is_portable, AttentionForm.of(node).other_attributes) == (True, {})
+
+
+@pytest.mark.parametrize("change", ["mode", "axis", "order", "factor", "reader"])
+def test_what_is_no_sink(change: str) -> None:
+    """Other scores, another axis, the difference the other way round, another factor, another reader of the scores."""
+    node = behind(change)
+    assert Sink.of(node) is None
+    assert AttentionForm.of(node).other_attributes.keys() == {"qk_matmul_output_mode"}

@@ -8,30 +8,23 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.coverage.configurations import tiny, types
 from pipeline.checkpoint import loading
-from pipeline.core.errors import UserError
+from pipeline.core.errors import Refusal, UserError
 from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Source
+from pipeline.core.tables.refusals import Category
+from pipeline.model.checks import dry_run
 from pipeline.model.decoder import Decoder, cache_shapes
 from pipeline.model.refusals import unsupported_reason
 from pipeline.wrap import wrap
 from tests.support.architectures import ARCHITECTURES, SMALL
 
 EXPERTS = SMALL | {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-BART = {
-    "vocab_size": 128,
-    "d_model": 64,
-    "decoder_layers": 2,
-    "decoder_attention_heads": 4,
-    "decoder_ffn_dim": 48,
-    "pad_token_id": 0,
-}
 PLAIN = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "n_group": 1}
-STATE, BOTH, POSITIONS, EXPERT = (
+STATE, BOTH, POSITIONS = (
     "a state other than keys and values",
     "its attention looks both ways",
     "positions follow from the cache's length",
-    "mixture of experts",
 )
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     # hybrids and recurrent models
@@ -49,8 +42,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "qwen3_next": (SMALL, STATE),
     "recurrent_gemma": (SMALL, STATE),
     "deepseek_v32": (SMALL, STATE),
-    "rwkv": (PLAIN, "keeps no cache of keys and values"),
-    "xlstm": (PLAIN, "its forward takes no p"),  # past_key_values, or in transformers 5.24 position_ids
+    "rwkv": (PLAIN, STATE),
+    "xlstm": (PLAIN, STATE),
     # encoders
     "bert": (PLAIN, BOTH),
     "camembert": (PLAIN, BOTH),
@@ -59,24 +52,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rembert": (PLAIN, BOTH),
     "roberta": (PLAIN, BOTH),
     "xlm-roberta": (PLAIN, BOTH),
-    # decoders of encoder-decoders
-    "bart": (BART, POSITIONS),
-    "blenderbot": (BART, POSITIONS),
-    "marian": (BART, POSITIONS),
-    "mbart": (BART, POSITIONS),
-    "pegasus": (BART, POSITIONS),
-    "trocr": (BART, POSITIONS),
-    "whisper": (BART, POSITIONS),
-    # mixtures of experts
-    "deepseek_v3": (SMALL | DEEPSEEK, EXPERT),
-    "glm4_moe": (EXPERTS | DEEPSEEK, EXPERT),
-    "gpt_oss": (EXPERTS, EXPERT),
-    "granitemoe": (EXPERTS, EXPERT),
-    "mixtral": (EXPERTS, EXPERT),
-    "olmoe": (EXPERTS, EXPERT),
-    "phimoe": (EXPERTS, EXPERT),
-    "qwen2_moe": (EXPERTS, EXPERT),
-    "qwen3_moe": (EXPERTS, EXPERT),
+    # positions, or causality, by the length of the cache
+    "cpmant": (PLAIN, POSITIONS),
+    "prophetnet": ({"vocab_size": 128, "hidden_size": 64, "is_encoder_decoder": False}, POSITIONS),
+    "roformer": (PLAIN | {"is_decoder": True}, POSITIONS),
+    "openai-gpt": (PLAIN, "keeps no cache of keys and values"),
 }
 
 
@@ -107,6 +87,7 @@ def test_what_can_be_built_is_not_refused(architecture: str) -> None:
     ("architecture", "config"),
     [
         ("bert", PLAIN | {"is_decoder": True}),
+        ("roberta", PLAIN | {"is_decoder": True}),
         ("lfm2", PLAIN | {"full_attn_idxs": [0, 1], "num_key_value_heads": 2}),
         ("llama4_text", EXPERTS | {"intermediate_size_mlp": 48}),
     ],
@@ -130,3 +111,22 @@ def test_wrap_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.Monkey
     arguments = (model, Axes(2, 8), Cache(16), Precision(ComputeType.fp32), Logits.last, tmp_path, tmp_path)
     with pytest.raises(UserError, match="BertLMHeadModel cannot be given a static cache: it is an encoder"):
         wrap(*arguments)
+
+
+@pytest.mark.slow
+def test_every_causal_lm_is_built_or_refused_with_a_category() -> None:
+    """Of all types of transformers' mapping, from the configuration and the classes alone: no weights, no traceback."""
+    for kind in types():
+        model = Model(source=Source.random, architecture=kind, config=tiny(kind))
+        try:
+            empty = loading.empty_model(model, Path(), loading.configuration(model, Path()))
+            assert empty is not None
+            error = unsupported_reason(empty) or dry_run.refusal(empty)
+        except UserError as raised:
+            error = raised
+        if error is not None:
+            (problem,) = error.problems
+            assert isinstance(problem, Refusal), kind
+            assert problem.category in set(Category), kind
+            assert problem.what, kind
+            assert problem.fix, kind

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.model import pt2
-from pipeline.proof.interface import interface_findings, onnx_findings, program_findings, size_findings
+from pipeline.proof.interface import interface_findings, onnx_findings, program_findings, size_findings, window_findings
 
 Point = tuple[Path, GraphContract]
 
@@ -219,3 +219,19 @@ def test_sizes_of_an_axis(ran: set[int], largest: int, missing: bool) -> None:
     """1 and two more, or all that there are: a batch of one alone would hide what mixes rows."""
     wanted = [f"axis batch was only run at sizes {sorted(ran)}"] if missing else []
     assert size_findings({"batch": ran}, {"batch": largest}) == wanted
+
+
+def test_windows_of_caches_are_those_of_the_attention(tiny: Point) -> None:
+    """A cache that drops tokens is declared as one, with its window, and no other is."""
+    model = onnx.load(tiny[0] / layout.ENGINE / layout.MODEL, load_external_data=False)
+    key, value, other, _ = (cache.name for cache in tiny[1].caches)
+    windows = {key: 6, value: 6}
+    first(model, "GroupQueryAttention").attribute.extend(
+        [helper.make_attribute("local_window_size", 6), helper.make_attribute("sliding_window_cache", 1)]
+    )
+    assert window_findings(model, replace(tiny[1], windows=windows)) == []
+    assert window_findings(model, tiny[1]) == [f"{name} keeps a window of 6, declared is None" for name in (key, value)]
+    assert window_findings(model, replace(tiny[1], windows=windows | {value: 7, other: 6})) == [
+        f"{value} keeps a window of 6, declared is 7",
+        f"{other} keeps a window of None, declared is 6",
+    ]

@@ -113,7 +113,14 @@ def test_carried_over_weights_have_a_gate_of_their_own(
         assert quality.measure(runtime, reference, windows, gates, carried_over=carried).failures == []
 
     four, eight = {"bits": 4, "rows": 2, "carried_over": 2}, {"bits": 8, "rows": 2, "carried_over": 0}
-    for tensors, carried in (([four, eight], True), ([four, four | {"carried_over": 1}], False), ([eight], False)):
+    part, own = four | {"carried_over": 1}, eight | {"carried_over": 2}
+    for tensors, carried in (
+        ([four, eight], True),
+        ([four, part], False),
+        ([own, part], False),
+        ([eight], False),
+        ([eight, own], True),  # a file whose blocks all need more than 4 bits
+    ):
         write_json(tmp_path / layout.QUANTIZED / layout.QUANTIZATION, {"tensors": tensors})
         assert quality.carried_over(tmp_path) == carried
 

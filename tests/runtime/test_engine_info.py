@@ -48,8 +48,8 @@ def engine(tiny: tuple[Path, GraphContract], tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        (without("format"), ["built by another version of kvforge: it has format None, this one reads 1"]),
-        (having(format=2), ["built by another version of kvforge: it has format 2, this one reads 1"]),
+        (without("format"), ["built by another version of kvforge: it has format None, this one reads 1 and 2"]),
+        (having(format=3), ["built by another version of kvforge: it has format 3, this one reads 1 and 2"]),
         (lambda _: "[1]", ["built by another version of kvforge"]),
         (having(kind="onnx_runtime"), ["unknown kind of engine 'onnx_runtime'; it must be one of onnxruntime, tensor"]),
         (without("kind"), ["unknown kind of engine None"]),
@@ -68,6 +68,10 @@ def engine(tiny: tuple[Path, GraphContract], tmp_path: Path) -> Path:
         (having(profiles=sizes(1, 4.0)), ["profiles is damaged: decode.batch has min 1, opt 1, max 4.0"]),
         (having(profiles=sizes(5, 4)), ["profiles is damaged: decode.batch has min 5, opt 5, max 4"]),
         (having(signature=[]), ["signature is damaged"]),
+        (
+            signed(windows={"past_key_values.0.key": 65}),
+            ["signature is damaged: the window of past_key_values.0.key is"],
+        ),
         (having(signature={}), ["signature is damaged: it lacks the key"]),
         (having(needs=None), ["needs is null, not of type str"]),
         (having(needs="x", threads="2"), ['threads is "2", not of type int', "needs is 'x', not a version"]),

@@ -1,14 +1,18 @@
 """Lowered engines for tests."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
+from pipeline import engine
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.profiles import Profiles
+from pipeline.core.schema import Engine, Profile, section
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.open import open_engine
 
@@ -18,6 +22,14 @@ WIDE = {"intermediate_size": 512, "vocab_size": 512}  # weights of 64 KiB and mo
 def operators(folder: Path) -> Counter[str]:
     """Nodes per operator type."""
     return Counter(n.op_type for n in onnx.load(folder / layout.MODEL, load_external_data=False).graph.node)
+
+
+def engine_of(point: Path, out: Path, **changes: Any) -> Path:
+    """Build an engine of a point's model in the folder `out`, with other values in its section `engine`."""
+    out.mkdir()
+    options = replace(section(Engine, point), **changes)
+    engine.build(point / layout.WRAPPED, layout.final_model(point), options, section(Profile, point), out)
+    return out
 
 
 def assert_no_answer_changed(folder: Path, artifact: str, contract: GraphContract, atol: float = 1e-5) -> None:

@@ -34,6 +34,22 @@ INT8 = Quantize(Weights.int8, 0, True, Embedding.int8, True, Rounding.nearest)
 INT8_BLOCKS = Quantize(Weights.int8, 32, True, Embedding.int8, True, Rounding.nearest)
 INT4 = Quantize(Weights.int4, 32, True, Embedding.none, True, Rounding.nearest)
 INT4_OFFSET = Quantize(Weights.int4, 32, False, Embedding.int8, True, Rounding.nearest)
+# where a block of GGUF has its fp16 steps, and the largest that give weights of about 0.1
+STEPS: dict[str, list[tuple[int, float]]] = {
+    "Q2_K": [(80, 5e-3), (82, 5e-3)],
+    "Q3_K": [(108, 2e-3)],
+    "Q4_0": [(0, 2e-2)],
+    "Q4_1": [(0, 2e-2), (2, 1e-1)],
+    "Q4_K": [(0, 4e-4), (2, 3e-3)],
+    "Q5_0": [(0, 1e-2)],
+    "Q5_1": [(0, 1e-2), (2, 1e-1)],
+    "Q5_K": [(0, 2e-4), (2, 3e-3)],
+    "Q6_K": [(208, 5e-5)],
+    "Q8_0": [(0, 1e-3)],
+    "IQ4_NL": [(0, 1e-3)],
+    "IQ4_XS": [(0, 5e-5)],
+    "MXFP4": [],
+}
 TIED = ["+model.config.tie_word_embeddings=true"]
 
 
@@ -70,7 +86,7 @@ def quantized(point: Path, options: Quantize, out: Path, source: Path | None = N
     model = onnx_file.load(point / layout.SIMPLIFIED)
     dtype = model.graph.outputs[0].dtype
     assert dtype is not None
-    library = quantize.gguf_rows_of(source or point / layout.CHECKPOINT, dtype.numpy())
+    library = quantize.own_rows_of(source or point / layout.CHECKPOINT, dtype.numpy())
     entries = quantize.quantize(model, quantize.Quantizer(options, library), least=0)
     out.mkdir()
     onnx_file.save(model, out)
@@ -92,10 +108,11 @@ def assert_right(point: Path, out: Path, contract: GraphContract, options: Quant
 
 
 def write_gguf(path: Path, tensors: dict[str, tuple[np.ndarray, GGMLQuantizationType]]) -> None:
-    """A GGUF file with these rows, rounded by the gguf package."""
+    """A GGUF file with these rows, rounded by the gguf package; uint8 ones are blocks already."""
     writer = gguf.GGUFWriter(path, "llama")
     for name, (rows, kind) in tensors.items():
-        writer.add_tensor(name, gguf.quants.quantize(rows, kind), raw_dtype=kind)
+        data = rows if rows.dtype == np.uint8 else gguf.quants.quantize(rows, kind)
+        writer.add_tensor(name, data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -106,6 +123,21 @@ def stored(rows: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
     """What a GGUF file makes of rows."""
     values: np.ndarray = gguf.quants.dequantize(gguf.quants.quantize(rows, kind), kind)
     return values
+
+
+def random_blocks(rows: int, width: int, kind: GGMLQuantizationType, seed: int = 0) -> np.ndarray:
+    """Rows of random blocks of any kind, uint8 [rows, bytes], whose fp16 steps are those of weights of about 0.1; the
+    gguf package cannot round to most kinds."""
+    rng = np.random.default_rng(seed)
+    elements, size = gguf.GGML_QUANT_SIZES[kind]
+    data = rng.integers(0, 256, (rows * width // elements, size), np.uint8)
+    for at, largest in STEPS[kind.name]:
+        # no smaller than half of the largest: minimum and scale of a block are of like size, as in real files
+        steps = rng.uniform(largest / 2, largest, (len(data), 1)).astype(np.float16)
+        data[:, at : at + 2] = steps.view(np.uint8)
+    if kind is GGMLQuantizationType.MXFP4:
+        data[:, 0] = rng.integers(122, 126, len(data))
+    return data.reshape(rows, -1)
 
 
 def with_weights(point: Path, numbers: dict[str, np.ndarray], out: Path) -> Path:

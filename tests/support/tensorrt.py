@@ -54,6 +54,6 @@ def quantized(point: Path, out: Path, weights: Weights, *, symmetric: bool = Tru
     embedding = Embedding.int8 if weights in (Weights.int8, Weights.int4) else Embedding.none
     options = Quantize(weights, block, symmetric, embedding, gguf_blocks=False)
     model = onnx_file.load(point / layout.SIMPLIFIED)
-    quantize.quantize(model, quantize.Quantizer(options, lambda _: None), least=0)
+    quantize.quantize(model, quantize.Quantizer(options, lambda: None), least=0)
     onnx_file.save(model, folder)
     return folder

@@ -1,20 +1,25 @@
 """Lower attention for ONNX Runtime: two TensorScatter and an Attention become one GroupQueryAttention.
 
-The standard Attention reads the whole allocated cache; GroupQueryAttention reads the used slots only. It writes into
-the cache in place, accepts the projections as their products output them, packed or not, and applies the rotary
-embedding from tables. Operations that it does not include, such as per-head norms, stay before it as standard nodes.
-A mask becomes a bias on the scores. Padding (`attention_mask`) is neither written nor attended.
+GroupQueryAttention reads the used slots of the cache only and writes into the cache in place. It accepts the
+projections as their products output them, packed or not, and applies the rotary embedding from tables. Operations that
+it does not include, such as per-head norms, stay before it as standard nodes. An attention that it does not compute
+stays too (pipeline.backends.onnxruntime.used_slots).
+A mask becomes a sliding window where it is one, or else a bias on the scores. Padding (`attention_mask`) is neither
+written nor attended.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from pipeline.backends.onnxruntime import windows
+from pipeline.backends.onnxruntime.used_slots import UsedSlots
 from pipeline.core.tables.engines import CPU
-from pipeline.graph.attention import AttentionForm
+from pipeline.graph.attention import AttentionForm, Sink
 from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
 
 DOMAIN = "com.microsoft"
@@ -34,29 +39,41 @@ class GqaInputs:
 class AttentionLowering:
     """Rewrites the Attention nodes of one graph of the contract; holds what they share."""
 
-    def __init__(self, editor: Editor) -> None:
+    def __init__(self, editor: Editor, *, window_cache: bool = False) -> None:
         self.editor = editor
+        self.window_cache = window_cache
+        self.window_caches: dict[str, int] = {}  # input -> window
         self.tables: dict[str, ir.Value | None] = {}
         self.biases: dict[str, ir.Value] = {}
+        self.windows: dict[str, int | None] = {}
+        self.used_slots = UsedSlots(editor)
         # With quantized weights, queries are scaled before the kernel: given a scale it packs all keys before it
         # multiplies them by one row, 28 % more time per slot. In fp32, where a step waits for weights, a step of up to
         # 512 slots gains less than 1 %. (Products of 16 bits have other kernels.)
         self.scales_ahead = any(n.outputs[0].dtype == ir.DataType.FLOAT for n in editor.nodes("DequantizeLinear"))
 
     def lower(self, node: ir.Node) -> None:
-        """Rewrite one Attention over the cache; one that the kernel does not compute is left as it is."""
+        """Rewrite one Attention over the cache; one that the kernel does not compute stays, and reads the used slots
+        where it can."""
         form = AttentionForm.of(node)
-        if not form.is_portable or form.other_attributes or form.other_inputs:
-            return
+        if form.is_portable and not form.other_attributes and not form.other_inputs and not self._fuse(node, form):
+            self.used_slots.read(node, self.shared.total_slots)
+
+    def _fuse(self, node: ir.Node, form: AttentionForm[ir.Value]) -> bool:
+        """Put a GroupQueryAttention in an Attention's place; whether there is one that computes the same."""
+        sink = Sink.of(node)
         query, keys, values = node.inputs[:3]
         write_key, write_value = producer_if(keys, "TensorScatter"), producer_if(values, "TensorScatter")
         if query is None or write_key is None or write_value is None:
-            return
+            return False
         past_key, key = write_key.inputs[:2]
         past_value, value = write_value.inputs[:2]
         head_dim = dimension(past_key, 3)
         if head_dim % HEAD_DIM_STEP or head_dim != dimension(past_value, 3):
-            return  # no kernel
+            return False  # no kernel
+        head_sink = None if sink is None else self._sink(sink)
+        if sink is not None and head_sink is None:
+            return False
         heads = dimension(query, 1)
         cos, sin, positions, interleaved = None, None, None, 0
         rope_q, rope_k = producer_if(query, "RotaryEmbedding"), producer_if(key, "RotaryEmbedding")
@@ -69,6 +86,12 @@ class AttentionLowering:
             cos = sin = None
         shared = self.shared
         scale = form.scale(head_dim)
+        window = self._window(form.mask, dimension(past_key, 2))
+        more: dict[str, Any] = {}
+        if window is not None and window < dimension(past_key, 2):
+            more["local_window_size"] = window
+            if self._is_narrow(window, write_key, write_value, node):
+                more["sliding_window_cache"] = 1
         rows, *others = self._projections(query, key, value, node)
         if self.scales_ahead:
             packed = [1.0] * (2 * dimension(past_key, 1)) if others[0] is None else []
@@ -81,8 +104,9 @@ class AttentionLowering:
             [
                 *(rows, *others, past_key, past_value),
                 *(shared.last, shared.total, cos, sin, positions),
-                None if form.mask is None else self._bias(form.mask, node),
-                *[None] * 5,  # sinks, scales of a quantized cache, norms: not on the CPU
+                None if form.mask is None or window is not None else self._bias(form.mask, node),
+                head_sink,
+                *[None] * 4,  # scales of a quantized cache, norms: not on the CPU
                 shared.new,
             ],
             domain=DOMAIN,
@@ -93,10 +117,17 @@ class AttentionLowering:
             softcap=form.softcap,
             do_rotary=int(cos is not None),
             rotary_interleaved=interleaved,
+            **more,
         )
+        if window is not None and "sliding_window_cache" in more:
+            for past, present in ((past_key, fused.outputs[1]), (past_value, fused.outputs[2])):
+                assert past is not None
+                windows.narrow(past, present, window)
+                self.window_caches[str(past.name)] = window
         self.editor.replace(write_key.outputs[0], fused.outputs[1])
         self.editor.replace(write_value.outputs[0], fused.outputs[2])
-        self._rewire_consumers(node, fused.outputs[0], heads)
+        self._rewire_consumers(node, node.outputs[0] if sink is None else sink.out, fused.outputs[0], heads)
+        return True
 
     @cached_property
     def shared(self) -> GqaInputs:
@@ -125,7 +156,7 @@ class AttentionLowering:
         name = str(angle.name)
         if name not in self.tables:
             self.tables[name] = None
-            if _depends_on(angle) == {"position_ids"}:
+            if windows.depends_on(angle) == (set(), {"position_ids"}):
                 part = ir.Model(
                     ir.convenience.extract(self.editor.graph, ["position_ids"], [name]),
                     ir_version=self.editor.model.ir_version,
@@ -162,6 +193,19 @@ class AttentionLowering:
         shape = self.editor.constant("lowered.flat", np.array([0, 0, -1], np.int64))
         return self.editor.insert(node, "Reshape", [rows, shape]).outputs[0]
 
+    def _is_narrow(self, window: int, write_key: ir.Node, write_value: ir.Node, node: ir.Node) -> bool:
+        """Whether the caches of this attention keep the window only."""
+        fewer = window + windows.SPARE < dimension(write_key.inputs[0], 2)
+        return self.window_cache and fewer and all(windows.has_one_reader(w, node) for w in (write_key, write_value))
+
+    def _window(self, mask: ir.Value | None, cache_size: int) -> int | None:
+        """See sliding_window; None for no mask."""
+        if mask is None:
+            return None
+        if mask.name not in self.windows:
+            self.windows[str(mask.name)] = windows.sliding_window(self.editor, mask, cache_size)
+        return self.windows[str(mask.name)]
+
     def _bias(self, mask: ir.Value, node: ir.Node) -> ir.Value:
         """A mask [batch, heads or 1, sequence, cache_size] as a bias for the used slots; a bool one as 0 or the lowest
         number."""
@@ -182,9 +226,16 @@ class AttentionLowering:
             self.biases[name] = self.editor.insert(node, "Where", [used, seen, hidden]).outputs[0]
         return self.biases[name]
 
-    def _rewire_consumers(self, node: ir.Node, flat: ir.Value, heads: int) -> None:
-        """Let the Attention's readers read `flat` [batch, sequence, heads * head_dim], usually for a Reshape."""
-        swaps = [user.node for user in node.outputs[0].uses()]
+    def _sink(self, sink: Sink) -> ir.Value | None:
+        """The sinks as [heads]; None where they are neither a constant nor were [heads] before."""
+        if sink.scores.const_value is None:
+            return sink.per_head()
+        return self.editor.constant(f"{sink.scores.name}.per_head", sink.scores.const_value.numpy().reshape(-1))
+
+    def _rewire_consumers(self, node: ir.Node, out: ir.Value, flat: ir.Value, heads: int) -> None:
+        """Let the readers of an attention's result read `flat` [batch, sequence, heads * head_dim], usually for a
+        Reshape."""
+        swaps = [user.node for user in out.uses()]
         if all(n.op_type == "Transpose" and list(attribute(n, "perm", [])) == SWAP for n in swaps):
             joins = [user.node for n in swaps for user in n.outputs[0].uses()]
             if all(n.op_type == "Reshape" and _rank(n.outputs[0]) == 3 for n in joins):
@@ -193,28 +244,14 @@ class AttentionLowering:
                 return
         shape = self.editor.constant(f"lowered.heads.{heads}", np.array([0, 0, heads, -1], np.int64))
         rows = self.editor.insert(node, "Reshape", [flat, shape]).outputs[0]
-        swapped = self.editor.insert(node, "Transpose", [rows], perm=SWAP, like=[node.outputs[0]])
-        self.editor.replace(node.outputs[0], swapped.outputs[0])
+        swapped = self.editor.insert(node, "Transpose", [rows], perm=SWAP, like=[out])
+        self.editor.replace(out, swapped.outputs[0])
 
 
 def _split(*parts: ir.Value | None) -> ir.Value | None:
     """What these are all the parts of, in order."""
     split = producer_if(parts[0], "Split")
     return split.inputs[0] if split is not None and list(parts) == list(split.outputs) else None
-
-
-def _depends_on(value: ir.Value) -> set[str]:
-    """Names of the graph's inputs that a value is computed from."""
-    found, seen, left = set(), set(), [value]
-    while left:
-        value = left.pop()
-        node = value.producer()
-        if node is None and value.const_value is None:
-            found.add(str(value.name))
-        elif node is not None and node not in seen:
-            seen.add(node)
-            left += [x for x in node.inputs if x is not None]
-    return found
 
 
 def _rank(value: ir.Value) -> int | None:

@@ -20,9 +20,11 @@ from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine
 from pipeline.core.tables.engines import CPU, TENSORRT
 from pipeline.graph import onnx_file
+from pipeline.graph.editor import dimension
 from pipeline.runtime import engine_info
 from pipeline.runtime.open import open_engine, why_unavailable
 
+OWN_WEIGHTS = {"MatMulNBits", "MoE", "QMoE"}  # operators that read weights in an order of their own
 QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions have 16 inputs
 
 
@@ -33,8 +35,17 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
     if engine.provider == TENSORRT:
         prepare.prepare(lowered, lengths=False)  # its parser drops the lengths of attention
     elif engine.lower:
-        lower(lowered, int8_activations=engine.int8_activations, cuda=engine.provider != CPU)
-    if any(node.op_type == "MatMulNBits" for node in lowered.graph):
+        windows = lower(
+            lowered,
+            int8_activations=engine.int8_activations,
+            cuda=engine.provider != CPU,
+            window_cache=engine.window_cache,
+        )
+        slots = {str(value.name): dimension(value, 2) for value in lowered.graph.inputs if value.name in windows}
+        contract = contract.narrowed(windows, slots)
+        if engine.window_cache and not windows:
+            print(f"engine.window_cache has no effect: no layer's window is shorter than {contract.cache_size} tokens")
+    if any(node.op_type in OWN_WEIGHTS for node in lowered.graph):
         onnx_file.save(lowered, out)
     else:  # the same bytes as before, which DVC's cache then stores once
         ir.save(lowered, out / layout.MODEL)

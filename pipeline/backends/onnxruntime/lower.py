@@ -10,16 +10,19 @@ import numpy as np
 import onnx_ir as ir
 
 from pipeline.backends.onnxruntime.attention import DOMAIN, AttentionLowering
+from pipeline.backends.onnxruntime.experts import ExpertsLowering
 from pipeline.backends.onnxruntime.linear import Activations, LinearLowering
 from pipeline.graph.attention import AttentionForm
 from pipeline.graph.editor import Editor, attribute, logit_projections, producer_if
 
 
-def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> None:
-    """Rewrite a graph of the contract in place.
+def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False, window_cache: bool = False) -> dict[str, int]:
+    """Rewrite a graph of the contract in place; return the caches that hold a sliding window's tokens only, by input,
+    and their windows.
 
     int8_activations: products with quantized weights round their input to 8 bits, the LM head's to 16. cuda: for that
-    provider, which keeps the standard attention and whose products round nothing.
+    provider, which keeps the standard attention and whose products round nothing. window_cache: caches of layers with
+    a sliding window get no more slots than it has.
     """
     editor = Editor(model)
     heads = set(logit_projections(model.graph))
@@ -27,9 +30,10 @@ def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> Non
     of_layers, of_head = (Activations.int8, Activations.int16) if int8_activations else (exact, exact)
     linear = LinearLowering(editor)
     # looks for quantized weights, so it is made before they are lowered
-    attention = (lambda node: _lengths(editor, node)) if cuda else AttentionLowering(editor).lower
+    attention = AttentionLowering(editor, window_cache=window_cache)
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
-        ("Attention", attention),
+        ("Attention", (lambda node: _lengths(editor, node)) if cuda else attention.lower),
+        ("Loop", (lambda _: None) if cuda else ExpertsLowering(editor, int8_activations=int8_activations).lower),
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
         ("MatMul", lambda node: linear.lower(node, of_head if node in heads else of_layers)),
@@ -41,6 +45,7 @@ def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False) -> Non
             rewrite(node)
     model.opset_imports[DOMAIN] = 1
     editor.finish()
+    return attention.window_caches
 
 
 def _skip_norm(editor: Editor, node: ir.Node) -> None:

@@ -3,8 +3,9 @@
 The results are standard operators again:
 
 * Attention with lengths, where TensorRT's attention takes none (10.15, 10.16) -> with a boolean mask, made once.
-* Attention with a softcap, which the parser refuses, or with a head size without kernels -> MatMul, Tanh, Softmax.
-* Splits of projections -> along the last axis, and without sequences (pipeline.backends.tensorrt.split).
+* Attention with a softcap, or with values of another size than keys, which the parser refuses, with sinks, which it
+  would drop, with a mask that is added, or with a head size without kernels -> MatMul, Tanh, Softmax.
+* Splits of projections -> along the last axis (pipeline.backends.tensorrt.split).
 * Embedding of 8 bits -> packed into int32, as TensorRT cannot gather rows of int8.
 
 All other Attention stays. Attributes and inputs that the parser would drop silently are refused.
@@ -18,7 +19,7 @@ import onnx_ir as ir
 
 from pipeline.backends.tensorrt.split import split_last_axis
 from pipeline.core.errors import Problem, UserError
-from pipeline.graph.attention import KEY, LENGTHS, MASK, QUERY, VALUE, AttentionForm
+from pipeline.graph.attention import KEY, LENGTHS, MASK, QUERY, VALUE, AttentionForm, Sink
 from pipeline.graph.editor import Editor, dimension, producer_if
 
 HEAD_STEP = 8  # no kernel with lengths or a mask takes a head size that is not a multiple of it
@@ -35,7 +36,10 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
         raise UserError(lost)
     rewrite = _Attentions(editor)
     for node in editor.nodes("Attention"):
-        if AttentionForm.of(node).softcap or any(dimension(node.inputs[i], 3) % HEAD_STEP for i in (QUERY, VALUE)):
+        query, value = (dimension(node.inputs[i], 3) for i in (QUERY, VALUE))
+        odd = query % HEAD_STEP or query != value
+        form = AttentionForm.of(node)
+        if form.softcap or odd or Sink.of(node) is not None or _is_added(form.mask):
             rewrite.decompose(node)
             continue
         rewrite.scale(node)
@@ -59,8 +63,6 @@ def _unkept(editor: Editor) -> Iterator[tuple[ir.Node, str, str]]:
         if not form.is_portable:
             what = "it must be causal with lengths, or have a mask alone"
             yield node, what, "export with pipeline.wrap, whose attention has one of these forms"
-        elif form.mask is not None and form.mask.dtype not in (None, ir.DataType.BOOL):
-            yield node, f"its mask is {form.mask.dtype}, not BOOL", "export with pipeline.wrap, whose masks are boolean"
 
 
 class _Attentions:
@@ -110,7 +112,7 @@ class _Attentions:
         def shape(*sizes: int) -> ir.Value:
             return self.editor.constant(f"attention.shape.{'x'.join(map(str, sizes))}", np.array(sizes, np.int64))
 
-        form = AttentionForm.of(node)
+        form, sink = AttentionForm.of(node), Sink.of(node)
         scale, softcap = form.scale(dimension(query, 3)), form.softcap
         scaled = insert("Mul", query, number(scale))
         grouped = insert("Reshape", scaled, shape(0, shared, heads // shared, -1, dimension(query, 3)))
@@ -118,13 +120,27 @@ class _Attentions:
         scores = insert("MatMul", grouped, turned)  # [batch, kv_heads, heads of each, sequence, cache_size]
         if softcap:
             scores = insert("Mul", insert("Tanh", insert("Div", scores, number(softcap))), number(softcap))
-        seen = insert("Unsqueeze", self._mask(node), shape(1))
-        weights = insert("Softmax", insert("Where", seen, scores, number(-np.inf)), axis=-1)
+        mask = self._mask(node)
+        if mask.shape is not None and mask.shape[1] == heads != 1:
+            mask = insert("Reshape", mask, shape(0, shared, heads // shared, -1, dimension(keys, 2)))
+        else:
+            mask = insert("Unsqueeze", mask, shape(1))
+        if _is_added(form.mask):
+            scores = insert("Add", scores, insert("Cast", mask, to=query.dtype.value))
+        else:
+            scores = insert("Where", mask, scores, number(-np.inf))
+        if sink is not None:
+            own = insert("Reshape", sink.scores, shape(1, shared, heads // shared, 1, 1))
+            column = insert("Slice", scores, shape(0), shape(1), shape(4))
+            zeros = insert("Where", insert("Equal", column, column), number(0), number(0))
+            scores = insert("Concat", scores, insert("Add", zeros, own), axis=-1)
+        weights = insert("Softmax", scores, axis=-1)
+        if sink is not None:
+            weights = insert("Slice", weights, shape(0), shape(dimension(keys, 2)), shape(4))
         out = insert("MatMul", weights, insert("Unsqueeze", values, shape(2)))
-        last = self.editor.insert(
-            node, "Reshape", [out, shape(0, heads, -1, dimension(values, 3))], like=(node.outputs[0],)
-        )
-        self.editor.replace(node.outputs[0], last.outputs[0])
+        old = node.outputs[0] if sink is None else sink.out
+        last = self.editor.insert(node, "Reshape", [out, shape(0, heads, -1, dimension(values, 3))], like=(old,))
+        self.editor.replace(old, last.outputs[0])
 
     def _mask(self, node: ir.Node) -> ir.Value:
         """[batch, 1, sequence, cache_size]: the slots that each new token sees; the node's own mask where it has one.
@@ -154,6 +170,11 @@ class _Attentions:
             slots = constant("causal.slots", np.arange(dimension(keys, 2)))
             self.masks[length] = insert("LessOrEqual", slots, last_seen)
         return self.masks[length]
+
+
+def _is_added(mask: ir.Value | None) -> bool:
+    """Whether a mask is numbers that are added to the scores."""
+    return mask is not None and mask.dtype not in (None, ir.DataType.BOOL)
 
 
 def _gathered_rows(editor: Editor, node: ir.Node) -> None:

@@ -7,30 +7,9 @@ from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_i
 
 
 def split_last_axis(editor: Editor) -> None:
-    """Rewrite the splits of a graph in place: along the last axis, and without sequences."""
-    for node in editor.nodes("SplitToSequence"):
-        _sequence(editor, node)
+    """Rewrite the splits of a graph in place: along the last axis."""
     for node in editor.nodes("Split"):
         _heads(editor, node)
-
-
-def _sequence(editor: Editor, node: ir.Node) -> None:
-    """SplitToSequence into equal parts and a SequenceAt for each -> Split: TensorRT lacks sequences (GPT-2)."""
-    value, part = node.inputs[:2]
-    readers = node.outputs[0].consumers()
-    if value is None or part is None or part.const_value is None or part.const_value.size != 1:
-        return
-    axis = attribute(node, "axis", 0)
-    width, size = dimension(value, axis), int(part.const_value.numpy().item())
-    chosen = [reader.inputs[1] for reader in readers if reader.op_type == "SequenceAt"]
-    indices = [index.const_value for index in chosen if index is not None and index.const_value is not None]
-    if width % size or len(indices) != len(readers):
-        return
-    split = editor.insert(node, "Split", [value], like=(None,) * (width // size), axis=axis, num_outputs=width // size)
-    for reader, index in zip(readers, indices, strict=True):
-        out, old = split.outputs[int(index.numpy().item())], reader.outputs[0]
-        out.shape, out.type = old.shape, old.type
-        editor.replace(old, out)
 
 
 def _heads(editor: Editor, node: ir.Node) -> None:

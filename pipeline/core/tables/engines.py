@@ -48,7 +48,7 @@ KINDS: dict[EngineKind, Kind] = {
         builder="pipeline.backends.onnxruntime.build",
         runtime="pipeline.runtime.onnxruntime",
         model=layout.MODEL,
-        config_keys=("provider", "lower", "int8_activations", "optimization", "threads"),
+        config_keys=("provider", "lower", "int8_activations", "window_cache", "optimization", "threads"),
         info_keys={
             "provider": str,
             "provider_options": dict,

@@ -47,6 +47,17 @@ def test_head_sizes_without_a_kernel_stay_standard(tmp_path: Path) -> None:
     assert operators(tmp_path / layout.ENGINE)["Attention"] == 3
 
 
+@pytest.mark.slow
+def test_sinks_go_into_the_kernel(tmp_path: Path) -> None:
+    """Each layer's, as [heads]; nothing of the portable form is left, and the answers stay."""
+    contract = build_once(tmp_path, [], model=random_model("granite_swa"))
+    graph = onnx.load(tmp_path / layout.ENGINE / layout.MODEL).graph
+    sinks = [node.input[11] for node in graph.node if node.op_type == "GroupQueryAttention"]
+    assert [tuple(t.dims) for name in sinks for t in graph.initializer if t.name == name] == [(4,)] * 3
+    assert not {"Attention", "ReduceLogSumExp"} & operators(tmp_path / layout.ENGINE).keys()
+    assert_no_answer_changed(tmp_path, layout.SIMPLIFIED, contract, atol=5e-5)
+
+
 def test_options_that_the_kernel_lacks_stay_standard(tiny: tuple[Path, GraphContract]) -> None:
     """An attribute that GroupQueryAttention has no place for keeps its node as it is; the others are lowered."""
     model = onnx_file.load(tiny[0] / layout.SIMPLIFIED)

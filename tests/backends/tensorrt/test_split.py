@@ -1,11 +1,10 @@
-"""split: projections that are split for TensorRT compute the same, without sequences."""
+"""split: projections that are split for TensorRT compute the same."""
 
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-import pytest
 
 from pipeline.backends.tensorrt.split import split_last_axis
 from pipeline.graph.editor import Editor
@@ -36,29 +35,6 @@ def rewritten(graph: ir.Graph, folder: Path, x: np.ndarray) -> tuple[list[np.nda
         ir.save(model, folder / name)
         results.append(onnxruntime.InferenceSession(folder / name).run(None, {"x": x}))
     return results[0], results[1], {node.op_type for node in model.graph}
-
-
-def sequence(size: int, chosen: list[int]) -> ir.Graph:
-    """SplitToSequence of [2, n, 12] in parts of `size`, and the parts that are read."""
-    x = typed(ir.val("x"), 2, "n", 12)
-    part = constant("part", np.array(size))
-    split = ir.node("SplitToSequence", [x, part], {"axis": 2})
-    indices = [constant(f"i{i}", np.array(i)) for i in chosen]
-    readers = [ir.node("SequenceAt", [split.outputs[0], index]) for index in indices]
-    for i, reader in enumerate(readers):
-        typed(reader.outputs[0], 2, "n", size).name = f"out{i}"
-    outputs = [reader.outputs[0] for reader in readers]
-    return ir.Graph([x], outputs, nodes=[split, *readers], initializers=[part, *indices], opset_imports={"": 24})
-
-
-@pytest.mark.parametrize(("size", "chosen", "left"), [(4, [0, 1, 2], False), (4, [2], False), (5, [0, 1], True)])
-def test_sequences_become_a_split(tmp_path: Path, size: int, chosen: list[int], left: bool) -> None:
-    """Equal parts, all or some of them read; unequal parts stay as they are."""
-    x = np.random.default_rng(0).random((2, 3, 12), np.float32)
-    before, after, operators = rewritten(sequence(size, chosen), tmp_path, x)
-    for one, other in zip(before, after, strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert ("SplitToSequence" in operators) == left
 
 
 def test_heads_are_split_before_they_are_apart(tmp_path: Path) -> None:

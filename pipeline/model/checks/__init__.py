@@ -1,0 +1,1 @@
+"""Whether a model can be built, before and while it is traced."""

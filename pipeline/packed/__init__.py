@@ -1,0 +1,1 @@
+"""Quantized checkpoints in safetensors: which are read, and what their weights are."""

@@ -1,0 +1,46 @@
+"""dry_run: attention of its own is found on the meta device, and what needs numbers is left to the run with them."""
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedModel
+
+from benchmarks.coverage.configurations import tiny
+from pipeline.checkpoint import loading
+from pipeline.core.errors import Refusal, UserError
+from pipeline.core.schema import Model, Source
+from pipeline.core.tables.refusals import Category
+from pipeline.model import decoder
+from pipeline.model.checks import dry_run
+from pipeline.model.refusals import unsupported
+
+
+def empty(architecture: str) -> PreTrainedModel:
+    """A model on the meta device."""
+    model = Model(source=Source.random, architecture=architecture, config=tiny(architecture))
+    built = loading.empty_model(model, Path(), loading.configuration(model, Path()))
+    assert built is not None
+    return built
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3_text", "gpt2"])
+def test_what_can_be_built(architecture: str) -> None:
+    """No refusal."""
+    assert dry_run.refusal(empty(architecture)) is None
+
+
+def test_what_the_decoder_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error is the decoder's."""
+    monkeypatch.setattr(decoder, "adapt", lambda _: (_ for _ in ()).throw(unsupported("TinyLM", "it is odd")))
+    error = dry_run.refusal(empty("llama"))
+    assert isinstance(error, UserError)
+    (problem,) = error.problems
+    assert isinstance(problem, Refusal)
+    assert problem.category == Category.ATTENTION
+
+
+def test_what_needs_numbers() -> None:
+    """Its first operation reads a number from a tensor, which no tensor without numbers can give."""
+    model = empty("llama")
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, args: args[0].sum().item())
+    assert dry_run.refusal(model) is None
