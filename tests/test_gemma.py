@@ -4,8 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from pipeline import quantize
+from pipeline.core import layout
+from pipeline.core.schema import Embedding, Quantize, Weights
+from pipeline.graph import onnx_file
 from tests.support import repository
 from tests.support.points import ROOT
 
@@ -33,4 +38,11 @@ def test_the_preset_is_verified(tmp_path: Path) -> None:
     assert engine["token ids"] == {"passed": True, "failures": []}
     assert max(case["repetition"] for name, case in engine.items() if name.startswith("greedy")) > 0.2
     assert engine["quality"]["top1"] == 1
+
+    # all kinds of a file in Q4_K_M keep their numbers in 4 or 8 bits
+    options = Quantize(Weights.int4, 32, False, Embedding.int8, True)
+    model = onnx_file.load(folder / "artifacts/gemma" / layout.SIMPLIFIED)
+    entries = quantize.quantize(model, quantize.Quantizer(options, quantize.own_rows_of(ROOT / FILE, np.float32)))
+    assert {(entry.exact, entry.rms) for entry in entries} == {(entry.rows, 0) for entry in entries}
+    assert {entry.stored_as for entry in entries} == {"Q4_K", "Q5_0", "Q5_0, Q8_0", "Q6_K", "Q8_0"}
     shutil.rmtree(folder)
