@@ -127,9 +127,9 @@ class Point:
 
     def packed(self, weights: int) -> int:
         """What ONNX Runtime holds of a model's weights, in bytes, once it is loaded on the CPU: all but an embedding
-        that is not the LM head, of which it reads a row for a token."""
+        that is not the LM head, of which it reads a row for a token. It computes fp16 in fp32, and keeps weights so."""
         lookup = weights * self.sizes.embedding // self.sizes.parameters if self.sizes.head else 0
-        return weights - lookup
+        return (weights - lookup) * (1 if self.quantized else FP32 // self.number)
 
     @property
     def activations(self) -> int:
