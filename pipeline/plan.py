@@ -27,6 +27,7 @@ from pipeline.planning.room import Room, disk_needed, problems
 
 Plan = dict[str, Any]
 HEADINGS = ("stage", "memory", "disk", "DVC cache", "time")
+SIZES = ("memory", "disk", "cached")  # of a stage, in bytes
 
 
 def plan(name: str, composed: DictConfig, sizes: ModelSizes, room: Room) -> tuple[Plan, list[Problem]]:
@@ -51,38 +52,38 @@ def plan(name: str, composed: DictConfig, sizes: ModelSizes, room: Room) -> tupl
 
 def lines(shown: Plan) -> Iterator[str]:
     """A plan for people."""
-    gb = {
-        name: f"{shown[name] / GB:.2f} GB" for name in ("checkpoint", "weights", "cache_row", "caches", "activations")
-    }
-    yield f"{shown['point']}: {shown['parameters'] / 1e6:,.1f} million parameters, {gb['weights']} in the compute type"
     yield (
-        f"checkpoint {gb['checkpoint']}, cache {gb['cache_row']} a row and {gb['caches']} of the largest batch, "
-        f"activations of the largest step {gb['activations']}"
+        f"{shown['point']}: {shown['parameters'] / 1e6:,.1f} million parameters, "
+        f"{_gb(shown['weights'])} in the compute type, {_gb(shown['checkpoint'])} in the checkpoint"
     )
-    rows = [HEADINGS]
-    for stage, cost in shown["stages"].items():
-        took = "no earlier run" if cost["seconds"] is None else f"{cost['seconds']:,.0f} s"
-        rows.append((stage, *(f"{cost[name] / GB:.2f} GB" for name in ("memory", "disk", "cached")), took))
-    known = [cost["seconds"] for cost in shown["stages"].values() if cost["seconds"] is not None]
-    sums = [sum(cost[name] for cost in shown["stages"].values()) for name in ("disk", "cached")]
-    rows.append(
-        (
-            "all",
-            f"{shown['memory'] / GB:.2f} GB",
-            *(f"{total / GB:.2f} GB" for total in sums),
-            f"{sum(known):,.0f} s" if known else "",
-        )
+    yield (
+        f"cache {_gb(shown['cache_row'])} a row, {_gb(shown['caches'])} of the largest batch; "
+        f"largest activation {_gb(shown['activations'])}"
     )
+    stages = shown["stages"]
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    for stage, cost in stages.items():
+        rows.append((stage, *(_gb(cost[name]) for name in SIZES), _time(cost["seconds"])))
+    sums = [sum(cost[name] for cost in stages.values()) for name in SIZES[1:]]
+    times = [cost["seconds"] for cost in stages.values()]
+    rows.append(("all", _gb(shown["memory"]), *map(_gb, sums), _time(None if None in times else sum(times))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *cells in rows:
-        yield "  ".join(
-            [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))]
-        )
+        rest = (cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *rest])
     room = shown["room"]
     yield (
-        f"here: {room['memory'] / GB:.1f} GB of memory, {room['free_memory'] / GB:.1f} GB of it free; "
-        f"{room['free_disk'] / GB:.1f} GB of disk free, of which the build takes {shown['new_disk'] / GB:.1f} GB"
+        f"here: {_gb(room['memory'])} of memory, {_gb(room['free_memory'])} of it free; "
+        f"{_gb(room['free_disk'])} of disk free, of which the build takes {_gb(shown['new_disk'])}"
     )
+
+
+def _gb(size: int) -> str:
+    return f"{size / GB:.2f} GB"
+
+
+def _time(seconds: float | None) -> str:
+    return "no earlier run" if seconds is None else f"{seconds:,.0f} s"
 
 
 def main() -> None:

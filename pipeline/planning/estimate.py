@@ -29,6 +29,7 @@ VERIFYING = int(0.28 * GB)  # besides LIBRARIES: a program's graph, ONNX Runtime
 LOGITS = int(0.19 * GB)  # of a chunk of text, of both models
 ROWS = 16  # of text that verify reads at once
 ENGINE = int(0.13 * GB)
+BUILDER = int(0.65 * GB)  # TensorRT
 
 
 @dataclass(frozen=True)
@@ -115,10 +116,10 @@ class Point:
     def _linear_bytes(self, numbers: int) -> int:
         """Bytes of quantized weights of linear layers, with a scale, and maybe an offset, for each block."""
         options = self.config.quantize
-        form = FORMATS[options.weights]
-        scales = numbers // options.block_size if options.block_size else 0
-        per_scale = 1 if form.scales else self.number
-        return numbers * form.bits // 8 + scales * per_scale * (1 if options.symmetric else 2)
+        form, block = FORMATS[options.weights], int(options.block_size)
+        scales = numbers // block if block else 0
+        per_scale = (1 if form.scales else self.number) * (1 if options.symmetric else 2)
+        return numbers * form.bits // 8 + scales * per_scale
 
     def caches(self, batch: int, slots: int | None = None) -> int:
         """The caches of so many rows, in the compute type."""
@@ -126,9 +127,9 @@ class Point:
 
     def packed(self, weights: int) -> int:
         """What ONNX Runtime holds of a model's weights, in bytes, once it is loaded on the CPU: all but an embedding
-        that is not the LM head, of which it reads a row for a token."""
+        that is not the LM head, of which it reads a row for a token. It computes fp16 in fp32, and keeps weights so."""
         lookup = weights * self.sizes.embedding // self.sizes.parameters if self.sizes.head else 0
-        return weights - lookup
+        return (weights - lookup) * (1 if self.quantized else FP32 // self.number)
 
     @property
     def activations(self) -> int:
@@ -203,8 +204,8 @@ def _quantize(point: Point) -> Cost:
 def _engine(point: Point) -> Cost:
     disk = point.engine + SMALL
     if point.config.engine.kind is not EngineKind.onnxruntime:
-        # roughly: SmolLM2-135M in fp16 takes 1.4 GB, of a driver, the graph, and copies of the weights while it is tuned
-        return Cost(((LIBRARIES + 3 * point.final, point.final),), disk, disk)
+        # with copies of the weights, as benchmarks/tensorrt_plans.md shows
+        return Cost(((BUILDER + 2 * point.final, point.final),), disk, disk)
     if point.quantized:  # packed in memory again, from the mapped file
         return Cost(((ENGINE + point.engine, point.final),), disk, disk)
     loading = ENGINE + point.packed(point.final), max(point.head, point.sizes.largest * point.number)
