@@ -48,7 +48,7 @@ EXPRESSION = re.compile(
 )
 GUARD = re.compile(
     r"(L\['\w++'\](\[\d++\])*+\.(size|stride)\(\)\[\d++\]"
-    r"|(Eq|Ne|Mod|Max|Min)\(|\b(and|or|not)\b|\d++|[ ,()+*/%<>=!-])*",
+    r"|(Eq|Ne|Mod|Max|Min|max|min)\(|\b(and|or|not)\b|\d++|[ ,()+*/%<>=!-])*",
     re.ASCII,
 )
 TREES = {None, "builtins.tuple", "builtins.list", "builtins.dict"}

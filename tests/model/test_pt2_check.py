@@ -16,7 +16,7 @@ from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.model import pt2
-from pipeline.model.pt2_check import EXPRESSION, GRAPH, SYMBOL_NAME, check
+from pipeline.model.pt2_check import EXPRESSION, GRAPH, GUARD, SYMBOL_NAME, check
 from tests.support.architectures import random_model
 from tests.support.points import build_once
 
@@ -222,3 +222,18 @@ def test_a_file_cut_short(tiny: tuple[Path, GraphContract], tmp_path: Path, size
     path.write_bytes((tiny[0] / layout.WRAPPED / layout.PROGRAM).read_bytes()[:size])
     with pytest.raises(UserError, match="is not a program of torch"):
         pt2.load(path)
+
+
+@pytest.mark.parametrize(
+    ("guard", "plain"),
+    [
+        ("L['a'].size()[0]*min(64, 64*L['b'].size()[1]) == (64*L['b'].size()[1])", True),
+        ("max(1, L['past'][3].stride()[2]) >= 1 and not Eq(Mod(L['a'].size()[0], 2), 1)", True),
+        ("min(exec, 1)", False),
+        ("min.__class__", False),
+        ("L['a'].data_ptr()", False),
+    ],
+)
+def test_guards(guard: str, plain: bool) -> None:
+    """Python evaluates them too: sizes, numbers, comparisons and a few functions of numbers."""
+    assert bool(GUARD.fullmatch(guard)) == plain
