@@ -37,7 +37,7 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
     rewrite = _Attentions(editor)
     for node in editor.nodes("Attention"):
         form, odd = AttentionForm.of(node), any(dimension(node.inputs[i], 3) % HEAD_STEP for i in (QUERY, VALUE))
-        if form.softcap or odd or Sink.of(node) is not None:
+        if form.softcap or odd or _is_added(form.mask) or Sink.of(node) is not None:
             rewrite.decompose(node)
             continue
         rewrite.scale(node)
@@ -61,8 +61,11 @@ def _unkept(editor: Editor) -> Iterator[tuple[ir.Node, str, str]]:
         if not form.is_portable:
             what = "it must be causal with lengths, or have a mask alone"
             yield node, what, "export with pipeline.wrap, whose attention has one of these forms"
-        elif form.mask is not None and form.mask.dtype not in (None, ir.DataType.BOOL):
-            yield node, f"its mask is {form.mask.dtype}, not BOOL", "export with pipeline.wrap, whose masks are boolean"
+
+
+def _is_added(mask: ir.Value | None) -> bool:
+    """Whether a mask is numbers that are added to the scores: TensorRT's attention takes a boolean one."""
+    return mask is not None and mask.dtype not in (None, ir.DataType.BOOL)
 
 
 class _Attentions:
@@ -120,8 +123,13 @@ class _Attentions:
         scores = insert("MatMul", grouped, turned)  # [batch, kv_heads, heads of each, sequence, cache_size]
         if softcap:
             scores = insert("Mul", insert("Tanh", insert("Div", scores, number(softcap))), number(softcap))
-        seen = insert("Unsqueeze", self._mask(node), shape(1))
-        scores = insert("Where", seen, scores, number(-np.inf))
+        mask = self._mask(node)
+        if form.mask is None or dimension(form.mask, 1) == 1:
+            mask = insert("Unsqueeze", mask, shape(1))
+        else:
+            mask = insert("Reshape", mask, shape(0, shared, heads // shared, -1, dimension(keys, 2)))
+        added = _is_added(form.mask)
+        scores = insert("Add", scores, mask) if added else insert("Where", mask, scores, number(-np.inf))
         if sink is not None:
             own = insert("Reshape", sink.scores, shape(1, shared, heads // shared, 1, 1))
             column = insert("Slice", scores, shape(0), shape(1), shape(4))

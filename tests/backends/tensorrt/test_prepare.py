@@ -85,6 +85,15 @@ def test_sinks_become_a_column_of_the_softmax(tmp_path: Path) -> None:
     assert not {"Attention", "ReduceLogSumExp"} & operators(model)
 
 
+@pytest.mark.slow
+def test_a_mask_of_numbers_is_added(tmp_path: Path) -> None:
+    """BLOOM's ALiBi, a number for each head: TensorRT's attention takes boolean masks."""
+    build_once(tmp_path, ["cache.size=96"], model=random_model("bloom"))
+    for lengths in (True, False):
+        model = compare(tmp_path / layout.SIMPLIFIED, tmp_path / str(lengths), lengths=lengths)
+        assert "Attention" not in operators(model)
+
+
 @pytest.mark.parametrize("weights", [Weights.int8, Weights.int4])
 def test_gathered_rows_are_packed(tiny: Point, tmp_path: Path, weights: Weights) -> None:
     """An embedding of 8 bits is packed into int32, and centers of blocks stay."""
