@@ -23,6 +23,7 @@ from pipeline.core.files import atomic_folder
 from pipeline.core.schema import Export, section
 from pipeline.core.tables.refusals import FIXES, Category
 from pipeline.graph import naming, onnx_file
+from pipeline.graph.experts import write_experts
 from pipeline.graph.fold_transposes import fold_weight_transposes
 from pipeline.graph.pack import pack_projections
 from pipeline.graph.translations import TRANSLATIONS
@@ -112,6 +113,7 @@ def translate(program: torch.export.ExportedProgram, contract: GraphContract, op
     assert tokens is not None
     symbols = {str(dim): name for dim, name in zip(tokens, ("batch", "sequence"), strict=True)}
     naming.rename_axes(model, symbols)
+    write_experts(model)
     fold_weight_transposes(model)
     naming.keep_module_names(model)
     pack_projections(model)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from pipeline.core import layout, stage
 from pipeline.core.arrays import Floats
 from pipeline.core.contract import GraphContract
+from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Calibration, Quantize, Rounding, section
 from pipeline.core.tables.formats import FORMATS, Format, Weights
@@ -134,6 +135,9 @@ class Quantizer:
         if kind is Weights.none:
             return None
         fmt, k = FORMATS[kind], weight.width
+        if weight.is_stack and fmt.is_float:
+            what = f"quantize.weights={kind.value} does not reach the experts of a mixture"
+            raise UserError(Problem(what, "quantize.weights", "choose int8, int4 or none"))
         carried = self._carried(weight, fmt, by_row)
         if carried is not None:
             return carried
@@ -146,12 +150,16 @@ class Quantizer:
 
     def _by_gptq(self, plan: WeightPlan) -> bool:
         anew = plan.carried is None or not plan.carried[0].all()
-        linear = not (plan.weight.is_table or plan.weight.is_head)
+        linear = not (plan.weight.is_table or plan.weight.is_head or plan.weight.is_stack)
         return self._options.rounding is Rounding.gptq and linear and anew
 
     def _method(self, plan: WeightPlan, hessians: dict[str, Floats]) -> Callable[[Floats], Grid]:
         """How to round the rows that are not carried over."""
-        offset = plan.format.offsets and (plan.carried is not None or not self._options.symmetric)
+        offset = (
+            not plan.weight.is_stack
+            and plan.format.offsets
+            and (plan.carried is not None or not self._options.symmetric)
+        )
         options: dict[str, Any] = {"block": plan.block, "fmt": plan.format, "offset": offset}
         if self._by_gptq(plan):
             hessian = np.sum([hessians[name] for name in plan.inputs], axis=0)
@@ -164,7 +172,7 @@ class Quantizer:
         Integers that need more bits than were asked for get 8. Fewer are not given where 8 were asked for: a layer with
         one scale for each channel is faster, and embedding and LM head have 8 bits.
         """
-        rows = None if fmt.is_float else self._own_rows()
+        rows = None if fmt.is_float or weight.is_stack else self._own_rows()
         if rows is None:
             return None
         places = rows.locate(weight.rows())
@@ -197,7 +205,8 @@ def _form(weight: Weight, grid: Grid) -> str:
     whole = grid.format.bits == 8 and grid.block == grid.q.shape[1]
     sharing = f"blocks of {grid.block}" if not whole else "per row" if weight.is_table else "per channel"
     offset = "" if grid.offset is None else " with a center"  # the report's word for an offset
-    return f"{'table' if weight.is_table else 'linear'}, {grid.format.numbers} {sharing}{offset}"
+    kind = "experts" if weight.is_stack else "table" if weight.is_table else "linear"
+    return f"{kind}, {grid.format.numbers} {sharing}{offset}"
 
 
 def quantize(model: ir.Model, quantizer: Quantizer, least: int = onnx_file.INLINE_UP_TO) -> list[WeightReport]:

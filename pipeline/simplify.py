@@ -22,6 +22,7 @@ from pipeline.core import layout, machine, stage
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
 from pipeline.core.schema import Simplify, section
+from pipeline.graph import onnx_file
 from pipeline.graph.naming import inherited_modules, name_nodes
 from pipeline.graph.rotary import fuse_rotary
 
@@ -57,7 +58,7 @@ def attach_weights(model: onnx.ModelProto, weights: list[onnx.TensorProto]) -> N
     inputs = [i for i in model.graph.input if i.name not in names]
     del model.graph.input[:]
     model.graph.input.extend(inputs)
-    used = {name for node in model.graph.node for name in node.input}
+    used = onnx_file.names_read(model.graph)
     model.graph.initializer.extend(t for t in weights if t.name in used)
 
 

@@ -121,8 +121,8 @@ def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> Pr
         if model.source is Source.gguf:
             return gguf_model.load(link.resolve(), config)
         if packed := packed_folder(model, link):
-            empty = empty_model(model, link, config)
-            assert empty is not None, "checkpoint_files refuses those with code of their own"
+            with torch.device("meta"):  # _early refuses those with code of their own
+                empty = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
             tensors = dict(packed.tensors(transposed=_conv1d(empty)))
             loaded, info = type(empty).from_pretrained(None, config=empty.config, state_dict=tensors, **same)
             with contextlib.suppress(OSError):  # it has none

@@ -111,7 +111,12 @@ def described(dtype: ir.DataType | None, shape: ir.Shape | Sequence[int] | None)
 
 def logit_projections(graph: ir.Graph) -> Iterator[ir.Node]:
     """The matrix products that make the logits, with no other product after them."""
-    waiting, seen = [graph.outputs[0]], set()
+    return last_products([graph.outputs[0]])
+
+
+def last_products(values: Sequence[ir.Value]) -> Iterator[ir.Node]:
+    """The matrix products that these values are computed from, with no other product after them."""
+    waiting, seen = list(values), set()
     while waiting:
         value = waiting.pop()
         node = value.producer()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from pipeline.core.layout import DATA, MODEL
@@ -17,3 +18,10 @@ def save(model: ir.Model, folder: Path) -> None:
 def load(folder: Path) -> ir.Model:
     """Load `folder`/model.onnx; the weights stay on disk, memory-mapped."""
     return ir.load(folder / MODEL)
+
+
+def names_read(graph: onnx.GraphProto) -> set[str]:
+    """Names of the values that a graph's nodes read, those in the bodies of a Loop included."""
+    bodies = [attr.g for node in graph.node for attr in node.attribute if attr.type == onnx.AttributeProto.GRAPH]
+    own = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+    return own.union(*map(names_read, bodies))

@@ -10,12 +10,15 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript import values
 from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.onnx_opset import opset24 as op
 
+from pipeline.graph import experts
 from pipeline.graph.attention import SCORES
 from pipeline.model import operators  # noqa: F401  # registers the operators
 
+EXPERTS = values.Opset(experts.SCHEMA.domain, 1)
 LAST = 2**63 - 1  # end of a slice that goes to the end
 
 
@@ -37,6 +40,14 @@ def _attend(
     out, _, _, scores = op.Attention(*inputs, **options, qk_matmul_output_mode=SCORES)
     total = op.ReduceLogSumExp(scores, [3], keepdims=1)
     return op.Mul(out, op.Sigmoid(op.Sub(total, op.Unsqueeze(sink, [1, 2]))))
+
+
+def _experts(*arguments: Any) -> Any:
+    """One node, which graph.experts replaces."""
+    inputs, options = arguments[:7], arguments[7:]
+    names = ("transposed", "layout", "function", "alpha", "limit", "limit_after", "shift")
+    numbers = (int(value) if isinstance(value, bool) else value for value in options)
+    return EXPERTS.Experts(*inputs, **dict(zip(names, numbers, strict=True)))
 
 
 def _cast(value: Any, dtype: int, *_: Any, **__: Any) -> Any:
@@ -97,6 +108,7 @@ def _mean(value: Any, dim: Sequence[int] | None, keepdim: bool = False, dtype: i
 TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.kvforge.scatter.default: _scatter,
     torch.ops.kvforge.attend.default: _attend,
+    torch.ops.kvforge.experts.default: _experts,
     torch.ops.aten.to.dtype: _cast,
     torch.ops.aten.view.default: _reshape,
     torch.ops.aten.reshape.default: _reshape,

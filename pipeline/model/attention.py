@@ -24,6 +24,7 @@ KNOWN_KWARGS = {
     *("position_embeddings", "position_ids"),  # applied before
     *("scaling", "softcap"),
     "sliding_window",  # in the mask
+    "output_router_logits",  # for a mixture's router, passed on to every module
     "s_aux",  # sinks
 }
 
@@ -92,16 +93,22 @@ def _attention(
     cache = running.get()
     cache.attend(module, key)
     scale, sink = kwargs.get("scaling"), kwargs.get("s_aux")
+    scale = float(query.shape[-1] ** -0.5 if scale is None else scale)
+    absorbed = getattr(module, "absorbed", None)  # pipeline.model.adapters.latent
+    if absorbed is not None:
+        query, key, value = absorbed.before(query, key, value)
     out = operators.attend(
         query,
         key,
         value,
         cache.length,
         attention_mask,
-        float(query.shape[-1] ** -0.5 if scale is None else scale),
+        scale,
         float(kwargs.get("softcap") or 0.0),
         None if sink is None else sink.to(query.dtype),
     )
+    if absorbed is not None:
+        out = absorbed.after(out)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -80,22 +80,12 @@ def _both_ways(model: PreTrainedModel) -> str | None:
     return "it is an encoder: its attention looks both ways"
 
 
-def _experts(model: PreTrainedModel) -> str | None:
-    """Experts that run as one grouped product, or a forward that passes output_router_logits on to the attention."""
-    grouped = getattr(model.config, "_experts_implementation", None) == "grouped_mm"  # by class, used or not
-    experts = grouped and any(type(module).__name__.endswith("Experts") for module in model.modules())
-    if experts or "output_router_logits" in inspect.signature(model.forward).parameters:
-        return "it is a mixture of experts, which is not supported yet"
-    return None
-
-
 RULES: tuple[tuple[Category, Callable[[PreTrainedModel], str | None]], ...] = (
     (Category.RECURRENT, _recurrent),
     (Category.INDEXER, _indexer),
     (Category.OWN_CACHE, _own_cache),
     (Category.POSITIONS, _positions),
     (Category.ENCODER, _both_ways),
-    (Category.EXPERTS, _experts),
 )
 
 

@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import safe_open
 from torch import Tensor
 
+from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import read_json
 from pipeline.packed import layouts
 from pipeline.packed.layouts import Packed, Tensors
@@ -130,9 +131,21 @@ class PackedFolder:
         }
 
     def unpacked(self, name: str) -> Packed | Tensor:
-        """A weight by its name in `layers`: integers, or fp32."""
+        """A weight by its name in `layers`: integers, or fp32.
+
+        Raises UserError where a tensor of it is missing, or does not fit the others.
+        """
         layer = {key: self._files[tensor].get_tensor(tensor) for key, tensor in self.layers[name].items()}
-        return self._method.unpack(layer, self._config)
+        fix = "download it again, or correct quantization_config in config.json"
+        try:
+            return self._method.unpack(layer, self._config)
+        except KeyError as error:
+            what = f"{name} is quantized by {self.method}, and its tensor {error.args[0]} is missing"
+            raise UserError(Problem(what, str(self.folder), fix)) from error
+        except (ValueError, IndexError, RuntimeError) as error:
+            shapes = ", ".join(f"{key} {list(tensor.shape)}" for key, tensor in sorted(layer.items()))
+            what = f"the tensors of {name} do not fit together as {self.method}: {shapes}"
+            raise UserError(Problem(what, str(self.folder), fix)) from error
 
     def tensors(self, transposed: Set[str] = frozenset()) -> Iterator[tuple[str, Tensor]]:
         """All tensors of the model by name, the quantized ones in fp32. transposed: last names of the layers whose

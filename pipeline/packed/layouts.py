@@ -35,7 +35,7 @@ class Packed:
     """A weight w[n, k] = scale[n, g] * (q[n, k] - zero[n, g]), g = groups[k].
 
     q, zero: about 0, in `bits` bits; a zero point may be one more. groups: [K]; in order, and of equal size, unless the
-    checkpoint sorted a layer's inputs (desc_act, actorder).
+    checkpoint sorted a layer's inputs (desc_act, actorder). Raises ValueError for sizes that do not fit together.
     """
 
     bits: int
@@ -43,6 +43,13 @@ class Packed:
     scale: Floats
     zero: Integers
     groups: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        n, k = self.q.shape
+        if self.scale.shape != self.zero.shape or len(self.scale) != n or self.groups.shape != (k,):
+            raise ValueError("integers, scales and zero points are of different layers")
+        if not 0 <= self.groups.min() <= self.groups.max() < self.scale.shape[1]:
+            raise ValueError("a group has no scale")
 
     @property
     def in_order(self) -> bool:

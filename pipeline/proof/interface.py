@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 
 from pipeline.core.contract import GraphContract, Tensor
 from pipeline.core.tables.dtypes import BY_ONNX
 from pipeline.graph.attention import AttentionForm
+from pipeline.graph.expert_form import ExpertForm
+from pipeline.graph.onnx_file import names_read
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-FORBIDDEN = {"If", "Loop", "Scan"}
+FORBIDDEN = {"If", "Loop", "Scan"}  # a Loop over the blocks of a mixture's experts is none of these
 
 
 def program_findings(program: torch.export.ExportedProgram, contract: GraphContract) -> list[str]:
@@ -80,7 +83,7 @@ def interface_findings(model: onnx.ModelProto, contract: GraphContract) -> list[
             findings += _differences(found.pop(want.name), want)
         else:
             findings.append(f"{want.name} is missing")
-    read = {name for node in model.graph.node for name in node.input}
+    read = names_read(model.graph)
     findings += [f"input {t.name} is not used" for t in contract.inputs if t.name not in {*read, *contract.unused}]
     return findings + [f"{name} is not in the contract" for name in found]
 
@@ -103,7 +106,9 @@ def window_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str
 def _operator_findings(model: onnx.ModelProto) -> list[str]:
     domains = {node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     findings = [f"operators of the domain {domain}, not standard ONNX" for domain in sorted(domains)]
-    control = FORBIDDEN & {node.op_type for node in model.graph.node}
+    control = {node.op_type for node in model.graph.node if node.op_type in FORBIDDEN} - {"Loop"}
+    loops = [node for node in ir.from_proto(model).graph if node.op_type == "Loop"]
+    control |= {"Loop" for loop in loops if ExpertForm.of(loop) is None}
     findings += [f"control flow: {op}" for op in sorted(control)]
     if model.functions:
         findings.append(f"{len(model.functions)} local functions")

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from pipeline.graph.editor import logit_projections
+from pipeline.graph.editor import last_products, logit_projections
+from pipeline.graph.expert_form import ExpertForm
 
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 KEEPS_IDS = {"Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"}  # their results are still token ids
@@ -14,13 +15,15 @@ KEEPS_IDS = {"Reshape", "Cast", "Identity", "Squeeze", "Unsqueeze"}  # their res
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight and its readers: MatMul or Gemm for a linear one; Gather, and Transpose of a tied head, for a table."""
+    """A weight and its readers: MatMul or Gemm for a linear one; Gather, and Transpose of a tied head, for a table;
+    the Loop of a mixture for a stack of its experts' weights."""
 
     value: ir.Value
     readers: tuple[ir.Node, ...]
     is_table: bool
     is_head: bool
-    by_rows: bool  # stored [N, K], output channels first
+    by_rows: bool  # stored [N, K], output channels first; each expert's, in a stack
+    is_stack: bool = False
 
     @property
     def tensor(self) -> ir.TensorProtocol:
@@ -31,12 +34,13 @@ class Weight:
     @property
     def width(self) -> int:
         """K: the values of a row."""
-        return int(self.tensor.shape.numpy()[1 if self.by_rows else 0])
+        return int(self.tensor.shape.numpy()[-1 if self.by_rows else -2])
 
     def rows(self) -> npt.NDArray[np.floating]:
-        """Its numbers as rows [N, K], one for each output channel."""
+        """Its numbers as rows [N, K], one for each output channel; of all experts, in a stack."""
         array = self.tensor.numpy()
-        return array if self.by_rows else array.T
+        rows = array if self.by_rows else array.swapaxes(-1, -2)
+        return rows.reshape(-1, self.width) if self.is_stack else rows
 
     def release(self) -> None:
         """Let its pages of the data file leave memory."""
@@ -45,17 +49,27 @@ class Weight:
 
 
 def find(graph: ir.Graph, least: int) -> list[Weight]:
-    """The 2-D weights of at least `least` bytes that only linear layers, or only embedding and tied head, read."""
+    """The weights of at least `least` bytes that only linear layers, only embedding and tied head, or only a mixture's
+    experts read; not those of its router."""
     last = set(logit_projections(graph))
     found = []
+    loops = {loop: form for loop in graph if (form := ExpertForm.of(loop)) is not None}
+    # in few bits another expert may be chosen; a router has a thousandth of the weights
+    routers = set(last_products([value for form in loops.values() for value in (form.indices, form.weights)]))
+    stacks = {stack.weight: (loop, stack) for loop, form in loops.items() for stack in (form.up, form.down)}
     for value in graph.initializers.values():
         tensor = value.const_value
-        if tensor is None or tensor.nbytes < least or tensor.dtype not in FLOATS or len(tensor.shape) != 2:
+        if tensor is None or tensor.nbytes < least or tensor.dtype not in FLOATS:
+            continue
+        if value in stacks and len(value.uses()) == 1:
+            loop, stack = stacks[value]
+            found.append(Weight(value, (loop,), False, False, not stack.transposed, is_stack=True))
+        if len(tensor.shape) != 2:
             continue
         uses = value.uses()
         readers = tuple(use.node for use in uses)
         layouts = {_layout(use.node, use.idx) for use in uses}
-        if value.is_graph_output() or not uses:
+        if value.is_graph_output() or not uses or not routers.isdisjoint(readers):
             continue
         if layouts in ({"[K, N]"}, {"[N, K]"}):
             found.append(Weight(value, readers, False, not last.isdisjoint(readers), layouts == {"[N, K]"}))

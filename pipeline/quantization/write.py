@@ -1,6 +1,6 @@
 """Put quantized weights into a graph, in standard operators.
 
-Three forms (a Grid has the numbers, T is the compute type):
+Four forms (a Grid has the numbers, T is the compute type):
 
 * linear, x @ W with W [K, N]: MatMul(x, DequantizeLinear(q)), the scale [N] of each output channel (axis 1) or
   [K/B, N] of each block (axis 0, block_size B). Grids with an offset add MatMul(s, offset) with s [..., K/B] the sums
@@ -9,6 +9,8 @@ Three forms (a Grid has the numbers, T is the compute type):
   out of a DequantizeLinear themselves.
 * table [V, H], gathered by token: Gather of q and of the scales, then DequantizeLinear, so only those rows are read.
   Offsets are gathered too, and added.
+* experts, a stack [E, N, K] or [E, K, N] that a Loop takes one expert of: dequantized whole, with scales along the
+  inputs' axis. TensorRT refuses to gather quantized weights; an engine for ONNX Runtime does not compute it like this.
 * tied head, a table that is multiplied as well: the same q and scales, dequantized whole and transposed.
 """
 
@@ -33,6 +35,9 @@ class Writer:
 
     def write(self, weight: Weight, grid: Grid) -> None:
         """Let the readers of a weight read its grid."""
+        if weight.is_stack:
+            self._stack(weight, grid)
+            return
         if weight.is_table:
             self._table(weight, grid)
         else:
@@ -85,6 +90,23 @@ class Writer:
                 like = described(dtype, grid.q.shape)
                 whole = self._before(reader, "DequantizeLinear", stored, like, axis=1, block_size=block)
                 self._before(reader, "Transpose", [whole], None, perm=[1, 0])
+
+    def _stack(self, weight: Weight, grid: Grid) -> None:
+        assert grid.offset is None
+        dtype, sizes = weight.tensor.dtype, weight.tensor.shape.numpy()
+        axis = 2 if weight.by_rows else 1
+
+        def stacked(array: Array) -> Array:
+            rows = array.reshape(sizes[0], -1, array.shape[1])
+            return rows if weight.by_rows else rows.swapaxes(1, 2)
+
+        stored = [self._numbers(weight, grid, stacked(grid.q)), self._floats(weight, "scale", stacked(grid.scale))]
+        (loop,) = weight.readers
+        whole = self._before(
+            loop, "DequantizeLinear", stored, described(dtype, sizes), axis=axis, block_size=grid.block
+        )
+        self._editor.replace(weight.value, whole)
+        del self._editor.graph.initializers[str(weight.value.name)]
 
     def _add_offsets(self, reader: ir.Node, values: ir.Value, offset: ir.Value, block: int) -> None:
         """Let readers of gathered rows [..., H] have them with each block's offset [V, H/B] added."""

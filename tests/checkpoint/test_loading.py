@@ -17,6 +17,7 @@ from pipeline.core import layout
 from pipeline.core.errors import Problem, Refusal, UserError
 from pipeline.core.schema import Model, Source
 from pipeline.core.tables.refusals import Category
+from tests.support import packed
 from tests.support.points import ROOT
 
 CONFIG = {
@@ -81,6 +82,7 @@ from pathlib import Path
 from pipeline.checkpoint.loading import load
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
+from pipeline.packed.folder import of_link
 for revision in sys.argv[1]:
     model = Model(source=Source.hub, id="someone/tiny", revision=revision * 40, trust_remote_code=True)
     with contextlib.redirect_stderr(io.StringIO()) as told:
@@ -88,6 +90,9 @@ for revision in sys.argv[1]:
             answer = sum(p.numel() for p in load(model, Path("checkpoint")).parameters())
         except UserError as error:
             answer = str(error)
+    if revision == "f":  # what stage quantize is given
+        Path("checkpoint").write_text(f"hub someone/tiny@{revision * 40}")
+        answer = [answer, sorted(of_link(Path("checkpoint")).layers)]
     print(json.dumps({"revision": revision, "answer": answer, "told": told.getvalue()}))
 """
 
@@ -96,11 +101,11 @@ for revision in sys.argv[1]:
 def hub(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """What loading each revision of someone/tiny gives: offline, from a cache as huggingface_hub lays it out.
 
-    a is the checkpoint, b is not there, c and d are adapters, e is damaged. In one process: importing transformers
-    takes longest.
+    a is the checkpoint, b is not there, c and d are adapters, e is damaged, f is quantized. In one process: importing
+    transformers takes longest.
     """
     home = tmp_path_factory.mktemp("hub")
-    snapshots = {name: home / "hub/models--someone--tiny/snapshots" / (name * 40) for name in "acde"}
+    snapshots = {name: home / "hub/models--someone--tiny/snapshots" / (name * 40) for name in "acdef"}
     for name in "cd":  # d has its base's config.json as well
         snapshots[name].mkdir(parents=True)
         (snapshots[name] / "adapter_config.json").write_text('{"base_model_name_or_path": "someone/base"}')
@@ -108,8 +113,12 @@ def hub(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict
     snapshots["a"].symlink_to(saved)
     shutil.copytree(saved, snapshots["e"])
     (snapshots["e"] / "generation_config.json").write_text("{broken")
+    wide = CONFIG | {"hidden_size": 32, "intermediate_size": 32}
+    folder = tmp_path_factory.mktemp("wide")
+    loading.load(Model(source=Source.random, architecture="llama", config=wide), folder).save_pretrained(folder)
+    packed.quantize_folder(folder, snapshots["f"], packed.gptq, {"quant_method": "gptq"})
     env = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT), "PATH": ""}
-    script = [sys.executable, "-c", HUB, "abcde"]
+    script = [sys.executable, "-c", HUB, "abcdef"]
     done = subprocess.run(script, env=env, cwd=home, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     return {row["revision"]: row for row in rows}
@@ -121,6 +130,14 @@ def test_hub_id_and_revision(hub: dict[str, dict[str, Any]], tmp_path: Path) -> 
     assert "code that came with someone/tiny is run" in hub["a"]["told"]
     assert "someone/tiny does not load" in hub["b"]["answer"]
     assert "model.revision" in hub["b"]["answer"]
+
+
+def test_a_quantized_repository(hub: dict[str, dict[str, Any]]) -> None:
+    """Its weights are unpacked, and the stage quantize finds them by the name that compose has left."""
+    size, layers = hub["f"]["answer"]
+    assert size == 2 * 40 * 32 + 7 * 32 * 32 + 3 * 32  # embedding and head, the layer, norms
+    assert len(layers) == 7
+    assert layers[0] == "model.layers.0.mlp.down_proj.weight"
 
 
 @pytest.mark.parametrize("revision", ["c", "d"])

@@ -9,6 +9,8 @@ from onnx.reference import ReferenceEvaluator
 from pipeline.graph.attention import AttentionForm, Sink
 from pipeline.graph.translations import TRANSLATIONS
 from pipeline.model import operators  # noqa: F401  # registers the operators
+from pipeline.model.operators import INTERLEAVED, Activation
+from tests.support.experts import Mixture, choice
 
 BATCH, SEQUENCE = torch.export.Dim("batch", max=8), torch.export.Dim("sequence", max=8)
 
@@ -127,3 +129,17 @@ def test_attention_has_one_of_the_two_forms(masked: bool, sinks: bool) -> None:
     (scatter,) = (node for node in model.graph if node.op_type == "TensorScatter")
     assert (scatter.attributes["axis"].value, scatter.attributes["mode"].value) == (2, "linear")
     np.testing.assert_allclose(run(model, *args), module(*args).numpy(), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_experts_are_one_node() -> None:
+    """With the operator's arguments by name, until graph.experts replaces it."""
+    mixture = Mixture(Activation(INTERLEAVED, "silu", 1.702, 7.0, False, 1.0), transposed=True)
+    tokens = torch.export.Dim("tokens", max=512)
+    (node,) = exported(mixture, choice(3), ({0: tokens},) * 3).graph
+    assert (node.op_type, node.domain) == ("Experts", "kvforge")
+    found = {name: attr.value for name, attr in node.attributes.items()}
+    assert found.pop("alpha") == pytest.approx(1.702)
+    wanted = {"transposed": 1, "layout": INTERLEAVED, "function": "silu", "limit": 7.0, "limit_after": 0, "shift": 1.0}
+    assert found == wanted
+    assert [value and value.name for value in node.inputs[:5]] == ["hidden", "indices", "weights", "up", "down"]

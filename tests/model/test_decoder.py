@@ -5,12 +5,14 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 import transformers
 from packaging.version import Version
+from torch.export import ExportedProgram
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from pipeline import wrap
@@ -26,7 +28,15 @@ from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, random_model, small_llama, wider_model
+from tests.support.architectures import (
+    ARCHITECTURES,
+    ATTENTIONS,
+    mostly_slow,
+    random_model,
+    small_llama,
+    small_model,
+    wider_model,
+)
 from tests.support.gates import held
 from tests.support.points import build_once
 
@@ -60,6 +70,21 @@ def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_
     assert not failures
 
 
+@pytest.mark.parametrize("architecture", mostly_slow(ATTENTIONS, "granite_swa", "llama4_text", "gemma4_text"))
+def test_decoder_equals_the_original(architecture: str) -> None:
+    """Every case of verify on the decoder as it is, for what attention may have beyond the models above."""
+    model = small_model(architecture)
+    layers = decoder.cache_shapes(model, CACHE)
+    contract = contract_for(layers, model.config.vocab_size, "fp32", "last", AXES)
+    program = SimpleNamespace(module=lambda: decoder.Decoder(model, "last"))
+    runtime = Torch(cast(ExportedProgram, program), contract, Profiles.of_axes(contract))
+    answers = ReferenceAnswers(Reference(small_model(architecture)), contract, seed=0)
+    cases = catalog(runtime.profiles, CACHE)
+    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
+    assert not failures
+    assert len(cases) == 13
+
+
 @pytest.mark.parametrize(
     "architecture",
     [
@@ -90,7 +115,7 @@ def test_attention_of_an_unknown_form_is_refused() -> None:
     model = wider_model("bloom")
     given = inputs(model, 0)
     model.transformer.h[1].self_attention.attention_dropout = torch.nn.Tanh()
-    with pytest.raises(UserError, match="BloomForCausalLM cannot .* with tanh on its scores"):
+    with pytest.raises(UserError, match=r"BloomForCausalLM cannot .* with tanh on its scores"):
         decoder.Decoder(model, "last")(*given)
 
 

@@ -21,12 +21,10 @@ from tests.support.architectures import ARCHITECTURES, SMALL
 
 EXPERTS = SMALL | {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 PLAIN = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-DEEPSEEK = {"n_routed_experts": 4, "first_k_dense_replace": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "n_group": 1}
-STATE, BOTH, POSITIONS, EXPERT = (
+STATE, BOTH, POSITIONS = (
     "a state other than keys and values",
     "its attention looks both ways",
     "positions follow from the cache's length",
-    "mixture of experts",
 )
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     # hybrids and recurrent models
@@ -59,16 +57,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "prophetnet": ({"vocab_size": 128, "hidden_size": 64, "is_encoder_decoder": False}, POSITIONS),
     "roformer": (PLAIN | {"is_decoder": True}, POSITIONS),
     "openai-gpt": (PLAIN, "keeps no cache of keys and values"),
-    # mixtures of experts
-    "deepseek_v3": (SMALL | DEEPSEEK, EXPERT),
-    "glm4_moe": (EXPERTS | DEEPSEEK, EXPERT),
-    "gpt_oss": (EXPERTS, EXPERT),
-    "granitemoe": (EXPERTS, EXPERT),
-    "mixtral": (EXPERTS, EXPERT),
-    "olmoe": (EXPERTS, EXPERT),
-    "phimoe": (EXPERTS, EXPERT),
-    "qwen2_moe": (EXPERTS, EXPERT),
-    "qwen3_moe": (EXPERTS, EXPERT),
 }
 
 

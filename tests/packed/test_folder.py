@@ -8,11 +8,20 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from pipeline import engine
 from pipeline.checkpoint import loading
 from pipeline.core import layout
+from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
 from pipeline.packed.folder import of_link
 from pipeline.runtime.open import open_engine
@@ -125,3 +134,42 @@ def test_other_checkpoints_have_no_packed_folder(saved: Path, tmp_path: Path) ->
     (tmp_path / "random").write_text("random\n")
     (tmp_path / "gguf").write_bytes(b"GGUF\xff\xfe")
     assert [of_link(path) for path in (saved, tmp_path / "random", tmp_path / "gguf")] == [None, None, None]
+
+
+@pytest.mark.parametrize("damage", ["missing", "shape"])
+def test_a_damaged_layer_is_named(damage: str, saved: Path, tmp_path: Path) -> None:
+    """The layer, and the tensor that is missing or all their shapes."""
+    packed.quantize_folder(saved, tmp_path / "packed", packed.gptq, GPTQ)
+    path = tmp_path / "packed" / "model.safetensors"
+    tensors, name = load_file(path), "model.layers.0.mlp.down_proj"
+    scales = tensors.pop(f"{name}.scales")
+    if damage == "shape":
+        tensors[f"{name}.scales"] = scales[:3].contiguous()
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(UserError) as error:
+        loading.load(local(tmp_path / "packed"), tmp_path / "packed")
+    (found,) = error.value.problems
+    says = "its tensor scales is missing" if damage == "missing" else "g_idx [256], qweight [32, 128]"
+    assert f"{name}.weight" in found.what
+    assert says in found.what
+    assert found.where == str(tmp_path / "packed")
+
+
+def test_experts_of_gpt_oss(tmp_path: Path) -> None:
+    """mxfp4: as transformers unpacks them into bf16, which holds them exactly."""
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "num_local_experts": 2, "num_hidden_layers": 1}
+    config = GptOssConfig(**sizes, vocab_size=100, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
+    torch.manual_seed(0)
+    tensors, want = GptOssForCausalLM(config).state_dict(), {}
+    for part in ("gate_up_proj", "down_proj"):
+        name = f"model.layers.0.mlp.experts.{part}"
+        experts, k, n = tensors.pop(name).shape
+        blocks = torch.randint(256, (experts, n, k // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(120, 130, (experts, n, k // 32), dtype=torch.uint8)
+        want[name] = convert_moe_packed_tensors(blocks, scales).float()
+        tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    given = config.to_dict() | {"quantization_config": {"quant_method": "mxfp4"}, "model_type": "gpt_oss"}
+    (tmp_path / "config.json").write_text(json.dumps(given))
+    found = loading.load(local(tmp_path), tmp_path).state_dict()
+    assert all(torch.equal(found[name], value) for name, value in want.items())

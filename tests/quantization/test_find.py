@@ -5,8 +5,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
+from pipeline.model.operators import HALVES, Activation
 from pipeline.quantization.find import find
+from tests.support.experts import EXPERTS, HIDDEN, Mixture, graph_of
 
 K = 8  # of all weights here, which are [K, K]: 256 bytes
 FLOAT, IDS = ir.TensorType(ir.DataType.FLOAT), ir.TensorType(ir.DataType.INT64)
@@ -144,3 +147,18 @@ def test_rows_and_width() -> None:
     assert (columns.width, rows.width) == (K, K)
     np.testing.assert_array_equal(columns.rows(), numbers.reshape(K, 2 * K).T)
     np.testing.assert_array_equal(rows.rows(), numbers.reshape(2 * K, K))
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_experts_are_stacks_and_their_router_stays(transposed: bool) -> None:
+    """Rows of all experts; what chooses them is left exact, and so are biases."""
+    mixture = Mixture(Activation(HALVES, "silu"), transposed=transposed, bias=True)
+    weights = find(graph_of(mixture, router=torch.randn(HIDDEN, EXPERTS)).graph, 0)
+    assert sorted((w.value.name, w.is_stack, w.is_table, w.is_head, w.by_rows) for w in weights) == [
+        ("down", True, False, False, not transposed),
+        ("up", True, False, False, not transposed),
+    ]
+    for weight in weights:
+        parameter = mixture.get_parameter(str(weight.value.name)).detach()
+        rows = parameter.transpose(1, 2) if transposed else parameter
+        np.testing.assert_array_equal(weight.rows(), rows.reshape(-1, weight.width).numpy())

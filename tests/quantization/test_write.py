@@ -7,16 +7,24 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
+import torch
 from onnx.reference import ReferenceEvaluator
 
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.core.errors import UserError
 from pipeline.core.profiles import Profiles
-from pipeline.core.schema import Embedding, Quantize
+from pipeline.core.schema import Embedding, Quantize, Rounding
+from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.graph import onnx_file
+from pipeline.model.operators import HALVES, Activation
+from pipeline.quantization.grids import round_rows
+from pipeline.quantize import Quantizer, quantize
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from tests.support.architectures import mostly_slow, random_model
+from tests.support.experts import Mixture, choice, graph_of
 from tests.support.points import build_once
 from tests.support.quantized import (
     GATES,
@@ -104,3 +112,38 @@ def test_a_tied_weight_is_stored_once(tied: tuple[Path, GraphContract], tmp_path
         v.shape for v in onnx_file.load(tmp_path / "out").graph.initializers.values() if v.dtype == ir.DataType.INT8
     ]
     assert [s for s in shapes if s is not None and 512 in s.numpy()] == [[512, 64]]
+
+
+@pytest.mark.parametrize("options", [INT8, INT8_BLOCKS, INT4, INT4_OFFSET])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_experts_are_right(transposed: bool, options: Quantize) -> None:
+    """A stack of experts' weights on its grid, which has no offsets: as the operator with these weights."""
+    mixture = Mixture(Activation(HALVES, "silu"), transposed=transposed)
+    model = graph_of(mixture)
+    quantize(model, Quantizer(options, lambda _: None), least=0)
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert {node.op_type for node in proto.graph.node} >= {"DequantizeLinear", "Loop"}
+    assert not {"up", "down"} & {tensor.name for tensor in proto.graph.initializer}
+    parameters = [mixture.get_parameter(name) for name in ("up", "down")]
+    before = [parameter.clone() for parameter in parameters]
+    fmt, given = FORMATS[options.weights], choice(5)
+    with torch.no_grad():
+        for parameter in parameters:
+            rows = parameter.transpose(1, 2) if transposed else parameter
+            flat = rows.reshape(-1, rows.shape[2]).numpy()
+            block = next(b for b in (options.block_size, 16) if b <= flat.shape[1]) or flat.shape[1]
+            rounded = torch.from_numpy(round_rows(np.ascontiguousarray(flat), block, fmt).values()).view(rows.shape)
+            parameter.copy_(rounded.transpose(1, 2) if transposed else rounded)
+        want = mixture(*given).numpy()
+    assert not any(torch.equal(*pair) for pair in zip(before, parameters, strict=True))
+    feeds = dict(zip((value.name for value in session.get_inputs()), (v.numpy() for v in given), strict=True))
+    np.testing.assert_allclose(session.run(None, feeds)[0], want, rtol=1e-4, atol=1e-4)
+
+
+def test_experts_are_not_left_in_floats_silently() -> None:
+    """A format of small floats has no form for a stack: an error names the key."""
+    options = Quantize(Weights.fp8, 0, True, Embedding.none, False, Rounding.nearest)
+    with pytest.raises(UserError, match="=fp8 does not reach the experts"):
+        quantize(graph_of(Mixture(Activation(HALVES, "silu"))), Quantizer(options, lambda _: None), least=0)

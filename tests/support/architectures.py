@@ -23,6 +23,36 @@ SMALL = {
 }
 WINDOW = {"sliding_window": 6}
 LAYERS = {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+LONGCAT = SMALL | {  # latent attention, groups of experts, experts without weights, two attentions in a layer
+    "num_key_value_heads": 4,
+    "num_layers": 2,
+    "ffn_hidden_size": 48,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 32,
+    "n_routed_experts": 4,
+    "zero_expert_num": 2,
+    "expert_ffn_hidden_size": 32,
+    "moe_topk": 3,
+}
+LATENT = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 24,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "head_dim": 8,
+}
+SHARED = {
+    "num_hidden_layers": 4,
+    "num_kv_shared_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "hidden_size_per_layer_input": 16,
+    "vocab_size_per_layer_input": 128,
+}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama": SMALL,
     "mistral": SMALL | WINDOW,
@@ -37,9 +67,25 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "stablelm": SMALL,
     "starcoder2": SMALL | WINDOW,
     "gpt2": {"vocab_size": 128, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "initializer_range": 0.3},
-    "granite_swa": SMALL | WINDOW | LAYERS | {"attention_multiplier": 0.25},  # attention sinks
+    "minicpm3": SMALL | LATENT,  # latent attention
+    "glm": SMALL | {"partial_rotary_factor": 0.5},  # interleaved pairs
     "gpt_neox": SMALL,
+    "mixtral": SMALL | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "longcat_flash": LONGCAT,
     "opt": SMALL | {"ffn_dim": 48, "word_embed_proj_dim": 64, "max_position_embeddings": 128},
+}
+# what else attention may have
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    "granite_swa": SMALL | WINDOW | LAYERS | {"attention_multiplier": 0.25},  # sinks
+    "deepseek_v2": SMALL | LATENT | {"first_k_dense_replace": 3},  # a rotary embedding in complex numbers
+    # such an embedding, chunks, queries scaled by their position
+    "llama4_text": SMALL
+    | {"layer_types": ["chunked_attention", "full_attention", "chunked_attention"], "no_rope_layers": [1, 0, 1]}
+    | {"attention_chunk_size": 6, "floor_scale": 4, "intermediate_size_mlp": 48, "moe_layers": []},
+    # the last layer of each kind reads the cache of the one before
+    "gemma3n_text": SMALL | WINDOW | SHARED | {"laurel_rank": 8, "activation_sparsity_pattern": None},
+    "gemma4_text": SMALL | WINDOW | SHARED | {"global_head_dim": 32},  # heads that differ by layer
+    "diffllama": SMALL,  # two attentions in a layer
 }
 
 SHORT = {"vocab_size": 128, "hidden_size": 64, "initializer_range": 0.3, "pad_token_id": 0}
@@ -91,13 +137,19 @@ WIDER: dict[str, tuple[str, dict[str, Any]]] = {
 def random_model(kind: str, **changes: Any) -> dict[str, Any]:
     """Return section `model` of params.yaml for an architecture, or for a kind of WIDER, with these changes to its
     configuration."""
-    architecture, config = WIDER[kind] if kind in WIDER else (kind, ARCHITECTURES[kind])
+    architecture, config = WIDER[kind] if kind in WIDER else (kind, (ARCHITECTURES | ATTENTIONS)[kind])
     return {"source": "random", "architecture": architecture, "config": config | changes, "seed": 0}
 
 
 def wider_model(kind: str) -> PreTrainedModel:
     """A small model of a kind of WIDER with random weights."""
     architecture, config = WIDER[kind]
+    return loading.load(Model(source=Source.random, architecture=architecture, config=config, seed=0), None)
+
+
+def small_model(architecture: str, **changes: Any) -> PreTrainedModel:
+    """A small model with random weights, with these changes to its configuration."""
+    config = (ARCHITECTURES | ATTENTIONS)[architecture] | changes
     return loading.load(Model(source=Source.random, architecture=architecture, config=config, seed=0), None)
 
 

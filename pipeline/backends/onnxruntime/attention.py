@@ -1,8 +1,9 @@
 """Lower attention for ONNX Runtime: two TensorScatter and an Attention become one GroupQueryAttention.
 
-The standard Attention reads the whole allocated cache; GroupQueryAttention reads the used slots only. It writes into
-the cache in place, accepts the projections as their products output them, packed or not, and applies the rotary
-embedding from tables. Operations that it does not include, such as per-head norms, stay before it as standard nodes.
+GroupQueryAttention reads the used slots of the cache only and writes into the cache in place. It accepts the
+projections as their products output them, packed or not, and applies the rotary embedding from tables. Operations that
+it does not include, such as per-head norms, stay before it as standard nodes. An attention that it does not compute
+stays too (pipeline.backends.onnxruntime.used_slots).
 A mask becomes a sliding window where it is one, or else a bias on the scores. Padding (`attention_mask`) is neither
 written nor attended.
 """
@@ -16,6 +17,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from pipeline.backends.onnxruntime import windows
+from pipeline.backends.onnxruntime.used_slots import UsedSlots
 from pipeline.core.tables.engines import CPU
 from pipeline.graph.attention import AttentionForm, Sink
 from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
@@ -44,28 +46,34 @@ class AttentionLowering:
         self.tables: dict[str, ir.Value | None] = {}
         self.biases: dict[str, ir.Value] = {}
         self.windows: dict[str, int | None] = {}
+        self.used_slots = UsedSlots(editor)
         # With quantized weights, queries are scaled before the kernel: given a scale it packs all keys before it
         # multiplies them by one row, 28 % more time per slot. In fp32, where a step waits for weights, a step of up to
         # 512 slots gains less than 1 %. (Products of 16 bits have other kernels.)
         self.scales_ahead = any(n.outputs[0].dtype == ir.DataType.FLOAT for n in editor.nodes("DequantizeLinear"))
 
     def lower(self, node: ir.Node) -> None:
-        """Rewrite one Attention over the cache; one that the kernel does not compute is left as it is."""
-        form, sink = AttentionForm.of(node), Sink.of(node)
-        if not form.is_portable or form.other_attributes or form.other_inputs:
-            return
+        """Rewrite one Attention over the cache; one that the kernel does not compute stays, and reads the used slots
+        where it can."""
+        form = AttentionForm.of(node)
+        if form.is_portable and not form.other_attributes and not form.other_inputs and not self._fuse(node, form):
+            self.used_slots.read(node, self.shared.total_slots)
+
+    def _fuse(self, node: ir.Node, form: AttentionForm[ir.Value]) -> bool:
+        """Put a GroupQueryAttention in an Attention's place; whether there is one that computes the same."""
+        sink = Sink.of(node)
         query, keys, values = node.inputs[:3]
         write_key, write_value = producer_if(keys, "TensorScatter"), producer_if(values, "TensorScatter")
         if query is None or write_key is None or write_value is None:
-            return
+            return False
         past_key, key = write_key.inputs[:2]
         past_value, value = write_value.inputs[:2]
         head_dim = dimension(past_key, 3)
         if head_dim % HEAD_DIM_STEP or head_dim != dimension(past_value, 3):
-            return  # no kernel
+            return False  # no kernel
         head_sink = None if sink is None else self._sink(sink)
         if sink is not None and head_sink is None:
-            return
+            return False
         heads = dimension(query, 1)
         cos, sin, positions, interleaved = None, None, None, 0
         rope_q, rope_k = producer_if(query, "RotaryEmbedding"), producer_if(key, "RotaryEmbedding")
@@ -119,6 +127,7 @@ class AttentionLowering:
         self.editor.replace(write_key.outputs[0], fused.outputs[1])
         self.editor.replace(write_value.outputs[0], fused.outputs[2])
         self._rewire_consumers(node, node.outputs[0] if sink is None else sink.out, fused.outputs[0], heads)
+        return True
 
     @cached_property
     def shared(self) -> GqaInputs:

@@ -24,6 +24,7 @@ from pipeline.graph.editor import dimension
 from pipeline.runtime import engine_info
 from pipeline.runtime.open import open_engine, why_unavailable
 
+OWN_WEIGHTS = {"MatMulNBits", "MoE", "QMoE"}  # operators that read weights in an order of their own
 QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions have 16 inputs
 
 
@@ -44,7 +45,7 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
         contract = contract.narrowed(windows, slots)
         if engine.window_cache and not windows:
             print(f"engine.window_cache has no effect: no layer's window is shorter than {contract.cache_size} tokens")
-    if any(node.op_type == "MatMulNBits" for node in lowered.graph):
+    if any(node.op_type in OWN_WEIGHTS for node in lowered.graph):
         onnx_file.save(lowered, out)
     else:  # the same bytes as before, which DVC's cache then stores once
         ir.save(lowered, out / layout.MODEL)

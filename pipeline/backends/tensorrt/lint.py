@@ -17,6 +17,7 @@ from pipeline.core.errors import first_line
 from pipeline.core.tables.dtypes import BY_ONNX
 from pipeline.graph.attention import AttentionForm
 
+FLOAT = onnx.TensorProto.FLOAT
 SCALE_TOLERANCE = 2e-3  # the parser multiplies queries and keys by its square root each, rounded to fp16
 CHANGES_NOTHING = ("CAST", "SHUFFLE", "IDENTITY", "SQUEEZE", "UNSQUEEZE")
 WEIGHTS = BY_ONNX.keys() - {onnx.TensorProto.INT64}  # types of weights; shapes and axes are int64
@@ -189,7 +190,7 @@ def _caches(view: _View) -> Iterator[str]:
 
 def _types(view: _View) -> Iterator[str]:
     """Products with weights, attention and cache compute in the declared type."""
-    want = view.contract.caches[0].dtype
+    want, wide = view.contract.caches[0].dtype, _wide(view.graph)
     for layer in view.layers:
         if layer.type.name not in COMPUTE:
             continue
@@ -197,8 +198,19 @@ def _types(view: _View) -> Iterator[str]:
         if layer.type.name == "MATRIX_MULTIPLY" and not any(_is_weight(view, raw) for raw in given):
             continue  # such as products of angles and positions, which stay in fp32
         has = {view.api.numpy_type(raw.dtype) for raw in given}
-        if has != {want}:
-            yield f"{layer.name} computes in {' and '.join(sorted(has))}, declared is {want}"
+        wanted = "float32" if layer.name in wide else want
+        if has != {wanted}:
+            yield f"{layer.name} computes in {' and '.join(sorted(has))}, declared is {wanted}"
+
+
+def _wide(graph: onnx.GraphProto) -> set[str]:
+    """Names of the products that the graph means in fp32, such as a router's: it casts what they read, and goes on with
+    the result as it is."""
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    raised = {node.output[0] for node in casts if node.attribute[0].i == FLOAT}
+    read = {name for node in graph.node if node.op_type != "Cast" for name in node.input}
+    products = (node for node in graph.node if node.op_type in ("Gemm", "MatMul"))
+    return {node.name for node in products if node.input[0] in raised and node.output[0] in read}
 
 
 def _is_weight(view: _View, raw: Any) -> bool:

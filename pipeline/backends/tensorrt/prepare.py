@@ -3,8 +3,8 @@
 The results are standard operators again:
 
 * Attention with lengths, where TensorRT's attention takes none (10.15, 10.16) -> with a boolean mask, made once.
-* Attention with a softcap, which the parser refuses, with sinks, which it would drop, or with a head size without
-  kernels -> MatMul, Tanh, Softmax.
+* Attention with a softcap, or with values of another size than keys, which the parser refuses, with sinks, which it
+  would drop, with a mask that is added, or with a head size without kernels -> MatMul, Tanh, Softmax.
 * Splits of projections -> along the last axis (pipeline.backends.tensorrt.split).
 * Embedding of 8 bits -> packed into int32, as TensorRT cannot gather rows of int8.
 
@@ -36,8 +36,10 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
         raise UserError(lost)
     rewrite = _Attentions(editor)
     for node in editor.nodes("Attention"):
-        form, odd = AttentionForm.of(node), any(dimension(node.inputs[i], 3) % HEAD_STEP for i in (QUERY, VALUE))
-        if form.softcap or odd or _is_added(form.mask) or Sink.of(node) is not None:
+        query, value = (dimension(node.inputs[i], 3) for i in (QUERY, VALUE))
+        odd = query % HEAD_STEP or query != value
+        form = AttentionForm.of(node)
+        if form.softcap or odd or Sink.of(node) is not None or _is_added(form.mask):
             rewrite.decompose(node)
             continue
         rewrite.scale(node)
@@ -61,11 +63,6 @@ def _unkept(editor: Editor) -> Iterator[tuple[ir.Node, str, str]]:
         if not form.is_portable:
             what = "it must be causal with lengths, or have a mask alone"
             yield node, what, "export with pipeline.wrap, whose attention has one of these forms"
-
-
-def _is_added(mask: ir.Value | None) -> bool:
-    """Whether a mask is numbers that are added to the scores: TensorRT's attention takes a boolean one."""
-    return mask is not None and mask.dtype not in (None, ir.DataType.BOOL)
 
 
 class _Attentions:
@@ -124,12 +121,14 @@ class _Attentions:
         if softcap:
             scores = insert("Mul", insert("Tanh", insert("Div", scores, number(softcap))), number(softcap))
         mask = self._mask(node)
-        if form.mask is None or dimension(form.mask, 1) == 1:
-            mask = insert("Unsqueeze", mask, shape(1))
-        else:
+        if mask.shape is not None and mask.shape[1] == heads != 1:
             mask = insert("Reshape", mask, shape(0, shared, heads // shared, -1, dimension(keys, 2)))
-        added = _is_added(form.mask)
-        scores = insert("Add", scores, mask) if added else insert("Where", mask, scores, number(-np.inf))
+        else:
+            mask = insert("Unsqueeze", mask, shape(1))
+        if _is_added(form.mask):
+            scores = insert("Add", scores, insert("Cast", mask, to=query.dtype.value))
+        else:
+            scores = insert("Where", mask, scores, number(-np.inf))
         if sink is not None:
             own = insert("Reshape", sink.scores, shape(1, shared, heads // shared, 1, 1))
             column = insert("Slice", scores, shape(0), shape(1), shape(4))
@@ -171,6 +170,11 @@ class _Attentions:
             slots = constant("causal.slots", np.arange(dimension(keys, 2)))
             self.masks[length] = insert("LessOrEqual", slots, last_seen)
         return self.masks[length]
+
+
+def _is_added(mask: ir.Value | None) -> bool:
+    """Whether a mask is numbers that are added to the scores."""
+    return mask is not None and mask.dtype not in (None, ir.DataType.BOOL)
 
 
 def _gathered_rows(editor: Editor, node: ir.Node) -> None:

@@ -34,7 +34,7 @@ FIXES = {
     Category.INDEXER: "choose a model all of whose layers keep keys and values",
     Category.OWN_CACHE: "choose a model all of whose layers keep keys and values",
     Category.POSITIONS: "choose a model whose forward takes position_ids",
-    Category.EXPERTS: "choose a model without experts",
+    Category.EXPERTS: "choose a model whose experts compute silu, gelu or relu between two products",
     Category.ATTENTION: "choose a model that takes transformers' attention functions",
     Category.TRACING: "choose another model or version of transformers; report it with this message",
 }

@@ -173,6 +173,16 @@ def wide_product(model: onnx.ModelProto) -> None:
     model.graph.node.extend([*nodes[:position], *casts, product, back, *nodes[position + 1 :]])
 
 
+def router(model: onnx.ModelProto) -> None:
+    """A projection whose result is used in fp32, as a router's is."""
+    wide_product(model)
+    product = node(model, f"{FIRST}.o_proj.MatMul")
+    position, out = list(model.graph.node).index(product), product.output[0]
+    sigmoid = helper.make_node("Sigmoid", [out], [f"{out}.score"], name="score")
+    model.graph.node.insert(position + 1, sigmoid)
+    node(model, "down").input[0] = f"{out}.score"
+
+
 IN_THE_GRAPH = [
     (swapped_caches, f"{FIRST}.TensorScatter writes present.0.key into past_key_values.0.value, not into the input"),
     (cache_from_a_sum, f"{FIRST}.TensorScatter writes from add, not from cache_position"),
@@ -189,6 +199,11 @@ def test_a_fault_in_the_graph_is_found(
     """The network is compared with the contract, so that a fault of the graph itself does not pass as the parser's."""
     found = findings(edited(half[0] / layout.SIMPLIFIED, tmp_path / "point", edit))
     assert any(finding.startswith(says) for finding in found), found
+
+
+def test_a_router_in_fp32_is_no_fault(half: Point, tmp_path: Path) -> None:
+    """The model means it so."""
+    assert findings(edited(half[0] / layout.SIMPLIFIED, tmp_path, router)) == []
 
 
 def changed(proto: onnx.ModelProto, what: str) -> None:

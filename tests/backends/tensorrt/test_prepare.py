@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
+import torch
 
 from pipeline.backends.tensorrt.prepare import prepare
 from pipeline.core import layout
@@ -15,9 +16,8 @@ from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Weights
 from pipeline.graph import onnx_file
 from pipeline.graph.attention import LENGTHS, MASK
+from pipeline.graph.translations import TRANSLATIONS
 from pipeline.runtime.onnxruntime import OnnxRuntime
-from tests.support.architectures import random_model
-from tests.support.points import build_once
 from tests.support.tensorrt import contract_of, quantized
 
 Point = tuple[Path, GraphContract]
@@ -77,21 +77,55 @@ def test_a_softcap_and_a_window_are_kept(window: Point, tmp_path: Path) -> None:
         assert {"Tanh", "Softmax"} <= operators(model)
 
 
-@pytest.mark.slow
-def test_sinks_become_a_column_of_the_softmax(tmp_path: Path) -> None:
-    """The parser would drop the scores that they need."""
-    build_once(tmp_path, [], model=random_model("granite_swa"))
-    model = compare(tmp_path / layout.SIMPLIFIED, tmp_path / "prepared", lengths=True)
+class Attends(torch.nn.Module):
+    """Attention of 4 heads over 2 of a cache, with what TensorRT's own has not."""
+
+    def __init__(self, sinks: bool) -> None:
+        super().__init__()
+        self.sinks = torch.tensor([-3.0, 0.0, 1.0, 4.0]) if sinks else None
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, position: torch.Tensor, mask: torch.Tensor
+    ) -> torch.Tensor:
+        length = position + query.shape[2]
+        own = None if mask.shape[3] == 1 else mask
+        return torch.ops.kvforge.attend(query, key, value, length, own, 0.5, 0.0, self.sinks)
+
+
+@pytest.mark.filterwarnings("ignore")  # the exporter's own
+@pytest.mark.parametrize(
+    ("sinks", "width", "mask"),
+    [(True, 8, None), (True, 8, torch.bool), (False, 16, None), (False, 8, torch.float32), (True, 16, torch.float32)],
+)
+def test_what_tensorrts_attention_has_not_is_written_out(
+    tmp_path: Path, sinks: bool, width: int, mask: torch.dtype | None
+) -> None:
+    """Sinks, values of another size than keys, masks that are added, one for each head: the same numbers."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, *size, generator=draw) for size in ((4, 3, 8), (2, 16, 8), (2, 16, width)))
+    seen = torch.rand(2, 1, 3, 16, generator=draw) > 0.3
+    masks = {None: torch.zeros(2, 1, 3, 1), torch.bool: seen, torch.float32: torch.randn(2, 4, 3, 16, generator=draw)}
+    module, args = Attends(sinks), (query, key, value, torch.tensor([0, 13]), masks[mask])
+    batch, sequence = torch.export.Dim("batch", max=8), torch.export.Dim("sequence", max=8)
+    axes = tuple({0: batch} | ({2: sequence} if i in (0, 4) else {}) for i in range(5))
+    program = torch.export.export(module, args, dynamic_shapes=axes)
+    model = translate_alone(program)
+    prepare(model, lengths=True)
     assert not {"Attention", "ReduceLogSumExp"} & operators(model)
+    ir.save(model, tmp_path / "model.onnx")
+    names = [str(value.name) for value in model.graph.inputs]
+    feeds = dict(zip(names, (tensor.numpy() for tensor in args), strict=True))
+    (out,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, feeds)
+    np.testing.assert_allclose(out, module(*args).numpy(), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_a_mask_of_numbers_is_added(tmp_path: Path) -> None:
-    """BLOOM's ALiBi, a number for each head: TensorRT's attention takes boolean masks."""
-    build_once(tmp_path, ["cache.size=96"], model=random_model("bloom"))
-    for lengths in (True, False):
-        model = compare(tmp_path / layout.SIMPLIFIED, tmp_path / str(lengths), lengths=lengths)
-        assert "Attention" not in operators(model)
+def translate_alone(program: torch.export.ExportedProgram) -> ir.Model:
+    """A program's graph, with the shapes that onnxsim would infer."""
+    made = torch.onnx.export(
+        program, dynamo=True, opset_version=24, optimize=False, verbose=False, custom_translation_table=TRANSLATIONS
+    )
+    assert made is not None
+    return made.model
 
 
 @pytest.mark.parametrize("weights", [Weights.int8, Weights.int4])
