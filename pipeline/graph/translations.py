@@ -91,6 +91,15 @@ def _split(value: Any, sizes: Any, dim: int = 0) -> Any:
     return tuple(op.Slice(value, [end - size], [end], [dim], [1]) for size, end in zip(sizes, ends, strict=True))
 
 
+def _index(value: Any, indices: Sequence[Any]) -> Any:
+    """Rows of one axis by Gather; torch.onnx transposes, takes GatherND and transposes back."""
+    given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
+    if len(given) == 1 and given[0][1].dtype == ir.DataType.INT64:
+        axis, index = given[0]
+        return op.Gather(value, index, axis=axis)
+    return core.aten_index(value, indices)
+
+
 def _mean(value: Any, dim: Sequence[int] | None, keepdim: bool = False, dtype: int = -1) -> Any:
     mean = op.ReduceMean(value, list(dim or range(len(value.shape))), keepdims=keepdim)
     return mean if dtype in (None, -1) else op.Cast(mean, to=dtype)
@@ -104,6 +113,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.view.default: _reshape,
     torch.ops.aten.reshape.default: _reshape,
     torch.ops.aten.slice.Tensor: _slice,
+    torch.ops.aten.index.Tensor: _index,
     torch.ops.aten.split.Tensor: _split,
     torch.ops.aten.split_with_sizes.default: _split,
     torch.ops.aten.mean.dim: _mean,

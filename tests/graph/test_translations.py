@@ -34,6 +34,13 @@ class Parts(torch.nn.Module):
         return torch.cat([rest, high, one, low, two, first], -1)
 
 
+class Rows(torch.nn.Module):
+    """Rows of an axis in the middle by a list, as Falcon takes its keys; places by two lists, the general form."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[..., [-2, 0], :].sum(2) + x[:, :, [1, 2], [0, 0]].sum(2, keepdim=True)
+
+
 class Attends(torch.nn.Module):
     """New keys go into a cache, and queries attend over it."""
 
@@ -89,6 +96,16 @@ def test_parts_are_no_sequences() -> None:
     assert (found.count("Split"), found.count("Slice")) == (1, 4)
     x = torch.randn(4, 5, 8)
     np.testing.assert_array_equal(run(model, x), Parts()(x).numpy())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_one_axis_are_gathered() -> None:
+    """Without GatherND and transposes, as long as it is one axis."""
+    model = exported(Rows(), (torch.randn(2, 3, 5, 8),), ({0: BATCH, 1: SEQUENCE},))
+    gathers = [node.attributes["axis"].value for node in model.graph if node.op_type == "Gather"]
+    assert gathers.count(2) == 1
+    x = torch.randn(4, 5, 5, 8)
+    np.testing.assert_allclose(run(model, x), Rows()(x).numpy(), atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")

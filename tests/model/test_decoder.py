@@ -28,13 +28,20 @@ from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.runtime.torch import Torch
-from tests.support.architectures import ARCHITECTURES, ATTENTIONS, mostly_slow, random_model, small_llama, small_model
+from tests.support.architectures import (
+    ARCHITECTURES,
+    ATTENTIONS,
+    mostly_slow,
+    random_model,
+    small_llama,
+    small_model,
+    wider_model,
+)
 from tests.support.gates import held
 from tests.support.points import build_once
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mamba": ({"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2}, "cache"),
-    "bloom": ({"vocab_size": 128, "hidden_size": 32, "n_layer": 2, "n_head": 4}, "AttentionInterface"),
 }
 GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
 AXES = {"batch": 4, "sequence": 32}
@@ -88,7 +95,6 @@ def test_decoder_equals_the_original(architecture: str) -> None:
                 reason="its forward calls another cache by the same name from 5.24 on; refusals.py refuses it first",
             ),
         ),
-        "bloom",
     ],
 )
 def test_unfit_architectures_are_refused(architecture: str) -> None:
@@ -102,6 +108,15 @@ def test_unfit_architectures_are_refused(architecture: str) -> None:
 
     with pytest.raises(UserError, match=why):
         refuse()
+
+
+def test_attention_of_an_unknown_form_is_refused() -> None:
+    """With the operation that has no place in kvforge::attend."""
+    model = wider_model("bloom")
+    given = inputs(model, 0)
+    model.transformer.h[1].self_attention.attention_dropout = torch.nn.Tanh()
+    with pytest.raises(UserError, match=r"BloomForCausalLM cannot .* with tanh on its scores"):
+        decoder.Decoder(model, "last")(*given)
 
 
 def inputs(model: PreTrainedModel, slot: int) -> tuple[Any, ...]:

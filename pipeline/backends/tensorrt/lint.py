@@ -110,8 +110,8 @@ def _interface(view: _View) -> Iterator[str]:
 
 
 def _used(view: _View) -> Iterator[str]:
-    """Every input reaches an output: TensorRT drops an unused one from the engine."""
-    needed: set[str] = set()
+    """Every input that the model reads reaches an output: TensorRT drops an unused one from the engine."""
+    needed = set(view.contract.unused)
     waiting = [raw.name for raw in view.outputs]
     while waiting:
         name = waiting.pop()

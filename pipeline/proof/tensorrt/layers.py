@@ -64,18 +64,23 @@ def _shuffle(_trt: Any, layer: Any, value: Value, sizes: Value | None = None) ->
 
 
 def _slice(trt: Any, layer: Any, value: Value, *given: Value | None) -> Value:
-    """Of each axis, or of those in `axes`: `shape` numbers from `start` on, `stride` apart (0 repeats one)."""
+    """Of each axis, or of those in `axes`: `shape` numbers from `start` on, `stride` apart (0 repeats one). Mode WRAP
+    begins again after the last."""
     parts = dict(zip(("start", "shape", "stride", "fill", "axes"), given, strict=False))
     start, shape, stride, axes = (
         getattr(layer, name) if (part := parts.get(name)) is None else part.tolist()
         for name in ("start", "shape", "stride", "axes")
     )
-    if layer.mode != trt.SampleMode.STRICT_BOUNDS or min(stride) < 0:
+    wraps = layer.mode == trt.SampleMode.WRAP
+    if not (wraps or layer.mode == trt.SampleMode.STRICT_BOUNDS) or min(stride) < 0:
         raise NotImplementedError(f"{layer.name}: a slice by {layer.mode}, strides {stride}")
     for axis, first, count, step in zip(axes or range(value.dim()), start, shape, stride, strict=True):
-        if count and first + (count - 1) * step >= value.shape[axis]:
+        indices = torch.arange(count) * step + first
+        if wraps:
+            indices %= value.shape[axis]
+        elif count and indices[-1] >= value.shape[axis]:
             raise ValueError(f"{layer.name}: slice past the end of axis {axis}")
-        value = value.index_select(axis, torch.arange(count) * step + first)
+        value = value.index_select(axis, indices)
     return value
 
 

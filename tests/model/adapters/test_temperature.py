@@ -16,7 +16,7 @@ def test_each_row_has_its_own_scale() -> None:
     assert [bool(attention.q_proj._forward_hooks) for attention in attentions] == [False, True, False]
     assert not attentions[1].attn_temperature_tuning
     hidden = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(0))
-    token = running.set(StaticCache([], torch.tensor([0, 9]), 3))
+    token = running.set(StaticCache([], torch.tensor([0, 9]), torch.zeros(2, 3)))
     try:
         found = attentions[1].q_proj(hidden)
     finally:

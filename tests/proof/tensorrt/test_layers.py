@@ -98,11 +98,12 @@ def cut(trt: Any, value: Value, *given: Value | None, **changes: Any) -> Value:
 
 
 def test_slices(trt: Any) -> None:
-    """Start, size and stride of each axis, or of those that are named; stride 0 repeats."""
+    """Start, size and stride of each axis, or of those that are named; stride 0 repeats, mode WRAP begins again."""
     value = torch.arange(20).reshape(4, 5)
     assert cut(trt, value, start=(1, 0), stride=(2, 3)).tolist() == [[5, 8], [15, 18]]
     assert cut(trt, value, ints(2, 1)).tolist() == [[11, 12], [16, 17]]
     assert cut(trt, value, ints(4), ints(2), ints(0), None, ints(1)).tolist() == [[4, 4], [9, 9], [14, 14], [19, 19]]
+    assert cut(trt, value, shape=(1, 7), mode=trt.SampleMode.WRAP).tolist() == [[0, 1, 2, 3, 4, 0, 1]]
     with pytest.raises(ValueError, match="past the end of axis 1"):
         cut(trt, value, start=(0, 4))
     with pytest.raises(NotImplementedError, match="strides"):
