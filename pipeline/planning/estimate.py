@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from pipeline.core.schema import Logits, Rounding, Source
+from pipeline.core.schema import EngineKind, Logits, Rounding, Source
 from pipeline.core.tables.dtypes import COMPUTE
-from pipeline.core.tables.engines import CPU
 from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.planning.model_sizes import ModelSizes
 
@@ -102,6 +101,17 @@ class Point:
             rest += tables
         return rest + self._linear_bytes(self.sizes.linear)
 
+    @property
+    def engine(self) -> int:
+        """The weights in engine/: ONNX Runtime's kernel on the CPU takes a scale for each 32, where others have one for
+        a row."""
+        by_row = 0
+        if self.quantized and self.config.engine.lower:
+            by_row += 0 if self.config.quantize.block_size else self.sizes.linear
+            if self.config.quantize.embedding.value != Weights.none.value:
+                by_row += self.sizes.head or self.sizes.embedding
+        return self.final + by_row // 32 * self.number
+
     def _linear_bytes(self, numbers: int) -> int:
         """Bytes of quantized weights of linear layers, with a scale, and maybe an offset, for each block."""
         options = self.config.quantize
@@ -129,10 +139,16 @@ class Point:
         tokens = config.axes.batch * (config.axes.sequence if config.wrap.logits is Logits.all else 1)
         return max(scores, tokens * sizes.vocab) * FP32
 
-    @property
-    def on_cpu(self) -> bool:
-        """Whether ONNX Runtime computes the engine on the CPU."""
-        return self.config.engine.provider == CPU
+
+def largest_in_memory(memory: int) -> float:
+    """Estimate the parameters of the largest model in fp32, with the default caches, that `memory` bytes verify: the
+    original and the engine at once."""
+    return max(memory - LIBRARIES - VERIFYING - LOGITS - GB, 0) / (2 * FP32)
+
+
+def largest_on_disk(disk: int) -> float:
+    """Estimate the same for `disk` bytes: four artifacts, and two of them in DVC's cache."""
+    return disk / (6 * FP32)
 
 
 def parts(config: DictConfig, sizes: ModelSizes) -> dict[str, int]:
@@ -185,9 +201,14 @@ def _quantize(point: Point) -> Cost:
 
 
 def _engine(point: Point) -> Cost:
-    disk = point.final + SMALL
+    disk = point.engine + SMALL
+    if point.config.engine.kind is not EngineKind.onnxruntime:
+        # roughly: SmolLM2-135M in fp16 takes 1.4 GB, of a driver, the graph, and copies of the weights while it is tuned
+        return Cost(((LIBRARIES + 3 * point.final, point.final),), disk, disk)
+    if point.quantized:  # packed in memory again, from the mapped file
+        return Cost(((ENGINE + point.engine, point.final),), disk, disk)
     loading = ENGINE + point.packed(point.final), max(point.head, point.sizes.largest * point.number)
-    return Cost((loading,), disk, disk if point.quantized else SMALL)
+    return Cost((loading,), disk, SMALL)
 
 
 def _verify(point: Point) -> Cost:
@@ -195,20 +216,24 @@ def _verify(point: Point) -> Cost:
     held = LIBRARIES + VERIFYING + point.original
     loading = LIBRARIES + point.original, point.stored
     # PyTorch writes no cache in place; weights that equal the original's are shared with it, others stay mapped
-    program = held + 3 * point.caches(config.axes.batch), 0 if point.number == FP32 else point.weights
+    scores = 3 * point.activations
+    program = held + 3 * point.caches(config.axes.batch) + scores, 0 if point.number == FP32 else point.weights
     graph = held + point.packed(point.weights) + point.caches(config.axes.batch), point.head
     steps = [loading, program, graph]
-    if config.verify.quality.tokens:
+    if config.verify.quality.tokens and config.engine.kind is EngineKind.onnxruntime:
         rows = min(ROWS, -(-config.verify.quality.tokens // config.verify.quality.window))
         # the original's own cache, and a copy of it each time that it grows
         read = 2 * rows * point.sizes.cache_slot * config.verify.quality.window * FP32
-        steps.append((held + point.packed(point.final) + point.caches(rows) + read + LOGITS, 0))
+        steps.append((held + point.packed(point.engine) + point.caches(rows) + read + LOGITS, 0))
     return Cost(tuple(steps))
 
 
 def _bench(point: Point) -> Cost:
-    loading = PLAIN + point.packed(point.final), point.head
-    running = PLAIN + point.packed(point.final) + point.caches(point.config.bench.batch), 0
+    if point.config.engine.kind is not EngineKind.onnxruntime:
+        return Cost(((LIBRARIES, point.final),))  # weights and caches are on the GPU
+    packed = PLAIN + point.packed(point.engine)
+    loading = packed, 0 if point.quantized else point.head
+    running = packed + point.caches(point.config.bench.batch), 0
     return Cost((loading, running))
 
 

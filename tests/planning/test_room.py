@@ -20,7 +20,7 @@ def test_mapped_files_may_exceed_the_memory() -> None:
 def test_each_stage_that_does_not_fit_is_named() -> None:
     """With what it holds, what there is, and how to go on all the same."""
     costs = COSTS | {"verify": Cost(((9 * GB, 0),)), "bench": Cost(((10 * GB, 0),))}
-    verify, bench = problems("p", costs, 0, ROOM)
+    bench, verify = problems("p", costs, 0, ROOM)
     assert verify.what == "stage verify of the point p holds 9.0 GB of memory; this machine or container has 8.0 GB"
     assert "bench" in bench.what
     assert "check_size=false" in verify.fix
