@@ -32,7 +32,7 @@ from pipeline.text.tokens import load_tokenizer
 SCRATCH, ARTIFACTS = Path(".bench/windows"), Path("artifacts")
 OUT = Path(__file__).parent / "windows.md"
 DEPTHS = (256, 1000, 2000, 4000, 7900)  # tokens in the cache
-STEPS, CHUNKS, CHUNK = 40, 5, 256  # how often each is run, tokens of a chunk
+STEPS, CHUNKS, CHUNK = 40, 7, 256  # how often each is run, tokens of a chunk
 PROMPT, PAST_WINDOW = 32, 1500
 READ = 64  # tokens that the original reads at once: its logits are 67 MB for a vocabulary of 262,144
 ALL, WINDOW = "all tokens", "window only"
