@@ -1,11 +1,13 @@
 """An engine whose caches keep a sliding window only, beside the same one whose caches keep all tokens.
 
     python -m pipeline model=gemma3_270m_gguf precision=fp32 cache.size=8192 point=long
-    python -m benchmarks.windows long [--threads 2]
+    python -m benchmarks.windows long
 
 Both engines are built from the point's final model. Steps and chunks are timed in turn after several numbers of tokens,
-over caches of random numbers. The one with windows then decodes greedily until 1,500 tokens are out of its window. The
-text must be the original's: one forward over it gives the original's choices. Writes windows.md.
+over caches of random numbers, on one thread and in processor time, which other processes disturb least.
+
+The one with windows then decodes greedily until 1,500 tokens are out of its window. The text must be the original's:
+one forward over it gives the original's choices. Writes windows.md.
 """
 
 import argparse
@@ -21,7 +23,6 @@ import torch
 from pipeline import engine
 from pipeline.checkpoint import loading
 from pipeline.core import layout
-from pipeline.core.machine import cores
 from pipeline.core.schema import Engine, Model, Profile, section
 from pipeline.proof.reference import Reference
 from pipeline.runtime.open import open_engine
@@ -31,7 +32,7 @@ from pipeline.text.tokens import load_tokenizer
 SCRATCH, ARTIFACTS = Path(".bench/windows"), Path("artifacts")
 OUT = Path(__file__).parent / "windows.md"
 DEPTHS = (256, 1000, 2000, 4000, 7900)  # tokens in the cache
-STEPS, CHUNKS, CHUNK = 40, 5, 256  # how often each is run, tokens of a chunk
+STEPS, CHUNKS, CHUNK = 40, 7, 256  # how often each is run, tokens of a chunk
 PROMPT, PAST_WINDOW = 32, 1500
 READ = 64  # tokens that the original reads at once: its logits are 67 MB for a vocabulary of 262,144
 ALL, WINDOW = "all tokens", "window only"
@@ -42,7 +43,7 @@ HEAD = f"""# Caches of sliding windows
 """
 
 
-def build(point: Path, threads: int) -> dict[str, Runtime]:
+def build(point: Path) -> dict[str, Runtime]:
     """Both engines of a point's final model."""
     found: dict[str, Runtime] = {}
     for name, narrow in ((ALL, False), (WINDOW, True)):
@@ -51,12 +52,12 @@ def build(point: Path, threads: int) -> dict[str, Runtime]:
         out.mkdir(parents=True)
         options = replace(section(Engine, point), window_cache=narrow)
         engine.build(point / layout.WRAPPED, layout.final_model(point), options, section(Profile, point), out)
-        found[name] = open_engine(out, threads)
+        found[name] = open_engine(out, threads=1)
     return found
 
 
 def timed(sessions: dict[str, Session], depth: int, sequence: int, repeats: int) -> dict[str, float]:
-    """Milliseconds of a step of `sequence` tokens after `depth` tokens, median."""
+    """Milliseconds of processor time of a step of `sequence` tokens after `depth` tokens, median."""
     seconds = dict[str, list[float]]((name, []) for name in sessions)
     tokens = np.random.default_rng(0).integers(3, 1000, sequence).tolist()
     for session in sessions.values():
@@ -67,9 +68,9 @@ def timed(sessions: dict[str, Session], depth: int, sequence: int, repeats: int)
         for name, session in sessions.items():
             session.write_caches(session.caches)
             session.lengths[:] = depth
-            start = time.perf_counter()
+            start = time.process_time()
             session.step([tokens])
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.process_time() - start)
     return {name: median(found) * 1e3 for name, found in seconds.items()}
 
 
@@ -101,10 +102,8 @@ def main() -> None:
     """Measure the point on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.windows", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("point")
-    parser.add_argument("--threads", type=int, default=cores())
-    given = parser.parse_args()
-    point = ARTIFACTS / given.point
-    runtimes = build(point, given.threads)
+    point = ARTIFACTS / parser.parse_args().point
+    runtimes = build(point)
     contract = runtimes[WINDOW].contract
     window = max(contract.windows.values())
     sessions = {name: runtime.session(1) for name, runtime in runtimes.items()}
@@ -119,8 +118,8 @@ def main() -> None:
             made += f"| {depth} | {cells(step)} | {cells(chunk)} |\n"
     memory = {name: sum(cache.nbytes for cache in session.caches) / 1e6 for name, session in sessions.items()}
     made += f"""
-* `python -m benchmarks.windows {given.point} --threads {given.threads}`. One row; medians of {STEPS} steps and {CHUNKS}
-  chunks, in turn.
+* `python -m benchmarks.windows {point.name}`. Milliseconds of processor time on one thread, one row; medians of {STEPS}
+  steps and {CHUNKS} chunks, in turn.
 * {len(contract.windows) // 2} of {len(contract.caches) // 2} layers have a window of {window} tokens; `cache.size` is
   {contract.cache_size}.
 * Caches of a row: {memory[ALL]:.0f} MB with all tokens, {memory[WINDOW]:.0f} MB with windows.
