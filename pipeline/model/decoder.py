@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
+from pipeline.core.logs import errors_only
 from pipeline.model.adapters.table import adapt
 from pipeline.model.arguments import with_cache
 from pipeline.model.attention import IMPLEMENTATION
@@ -30,7 +31,8 @@ class Decoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, logits: str) -> None:
         super().__init__()
-        model.set_attn_implementation(IMPLEMENTATION)
+        with errors_only("transformers.modeling_utils"):  # it warns of configurations of parts that are left out
+            model.set_attn_implementation(IMPLEMENTATION)
         adapt(model)
         self.model = model
         self.logits = logits

@@ -119,7 +119,9 @@ def test_wrap_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("weights were loaded"))
     model = Model(source=Source.random, architecture="bert", config=PLAIN)
     arguments = (model, Axes(2, 8), Cache(16), Precision(ComputeType.fp32), Logits.last, tmp_path, tmp_path)
-    with pytest.raises(UserError, match="BertLMHeadModel cannot be given a static cache: it is an encoder"):
+    with pytest.raises(
+        UserError, match="BertLMHeadModel cannot be given a static cache: its attention looks both ways"
+    ):
         wrap(*arguments)
 
 

@@ -11,7 +11,10 @@ from transformers import PreTrainedModel
 
 def is_multimodal(model: PreTrainedModel) -> bool:
     """Tell whether the text decoder is one part of the model, with a configuration of its own."""
-    return model.config.get_text_config(decoder=True) is not model.config
+    try:
+        return model.config.get_text_config(decoder=True) is not model.config
+    except ValueError:  # it has several
+        return False
 
 
 def keep_text_part(model: PreTrainedModel) -> list[str]:
@@ -19,8 +22,11 @@ def keep_text_part(model: PreTrainedModel) -> list[str]:
     none for a model of text alone."""
     if not is_multimodal(model):
         return []
-    text = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
-    if text[0] is model:  # transformers does not say which part it is
+    try:
+        text = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
+    except NotImplementedError:  # transformers does not say which part it is
+        return []
+    if text[0] is model:
         return []
     others = list(_others(model, [part for part in text if part is not None], ""))
     for owner, name, _ in others:
