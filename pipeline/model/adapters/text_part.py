@@ -5,8 +5,17 @@ The model's forward stays: given no image and no sound, it does not reach the pa
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+
+class _LeftOut(nn.Module):
+    """In place of a part: a forward may ask for its device and type, image or not."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.device, self.dtype = device, dtype
 
 
 def is_multimodal(model: PreTrainedModel) -> bool:
@@ -30,7 +39,7 @@ def keep_text_part(model: PreTrainedModel) -> list[str]:
         return []
     others = list(_others(model, [part for part in text if part is not None], ""))
     for owner, name, _ in others:
-        owner._modules[name] = None
+        owner._modules[name] = _LeftOut(model.device, model.dtype)
     return [path for *_, path in others]
 
 
