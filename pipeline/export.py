@@ -89,9 +89,11 @@ def translate(program: torch.export.ExportedProgram, contract: GraphContract, op
                 try:
                     with no_decomposition():
                         exported = export()
-                except torch.onnx.OnnxExporterError:
+                except Exception:  # whatever a translation raises, it may be of an operator that was not decomposed
                     exported = export()
-        except torch.onnx.OnnxExporterError as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
             raise UserError(_untranslated(program, error)) from error
     assert exported is not None
     model = exported.model

@@ -37,6 +37,7 @@ class GraphContract:
     cache_size: int
     limits: tuple[int, ...] = ()  # token counts at which the model behaves differently, such as sliding windows
     windows: dict[str, int] = field(default_factory=dict)  # cache input -> its window, where it keeps no other tokens
+    unused: tuple[str, ...] = ()  # inputs that the model does not read: position_ids, where slots stand for positions
 
     @property
     def caches(self) -> tuple[Tensor, ...]:
@@ -86,9 +87,10 @@ class GraphContract:
             return tuple(Tensor(r["name"], r["dtype"], tuple(r["shape"])) for r in rows)
 
         limits = tuple(raw.get("limits", ()))
+        unused = tuple(raw.get("unused", ()))
         windows = dict(raw.get("windows", {}))
         inputs, outputs = tensors(raw["inputs"]), tensors(raw["outputs"])
-        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, windows)
+        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, windows, unused)
 
 
 def contract_for(
@@ -98,11 +100,13 @@ def contract_for(
     logits: str,
     axes: dict[str, int],
     limits: tuple[int, ...] = (),
+    unused: tuple[str, ...] = (),
 ) -> GraphContract:
     """Make the contract of a decoder with these caches.
 
     layers: per layer the key's and the value's (kv_heads, cache_size, head_dim); compute: fp32, fp16 or bf16;
-    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits.
+    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits;
+    unused: inputs that the model does not read.
     """
     dtype = COMPUTE[compute].name
     tokens = ("batch", "sequence")
@@ -125,4 +129,5 @@ def contract_for(
         axes=axes,
         cache_size=layers[0][0][1],
         limits=limits,
+        unused=unused,
     )

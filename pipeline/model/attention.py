@@ -3,15 +3,17 @@
 Both are registered with transformers as "kvforge".
 """
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 from pipeline.model import operators
+from pipeline.model.arguments import set_attention
 from pipeline.model.cache import running
 from pipeline.model.refusals import unsupported
 
@@ -28,24 +30,53 @@ KNOWN_KWARGS = {
 }
 
 
+def route_attention(model: PreTrainedModel) -> bool:
+    """Let the model's masks and attention come from here; return whether it writes attention out by itself.
+
+    Such a model gets only the mask. Its attention modules keep the implementation that they have.
+    """
+    if set_attention(model, IMPLEMENTATION):
+        return False
+    config = model.config
+    own = copy.copy(config)
+    for module in model.modules():
+        if not isinstance(module, PreTrainedModel) and getattr(module, "config", None) is config:
+            module.config = own
+    config._attn_implementation_internal = IMPLEMENTATION
+    return True
+
+
 def _mask(
-    batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any], **_: Any
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable[..., Any],
+    dtype: torch.dtype = torch.float32,
+    **_: Any,
 ) -> torch.Tensor | None:
-    """Return None for plain causal layers; for any other rule a bool mask [batch, 1, sequence, cache_size].
+    """Return None for plain causal layers; for any other rule a bool mask [batch, 1, sequence, cache_size]. A model
+    that writes attention out by itself always gets a mask, as numbers of `dtype` that are added to scores.
 
     transformers states each rule (sliding window, chunks, ...) as a function of index tensors, so one broadcast
     call with every row's own query positions gives the mask, whatever the rule.
     """
-    if mask_function is causal_mask_function:
+    cache = running.get()
+    if mask_function is causal_mask_function and not cache.defers:
         return None
-    position = running.get().position
+    position = cache.position
     query = position[:, None] + torch.arange(q_length, device=position.device)
     slots = torch.arange(kv_length, device=position.device)
     rows = torch.arange(batch_size, device=position.device)
     mask: torch.Tensor = mask_function(
         rows[:, None, None, None], torch.zeros_like(rows[:1]), query[:, None, :, None], slots[None, None, None, :]
     )
-    return mask.expand(batch_size, 1, q_length, kv_length)
+    mask = mask.expand(batch_size, 1, q_length, kv_length)
+    if not cache.defers:
+        return mask
+    added = torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    if mask_function is causal_mask_function:
+        cache.causal_mask = added
+    return added
 
 
 def _attention(

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import Cache, CacheLayerMixin
 
 from pipeline.model import operators
+from pipeline.model.adapters.deferred import Keys, Values
 
 
 class StaticLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not typed
@@ -16,25 +17,26 @@ class StaticLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not
 
     is_compileable = True
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, position: torch.Tensor) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, step: "StaticCache") -> None:
         super().__init__()
-        self.keys, self.values, self.position = keys, values, position
+        self.keys, self.values, self.step = keys, values, step
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Do nothing: the buffers are given."""
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write new keys and values; return all slots."""
-        self.keys = operators.scatter(self.keys, key_states, self.position)
-        self.values = operators.scatter(self.values, value_states, self.position)
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> tuple[Any, Any]:
+        """Write new keys and values; return all slots, or stand-ins for a model that writes attention out by itself."""
+        self.keys = operators.scatter(self.keys, key_states, self.step.position)
+        self.values = operators.scatter(self.values, value_states, self.step.position)
+        if self.step.defers:
+            return Keys(self.step, self.keys), Values(self.step, self.values)
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """0: positions come in as position_ids, and the mask builder places queries itself, row by row."""
-        return 0
+        """0: positions come in as position_ids, and the mask builder places queries itself, row by row. Models that
+        write attention out by themselves make tables as long as this and the new tokens: then it is all slots."""
+        return self.keys.shape[2] - self.step.new_tokens if self.step.defers else 0
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of the mask's last axis: every slot. A layer with a sliding window keeps all as well."""
@@ -48,16 +50,22 @@ class StaticLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is not
 class StaticCache(Cache):  # type: ignore[misc]  # transformers is not typed
     """transformers' cache over given buffers, key and value of each layer in turn, for one forward.
 
-    position: [batch], slot of each row's first new token; length: [batch], used slots once the new tokens are written.
+    position: [batch], slot of each row's first new token; length: [batch], used slots once the new tokens are written;
+    position_ids: [batch, sequence]; defers: hand out stand-ins of pipeline.model.adapters.deferred.
     """
 
-    def __init__(self, past: Sequence[torch.Tensor], position: torch.Tensor, new_tokens: int) -> None:
+    def __init__(
+        self, past: Sequence[torch.Tensor], position: torch.Tensor, position_ids: torch.Tensor, *, defers: bool = False
+    ) -> None:
         pairs = zip(past[0::2], past[1::2], strict=True)
-        super().__init__(layers=[StaticLayer(keys, values, position) for keys, values in pairs])
-        self.position, self.length = position, position + new_tokens
+        super().__init__(layers=[StaticLayer(keys, values, self) for keys, values in pairs])
+        self.new_tokens = position_ids.shape[1]
+        self.position, self.length, self.position_ids = position, position + self.new_tokens, position_ids
+        self.defers = defers
+        self.causal_mask: torch.Tensor | None = None  # as the model got it, where it means causal and nothing else
         self.attended: set[int] = set()  # layers whose keys an attention function has got
 
-    def attend(self, module: nn.Module, keys: torch.Tensor) -> None:
+    def attend(self, module: nn.Module | None, keys: torch.Tensor) -> None:
         """Note that a module attends over these keys: a layer's own, an earlier layer's, or what it computes of its
         own."""
         found = next((i for i, layer in enumerate(self.layers) if layer.keys is keys), None)

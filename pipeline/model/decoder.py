@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.core.logs import errors_only
+from pipeline.model.adapters.deferred import UnknownForm
 from pipeline.model.adapters.table import adapt
-from pipeline.model.arguments import with_cache
-from pipeline.model.attention import IMPLEMENTATION
+from pipeline.model.arguments import with_cache, with_positions
+from pipeline.model.attention import route_attention
 from pipeline.model.cache import StaticCache, running
 from pipeline.model.refusals import unsupported
 
@@ -31,8 +31,7 @@ class Decoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, logits: str) -> None:
         super().__init__()
-        with errors_only("transformers.modeling_utils"):  # it warns of configurations of parts that are left out
-            model.set_attn_implementation(IMPLEMENTATION)
+        self.defers = route_attention(model)
         adapt(model)
         self.model = model
         self.logits = logits
@@ -45,7 +44,7 @@ class Decoder(nn.Module):
         cache_position: torch.Tensor,
         past: list[torch.Tensor],
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        cache = StaticCache(past, cache_position, input_ids.shape[1])
+        cache = StaticCache(past, cache_position, position_ids, defers=self.defers)
         last = attention_mask.sum(1) - 1  # [batch], index of the last real new token
 
         def gather_last(_: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
@@ -58,7 +57,11 @@ class Decoder(nn.Module):
                 # gathered before the head, so that the vocabulary's product runs for one token of each row
                 head = self.model.get_output_embeddings()
                 stack.enter_context(head.register_forward_pre_hook(gather_last))
-            logits = self.model(input_ids=input_ids, position_ids=position_ids, **with_cache(self.model, cache)).logits
+            arguments = with_positions(self.model, position_ids) | with_cache(self.model, cache)
+            try:
+                logits = self.model(input_ids=input_ids, **arguments).logits
+            except UnknownForm as form:
+                raise unsupported(type(self.model).__name__, str(form)) from form
         through = len(cache.attended.intersection(range(len(cache))))
         if through != len(cache):
             raise unsupported(
@@ -72,13 +75,14 @@ class Decoder(nn.Module):
 
 def cache_shapes(model: PreTrainedModel, cache_size: int) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
     """Return per layer the shapes of key and value without batch, (kv_heads, cache_size, head_dim). They are found by
-    running the model on one token: configurations spell these numbers in too many ways to read them there.
+    running the model, which may be on the meta device, on one token: configurations spell these numbers in too many
+    ways to read them there.
 
     Raises UserError for a model that does not keep exactly one key and one value per layer.
     """
     cache = DynamicCache()
     with torch.no_grad():
-        model(input_ids=torch.zeros(1, 1, dtype=torch.int64), **with_cache(model, cache))
+        model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), **with_cache(model, cache))
     shapes = []
     for index, layer in enumerate(cache.layers):
         if getattr(layer, "keys", None) is None:

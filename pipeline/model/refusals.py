@@ -11,7 +11,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.core.errors import Refusal, UserError
 from pipeline.core.tables.refusals import FIXES, Category
-from pipeline.model.arguments import cache_name
+from pipeline.model.adapters.tables import has_alibi, tables
+from pipeline.model.arguments import cache_name, takes_positions
 
 # by name, as not every version of transformers has the last: a layer without a state of its own
 KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
@@ -80,8 +81,7 @@ def _inputs(model: PreTrainedModel) -> str | None:
 
 def _positions(model: PreTrainedModel) -> str | None:
     """A forward that takes no positions: it counts them from the cache's length, one for all rows."""
-    accepted = inspect.signature(model.forward).parameters
-    if "position_ids" not in accepted and not hasattr(model.config, "text_config"):  # such a model passes them on
+    if not (takes_positions(model) or tables(model) or has_alibi(model)):
         return "its forward takes no position_ids: positions follow from the cache's length, the same for every row"
     return None
 

@@ -1,9 +1,13 @@
 """Trace a decoder: its forward as an exported program whose batch and sequence are symbolic."""
 
+from typing import Any
+
 import torch
 from torch.export import Dim, ExportedProgram
 
 from pipeline.core.contract import GraphContract
+from pipeline.core.errors import Refusal, UserError
+from pipeline.core.tables.refusals import FIXES, Category
 from pipeline.model.decoder import Decoder
 
 EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees; 0 or 1 it would take as fixed
@@ -16,7 +20,10 @@ CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
 
 def trace(decoder: Decoder, contract: GraphContract) -> ExportedProgram:
     """Return the program of one forward, with the contract's inputs and outputs; batch and sequence are symbolic, under
-    these names, and every other size is fixed."""
+    these names, and every other size is fixed.
+
+    Raises UserError where a size depends on numbers, such as how many tokens are routed to an adapter.
+    """
     fixed = [torch.zeros(t.sized(**EXAMPLE), dtype=getattr(torch, t.dtype)) for t in contract.inputs]
     fixed[1].fill_(1)  # attention_mask
     arguments = (*fixed[:4], fixed[4:])
@@ -27,16 +34,52 @@ def trace(decoder: Decoder, contract: GraphContract) -> ExportedProgram:
     program.example_inputs = None  # two rows of every cache that the file would carry: 94 MB for SmolLM2-135M
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine: they would make equal programs differ
-    _drop_no_ops(program.graph_module)
+    if contract.caches[0].dtype != "bfloat16":
+        _multiply_in_fp32(program)
+    _drop_no_ops(program)
     return program
 
 
-def _drop_no_ops(module: torch.fx.GraphModule) -> None:
+def _multiply_in_fp32(program: ExportedProgram) -> None:
+    """Multiply in fp32 and round what a model of another type multiplies in bf16, as Falcon does its ALiBi: the same
+    numbers, and ONNX Runtime's CPU has no Mul of bf16."""
+    graph = program.graph_module.graph
+
+    def cast(operand: Any, *dtypes: torch.dtype) -> Any:
+        for dtype in dtypes if isinstance(operand, torch.fx.Node) else ():
+            before = operand
+            operand = graph.call_function(torch.ops.aten.to.dtype, (before, dtype))
+            operand.meta["val"] = before.meta["val"].to(dtype)
+        return operand
+
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.mul.Tensor and node.meta["val"].dtype == torch.bfloat16:
+            with graph.inserting_before(node):
+                node.args = tuple(cast(operand, torch.bfloat16, torch.float32) for operand in node.args)
+            node.meta["val"] = node.meta["val"].float()
+            with graph.inserting_after(node):
+                rounded = cast(node, torch.bfloat16)
+            for user in set(node.users) - {rounded}:
+                user.replace_input_with(node, rounded)
+
+
+def _drop_no_ops(program: ExportedProgram) -> None:
     """Remove casts to the type that a tensor has already, and the tracer's assertions: 251 of SmolLM2's 2,020 nodes."""
+    module = program.graph_module
     for node in module.graph.nodes:
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             module.graph.erase_node(node)
         elif node.target in CASTS and node.meta["val"].dtype == node.args[0].meta["val"].dtype:
             node.replace_all_uses_with(node.args[0])
+            program.graph_signature.replace_all_uses(node.name, node.args[0].name)  # it may be an output
             module.graph.erase_node(node)
     module.recompile()
+
+
+def _check_sizes(program: ExportedProgram, architecture: str) -> None:
+    """Raise UserError for an operator the size of whose result depends on the numbers that it gets."""
+    for node in program.graph.nodes:
+        if node.meta.get("unbacked_bindings"):
+            module, _ = list(node.meta["nn_module_stack"].values())[-1]
+            what = f"{architecture}: it cannot be traced: the size of {node.target}'s result depends on numbers"
+            raise UserError(Refusal(what, f"module {module}", FIXES[Category.TRACING], Category.TRACING))

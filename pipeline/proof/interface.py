@@ -84,7 +84,7 @@ def interface_findings(model: onnx.ModelProto, contract: GraphContract) -> list[
         else:
             findings.append(f"{want.name} is missing")
     read = names_read(model.graph)
-    findings += [f"input {t.name} is not used" for t in contract.inputs if t.name not in read]
+    findings += [f"input {t.name} is not used" for t in contract.inputs if t.name not in {*read, *contract.unused}]
     return findings + [f"{name} is not in the contract" for name in found]
 
 

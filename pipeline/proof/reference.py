@@ -4,6 +4,7 @@ Each row runs by itself, unpadded, in one forward over a growing cache, so nothi
 or chunking can be in it. Only a long text (`StreamingReference`) is read in several rows and in chunks.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from pipeline.core.arrays import Floats
-from pipeline.model.arguments import with_cache
+from pipeline.model.arguments import set_attention, with_cache, with_positions
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Reference:
     """The original model."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        model.set_attn_implementation("eager")  # the definition, and the one that every architecture has
+        # The definition. A class that takes no attention function stays with what transformers chose: for Falcon sdpa,
+        # as its eager form adds ALiBi twice.
+        set_attention(model, "eager")
         self.model = model
 
     def share_equal_weights(self, weights: dict[str, torch.Tensor]) -> None:
@@ -52,10 +55,12 @@ class Reference:
         with torch.inference_mode():
             logits = self.model(
                 input_ids=torch.tensor([tokens]),
-                position_ids=torch.arange(start, start + len(tokens))[None],
+                **with_positions(self.model, torch.arange(start, start + len(tokens))[None]),
                 **with_cache(self.model, cache),
-                logits_to_keep=torch.tensor(positions),
+                **self._only(torch.tensor(positions)),
             ).logits[0]
+        if len(logits) != len(positions):
+            logits = logits[positions]
         tensors = (t for layer in cache.layers for t in (_tensor(layer.keys), _tensor(layer.values)))
         caches = [t[0, :, start:].numpy().copy() for t in tensors]  # without the copy all cached slots stay in memory
         return Expected(logits.float().numpy(), caches)
@@ -77,11 +82,16 @@ class Reference:
         for _ in range(count):
             with torch.inference_mode():
                 logits = self.model(
-                    input_ids=torch.tensor([new]), logits_to_keep=1, **with_cache(self.model, cache)
+                    input_ids=torch.tensor([new]), **self._only(1), **with_cache(self.model, cache)
                 ).logits
             text.append(int(logits[0, -1].argmax()))
             new = text[-1:]
         return text
+
+    def _only(self, positions: int | torch.Tensor) -> dict[str, Any]:
+        """The keyword argument for logits of some positions; of all, where the forward has no such argument."""
+        accepted = inspect.signature(self.model.forward).parameters
+        return {"logits_to_keep": positions} if "logits_to_keep" in accepted else {}
 
     def streaming(self) -> "StreamingReference":
         """Start reading texts, a row each."""
@@ -101,7 +111,7 @@ class StreamingReference:
         positions = torch.arange(self._used, self._used + tokens.shape[1]).expand(tokens.shape)
         with torch.inference_mode():
             logits: torch.Tensor = self._model(
-                input_ids=tokens, position_ids=positions, **with_cache(self._model, self._cache)
+                input_ids=tokens, **with_positions(self._model, positions), **with_cache(self._model, self._cache)
             ).logits
         self._used += tokens.shape[1]
         return logits.float()

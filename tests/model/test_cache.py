@@ -11,7 +11,7 @@ SHAPE, SLOTS, LAYERS = (2, 2, 64, 16), 64, 3
 def test_the_cache_is_one_of_transformers() -> None:
     """Of its class, with every slot in the mask, and none of its lengths a number that follows from one row."""
     past = [torch.zeros(SHAPE) for _ in range(2 * LAYERS)]
-    cache = StaticCache(past, torch.full((2,), 7), 3)
+    cache = StaticCache(past, torch.full((2,), 7), torch.zeros(2, 3))
     assert isinstance(cache, Cache)
     assert len(cache) == LAYERS
     assert cache.is_compileable

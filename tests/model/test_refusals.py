@@ -21,14 +21,6 @@ from pipeline.wrap import wrap
 from tests.support.architectures import ARCHITECTURES, SMALL
 
 EXPERTS = SMALL | {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-BART = {
-    "vocab_size": 128,
-    "d_model": 64,
-    "decoder_layers": 2,
-    "decoder_attention_heads": 4,
-    "decoder_ffn_dim": 48,
-    "pad_token_id": 0,
-}
 PLAIN = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 STATE, BOTH, POSITIONS = (
     "a state other than keys and values",
@@ -61,14 +53,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rembert": (PLAIN, BOTH),
     "roberta": (PLAIN, BOTH),
     "xlm-roberta": (PLAIN, BOTH),
-    # decoders of encoder-decoders
-    "bart": (BART, POSITIONS),
-    "blenderbot": (BART, POSITIONS),
-    "marian": (BART, POSITIONS),
-    "mbart": (BART, POSITIONS),
-    "pegasus": (BART, POSITIONS),
-    "trocr": (BART, POSITIONS),
-    "whisper": (BART, POSITIONS),
+    # positions, or causality, by the length of the cache
+    "cpmant": (PLAIN, POSITIONS),
+    "prophetnet": ({"vocab_size": 128, "hidden_size": 64, "is_encoder_decoder": False}, POSITIONS),
+    "roformer": (PLAIN | {"is_decoder": True}, POSITIONS),
+    "openai-gpt": (PLAIN, "keeps no cache of keys and values"),
 }
 
 
@@ -119,6 +108,7 @@ def test_what_can_be_built_is_not_refused(architecture: str) -> None:
     ("architecture", "config"),
     [
         ("bert", PLAIN | {"is_decoder": True}),
+        ("roberta", PLAIN | {"is_decoder": True}),
         ("lfm2", PLAIN | {"full_attn_idxs": [0, 1], "num_key_value_heads": 2}),
         ("llama4_text", EXPERTS | {"intermediate_size_mlp": 48}),
     ],

@@ -120,7 +120,7 @@ def test_experts_are_right(transposed: bool, options: Quantize) -> None:
     """A stack of experts' weights on its grid, which has no offsets: as the operator with these weights."""
     mixture = Mixture(Activation(HALVES, "silu"), transposed=transposed)
     model = graph_of(mixture)
-    quantize(model, Quantizer(options, lambda _: None), least=0)
+    quantize(model, Quantizer(options, lambda: None), least=0)
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -146,4 +146,4 @@ def test_experts_are_not_left_in_floats_silently() -> None:
     """A format of small floats has no form for a stack: an error names the key."""
     options = Quantize(Weights.fp8, 0, True, Embedding.none, False, Rounding.nearest)
     with pytest.raises(UserError, match="=fp8 does not reach the experts"):
-        quantize(graph_of(Mixture(Activation(HALVES, "silu"))), Quantizer(options, lambda _: None), least=0)
+        quantize(graph_of(Mixture(Activation(HALVES, "silu"))), Quantizer(options, lambda: None), least=0)

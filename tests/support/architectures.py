@@ -88,11 +88,73 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     "diffllama": SMALL,  # two attentions in a layer
 }
 
+SHORT = {"vocab_size": 128, "hidden_size": 64, "initializer_range": 0.3, "pad_token_id": 0}
+HEADS = {"num_hidden_layers": 2, "num_attention_heads": 4}
+GPT = SHORT | {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 8}
+BERT = SHORT | HEADS | {"intermediate_size": 48, "is_decoder": True, "max_position_embeddings": 128}
+BART = {
+    "vocab_size": 128,
+    "d_model": 64,
+    "init_std": 0.3,
+    "pad_token_id": 0,
+    "max_position_embeddings": 128,
+    "decoder_layers": 2,
+    "decoder_attention_heads": 4,
+    "decoder_ffn_dim": 48,
+    "is_decoder": True,
+    "encoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "is_encoder_decoder": False,
+}
+LOCAL = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 6}
+# models that write attention out by themselves, or take no position_ids, and mixtures of experts whose attention is no
+# plain one: kind -> architecture, configuration
+WIDER: dict[str, tuple[str, dict[str, Any]]] = {
+    "falcon": ("falcon", SHORT | HEADS),
+    "falcon, new decoder": ("falcon", SHORT | HEADS | {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon, alibi": ("falcon", SHORT | HEADS | {"alibi": True, "multi_query": False, "num_kv_heads": 4}),
+    "bloom": ("bloom", SHORT | {"n_layer": 2, "n_head": 4}),
+    "gptj": ("gptj", GPT),
+    "codegen": ("codegen", GPT),
+    "ctrl": ("ctrl", GPT | {"dff": 48}),
+    "mpt": ("mpt", SHORT | {"d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 128}),
+    "gpt_neo": ("gpt_neo", SHORT | LOCAL | {"max_position_embeddings": 128}),
+    "gpt_neox_japanese": ("gpt_neox_japanese", SHORT | HEADS),
+    "xglm": ("xglm", BART | {"attention_heads": 4, "num_layers": 2, "ffn_dim": 48}),
+    "trocr": ("trocr", BART),
+    "trocr, sinusoidal": ("trocr", BART | {"use_learned_position_embeddings": False}),
+    "mvp": ("mvp", BART),
+    "big_bird": ("big_bird", BERT | {"attention_type": "original_full"}),
+    "bart": ("bart", BART),
+    "marian": ("marian", BART),
+    "pegasus": ("pegasus", BART),
+    "whisper": ("whisper", BART | {"max_target_positions": 128, "bos_token_id": 1, "eos_token_id": 2}),
+    "bert": ("bert", BERT),
+    "roberta": ("roberta", BERT),
+    "gpt_oss": ("gpt_oss", SMALL | WINDOW | LAYERS | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "deepseek_v3": (
+        "deepseek_v3",
+        SMALL
+        | LATENT
+        | {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 32}
+        | {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
+    ),
+    "llama4_text, experts": ("llama4_text", ATTENTIONS["llama4_text"] | {"moe_layers": [0, 2], "num_local_experts": 4}),
+}
 
-def random_model(architecture: str, **changes: Any) -> dict[str, Any]:
-    """Return an architecture's section `model` of params.yaml, with these changes to its configuration."""
-    config = (ARCHITECTURES | ATTENTIONS)[architecture] | changes
-    return {"source": "random", "architecture": architecture, "config": config, "seed": 0}
+
+def random_model(kind: str, **changes: Any) -> dict[str, Any]:
+    """Return section `model` of params.yaml for an architecture, or for a kind of WIDER, with these changes to its
+    configuration."""
+    architecture, config = WIDER[kind] if kind in WIDER else (kind, (ARCHITECTURES | ATTENTIONS)[kind])
+    return {"source": "random", "architecture": architecture, "config": config | changes, "seed": 0}
+
+
+def wider_model(kind: str) -> PreTrainedModel:
+    """A small model of a kind of WIDER with random weights."""
+    architecture, config = WIDER[kind]
+    return loading.load(Model(source=Source.random, architecture=architecture, config=config, seed=0), None)
 
 
 def small_model(architecture: str, **changes: Any) -> PreTrainedModel:

@@ -102,7 +102,7 @@ class ExpertsLowering:
         zero = ir.tensor(np.zeros(1, weights.dtype.numpy()))
         zeros = self._insert(node, "ConstantOfShape", [shape], value=zero)
         zeros.type = weights.type
-        like = described(weights.dtype, [None, experts])
+        like = described(weights.dtype, ir.Shape([None, experts]))
         options = {"axis": 1, "reduction": "add"}  # an expert may be chosen twice
         dense = self._insert(node, "ScatterElements", [zeros, form.indices, weights], like=like, **options)
         return dense, self._insert(node, "Greater", [dense, self._number(dense, 0.0)])

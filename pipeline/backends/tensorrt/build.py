@@ -25,6 +25,7 @@ from pipeline.core.files import atomic_path
 from pipeline.core.profiles import InputShapes, Profiles
 from pipeline.core.schema import Engine
 from pipeline.core.tables.dtypes import BY_ONNX
+from pipeline.graph import onnx_file
 from pipeline.runtime import engine_info, tensorrt_api
 from pipeline.runtime.tensorrt_api import TensorRT
 
@@ -101,7 +102,7 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
 
 def weights_bytes(proto: onnx.ModelProto) -> int:
     """Bytes of all constants that a graph's nodes read, except shapes and axes."""
-    read = {name for node in proto.graph.node for name in node.input}
+    read = onnx_file.names_read(proto.graph)
     return sum(
         _bytes(tensor) for tensor in proto.graph.initializer if tensor.name in read and tensor.data_type != INT64
     )

@@ -15,6 +15,7 @@ from pipeline.backends.tensorrt.network import Parsed, has_kernel, inputs, layer
 from pipeline.core.contract import GraphContract, Tensor
 from pipeline.core.errors import first_line
 from pipeline.core.tables.dtypes import BY_ONNX
+from pipeline.graph import onnx_file
 from pipeline.graph.attention import AttentionForm
 
 FLOAT = onnx.TensorProto.FLOAT
@@ -215,9 +216,11 @@ def _wide(graph: onnx.GraphProto) -> set[str]:
 
 def _is_weight(view: _View, raw: Any) -> bool:
     layer = view.producers.get(view.origin(raw))
+    if layer is not None and layer.type.name == "GATHER":  # one expert's, of a stack
+        layer = view.producers.get(view.origin(layer.get_input(0)))
     if layer is not None and layer.type.name == "DEQUANTIZE":
         layer = view.producers.get(view.origin(layer.get_input(0)))
-    return layer is not None and layer.type.name == "CONSTANT" and len(layer.shape) == 2
+    return layer is not None and layer.type.name == "CONSTANT" and len(layer.shape) in (2, 3)
 
 
 def _values(view: _View) -> Iterator[str]:
@@ -253,7 +256,7 @@ def _frozen(has: int | str, want: int | str) -> bool:
 def _weights(view: _View) -> Iterator[str]:
     """Every weight that the graph's nodes read is a constant of the network, of the same size and type."""
     found = {layer.name: layer for layer in view.layers if layer.type.name == "CONSTANT"}
-    read = {name for node in view.graph.node for name in node.input}
+    read = onnx_file.names_read(view.graph)
     missing = total = 0
     for weight in view.graph.initializer:
         if weight.name not in read or weight.data_type not in WEIGHTS or not weight.dims:

@@ -7,7 +7,9 @@ from transformers import PreTrainedModel
 from pipeline.model.adapters.complex_rotary import use_real_parts
 from pipeline.model.adapters.experts import adapt_experts
 from pipeline.model.adapters.latent import absorb_expansion
+from pipeline.model.adapters.positions import give_positions
 from pipeline.model.adapters.temperature import scale_by_own_position
+from pipeline.model.adapters.windows import replace_tables
 
 # Each looks for a property of the model's modules and does nothing where it is absent. It changes this model's modules
 # only, never a class or a function of transformers: the original runs beside it as the reference.
@@ -16,6 +18,8 @@ ADAPTERS: tuple[Callable[[PreTrainedModel], None], ...] = (
     scale_by_own_position,
     absorb_expansion,
     adapt_experts,
+    replace_tables,
+    give_positions,
 )
 
 

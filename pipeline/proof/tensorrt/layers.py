@@ -165,6 +165,26 @@ def _reduce(trt: Any, layer: Any, value: Value) -> Value:
     return known[layer.op](value, dim=_axes(layer.axes), keepdim=layer.keep_dims)
 
 
+def _cumulative(trt: Any, layer: Any, value: Value, axis: Value) -> Value:
+    if layer.op != trt.CumulativeOperation.SUM or layer.exclusive or layer.reverse:
+        raise NotImplementedError(f"{layer.name}: {layer.op}, exclusive or reversed")
+    return value.cumsum(int(axis))
+
+
+def _scatter(trt: Any, layer: Any, value: Value, indices: Value, updates: Value) -> Value:
+    if layer.mode != trt.ScatterMode.ELEMENT:
+        raise NotImplementedError(f"{layer.name}: {layer.mode}")
+    return value.scatter(layer.axis, indices.long(), updates)
+
+
+def _topk(trt: Any, layer: Any, value: Value, count: Value | None = None) -> tuple[Value, Value]:
+    """The largest or smallest values along an axis, in order, and their indices."""
+    (axis,) = _axes(layer.axes)
+    largest = layer.op == trt.TopKOperation.MAX
+    values, indices = value.topk(layer.k if count is None else int(count), axis, largest=largest)
+    return values, indices
+
+
 def _softmax(_trt: Any, layer: Any, value: Value) -> Value:
     (axis,) = _axes(layer.axes)
     return value.softmax(axis)
@@ -254,12 +274,13 @@ def _dequantize(_trt: Any, layer: Any, value: Value, scale: Value, zero: Value |
     return value * scale.reshape([-1 if axis == layer.axis % value.dim() else 1 for axis in range(value.dim())])
 
 
-LAYERS: dict[str, Callable[..., Value]] = {
+LAYERS: dict[str, Callable[..., Value | tuple[Value, ...]]] = {
     "IActivationLayer": _activation,
     "IAttentionInputLayer": _attention,
     "IAttentionOutputLayer": _same,
     "ICastLayer": _same,
     "IConcatenationLayer": _concatenation,
+    "ICumulativeLayer": _cumulative,
     "IDequantizeLayer": _dequantize,
     "IEinsumLayer": _einsum,
     "IElementWiseLayer": _elementwise,
@@ -271,12 +292,14 @@ LAYERS: dict[str, Callable[..., Value]] = {
     "INormalizationLayer": _normalization,
     "IReduceLayer": _reduce,
     "IRotaryEmbeddingLayer": _rotary,
+    "IScatterLayer": _scatter,
     "ISelectLayer": _select,
     "IShapeLayer": _shape,
     "IShuffleLayer": _shuffle,
     "ISliceLayer": _slice,
     "ISoftMaxLayer": _softmax,
     "ISqueezeLayer": _squeeze,
+    "ITopKLayer": _topk,
     "IUnaryLayer": _unary,
     "IUnsqueezeLayer": _unsqueeze,
 }

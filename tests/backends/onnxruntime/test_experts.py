@@ -83,7 +83,7 @@ def test_qmoe_computes_the_same(
     """As the portable graph with the same numbers: exactly, or within what rounding the activations to 8 bits costs."""
     model = graph_of(Mixture(activation, transposed=transposed, bias=bias))
     options = Quantize(weights, block, True, Embedding.none, False, Rounding.nearest)
-    quantize(model, Quantizer(options, lambda _: None), least=0)
+    quantize(model, Quantizer(options, lambda: None), least=0)
     given = choice(9)
     want = answers(model, *given)
     lowered(model, int8_activations=int8_activations)
