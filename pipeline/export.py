@@ -5,11 +5,8 @@ operators become one node each: `kvforge::scatter` TensorScatter, `kvforge::atte
 stage simplify does that.
 """
 
-import logging
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from pipeline.core import layout, stage
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import Refusal, UserError, first_line
 from pipeline.core.files import atomic_folder
+from pipeline.core.logs import errors_only
 from pipeline.core.schema import Export, section
 from pipeline.core.tables.refusals import FIXES, Category
 from pipeline.graph import naming, onnx_file
@@ -51,18 +49,6 @@ def _casts_operands(node: torch.fx.Node) -> bool:
     )
 
 
-@contextmanager
-def _errors_only(name: str) -> Iterator[None]:
-    """Keep a logger to errors within this context."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _untranslated(program: torch.export.ExportedProgram, error: BaseException) -> Refusal:
     """Return the problem of an operator that has no translation, with the module that it belongs to."""
     named = NODE.search(str(error))
@@ -91,7 +77,7 @@ def translate(program: torch.export.ExportedProgram, contract: GraphContract, op
         output_names=[t.name for t in contract.outputs],
         custom_translation_table=TRANSLATIONS,
     )
-    with warnings.catch_warnings(), _errors_only("torch.onnx"):  # it reports that torchvision is not installed
+    with warnings.catch_warnings(), errors_only("torch.onnx"):  # it reports that torchvision is not installed
         theirs = "`isinstance.treespec, LeafSpec.` is deprecated"
         warnings.filterwarnings("ignore", theirs, FutureWarning)
         # Decomposing the program and inserting casts takes most of the time. It changes nothing when every operator has
@@ -103,9 +89,11 @@ def translate(program: torch.export.ExportedProgram, contract: GraphContract, op
                 try:
                     with no_decomposition():
                         exported = export()
-                except torch.onnx.OnnxExporterError:
+                except Exception:  # whatever a translation raises, it may be of an operator that was not decomposed
                     exported = export()
-        except torch.onnx.OnnxExporterError as error:
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
             raise UserError(_untranslated(program, error)) from error
     assert exported is not None
     model = exported.model

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch._export.serde.serialize import SerializeError
 from transformers import PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -70,7 +71,8 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     failing = partial(refused, original, type(original).__name__)
     tokenizer = load_tokenizer(model, link)
     notes = [f"only the text decoder is built, without {', '.join(left_out)}"] if left_out else []
-    notes += positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
+    with failing("its forward fails"):
+        notes += positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     with failing("its forward fails"):
@@ -87,16 +89,18 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     )
     original.generation_config.eos_token_id = collect_stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
-    cast(original, getattr(torch, COMPUTE[compute].name))
-    if wrong := positions.wrong_frequencies(original, cache.size):
-        raise UserError(wrong)
+    with failing("its weights cannot be converted"):
+        cast(original, getattr(torch, COMPUTE[compute].name))
+        if wrong := positions.wrong_frequencies(original, cache.size):
+            raise UserError(wrong)
     with failing("its forward fails"):
         if precision.compute is ComputeType.fp16:
             check_range(original, tokenizer)
         wrapped = decoder.Decoder(original, logits.value).eval()
     with failing("it cannot be traced"):
         program = trace(wrapped, contract)
-    torch.export.save(program, out / layout.PROGRAM)
+    with failing("its program cannot be saved", SerializeError):  # a full disk is a RuntimeError of PyTorch
+        torch.export.save(program, out / layout.PROGRAM)
     contract.save(out / layout.CONTRACT)
     write_json(out / layout.NOTES, notes)
     if tokenizer is not None:

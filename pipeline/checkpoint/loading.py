@@ -57,7 +57,7 @@ def configuration(model: Model, link: Path) -> PreTrainedConfig:
             config = gguf_model.configuration(link.resolve())
         else:
             config = AutoConfig.from_pretrained(where, **options)
-    for part in (config, config.get_text_config()):
+    for part in (config, *(getattr(config, name) for name in config.sub_configs)):
         if hasattr(part, "quantization_config"):
             del part.quantization_config  # the weights are unpacked here, in fp32
     config._attn_implementation = None  # a choice for training, of a package that may be missing; ours replaces it

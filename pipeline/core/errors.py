@@ -9,9 +9,14 @@ A full disk is reported the same way. Any other exception is a bug of kvforge an
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+
+TRACEBACK = (
+    "KVFORGE_TRACEBACK"  # a variable of the environment; set: a problem's traceback and cause are printed as well
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,13 @@ def one_line(error: BaseException) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command's main; on a UserError or a full disk print the problems and exit with 1, without a traceback."""
+    """Run a command's main; on a UserError or a full disk print the problems and exit with 1, without a traceback, unless
+    TRACEBACK asks for it."""
     try:
         main()
     except UserError as error:
+        if os.environ.get(TRACEBACK):
+            traceback.print_exception(error)
         print(error, file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:  # the reader of the output has ended, as `head` does

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from transformers import Cache, PreTrainedModel
 
+from pipeline.core.logs import errors_only
+
 NAMES = ("cache", "past_key_values")  # 5.24 renamed the second to the first
 
 
@@ -43,5 +45,6 @@ def set_attention(model: PreTrainedModel, implementation: str) -> bool:
     """Choose the attention function; return False for a class that writes attention out by itself and takes none."""
     if not model._can_set_attn_implementation():  # for such a class transformers warns and does nothing
         return False
-    model.set_attn_implementation(implementation)
+    with errors_only("transformers.modeling_utils"):  # it warns of the configurations of parts that were left out
+        model.set_attn_implementation(implementation)
     return True

@@ -22,6 +22,7 @@ KNOWN_KWARGS = {
     *("dropout", "is_causal", "output_attentions", "use_cache"),  # not used in inference, or decided here
     *("past_key_value", "past_key_values", "cache", "cache_position"),  # applied before
     *("position_embeddings", "position_ids"),  # applied before
+    "logits_to_keep",  # applied after; some models pass on what their head takes
     *("scaling", "softcap"),
     "sliding_window",  # in the mask
     "output_router_logits",  # for a mixture's router, passed on to every module

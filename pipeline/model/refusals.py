@@ -64,6 +64,21 @@ def _own_cache(model: PreTrainedModel) -> str | None:
     return _state(model, (), others=True)
 
 
+def _encoder(model: PreTrainedModel) -> str | None:
+    """Cross-attention to an encoder, which keeps keys and values as well."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder: it generates from what its encoder has read"
+    return None
+
+
+def _inputs(model: PreTrainedModel) -> str | None:
+    """A forward with arguments that have no default, besides the tokens."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = (p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    needed = [p.name for p in named if p.default is p.empty and p.name != "input_ids"]
+    return f"its forward needs {', '.join(needed)}" if needed else None
+
+
 def _positions(model: PreTrainedModel) -> str | None:
     """A forward that takes no positions: it counts them from the cache's length, one for all rows."""
     if not (takes_positions(model) or tables(model) or has_alibi(model)):
@@ -77,10 +92,12 @@ def _both_ways(model: PreTrainedModel) -> str | None:
     flags = [getattr(layer, name, None) for layer in layers for name in ("is_causal", "is_decoder")]
     if True in flags or False not in flags:
         return None
-    return "it is an encoder: its attention looks both ways"
+    return "its attention looks both ways, as an encoder's does"
 
 
 RULES: tuple[tuple[Category, Callable[[PreTrainedModel], str | None]], ...] = (
+    (Category.ENCODER_DECODER, _encoder),
+    (Category.INPUTS, _inputs),
     (Category.RECURRENT, _recurrent),
     (Category.INDEXER, _indexer),
     (Category.OWN_CACHE, _own_cache),

@@ -6,6 +6,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from pipeline.core.contract import GraphContract
+from pipeline.core.errors import Refusal, UserError
+from pipeline.core.tables.refusals import FIXES, Category
 from pipeline.model.decoder import Decoder
 
 EXAMPLE = {"batch": 2, "sequence": 3}  # sizes that the tracer sees; 0 or 1 it would take as fixed
@@ -18,7 +20,10 @@ CASTS = (torch.ops.aten.to.dtype, torch.ops.aten.to.device)
 
 def trace(decoder: Decoder, contract: GraphContract) -> ExportedProgram:
     """Return the program of one forward, with the contract's inputs and outputs; batch and sequence are symbolic, under
-    these names, and every other size is fixed."""
+    these names, and every other size is fixed.
+
+    Raises UserError where a size depends on numbers, such as how many tokens are routed to an adapter.
+    """
     fixed = [torch.zeros(t.sized(**EXAMPLE), dtype=getattr(torch, t.dtype)) for t in contract.inputs]
     fixed[1].fill_(1)  # attention_mask
     arguments = (*fixed[:4], fixed[4:])
@@ -69,3 +74,12 @@ def _drop_no_ops(program: ExportedProgram) -> None:
             program.graph_signature.replace_all_uses(node.name, node.args[0].name)  # it may be an output
             module.graph.erase_node(node)
     module.recompile()
+
+
+def _check_sizes(program: ExportedProgram, architecture: str) -> None:
+    """Raise UserError for an operator the size of whose result depends on the numbers that it gets."""
+    for node in program.graph.nodes:
+        if node.meta.get("unbacked_bindings"):
+            module, _ = list(node.meta["nn_module_stack"].values())[-1]
+            what = f"{architecture}: it cannot be traced: the size of {node.target}'s result depends on numbers"
+            raise UserError(Refusal(what, f"module {module}", FIXES[Category.TRACING], Category.TRACING))

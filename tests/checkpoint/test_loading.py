@@ -195,7 +195,7 @@ def test_a_mistake_in_config_json(saved: Path, tmp_path: Path, config: dict[str,
         ("nothing", Category.UNKNOWN),
         ("t5", Category.ENCODER_DECODER),
         ("whisper", None),  # its decoder alone is a causal LM
-        ("paligemma", Category.INPUTS),
+        ("paligemma", None),  # its text decoder
         ("modernbert", Category.ENCODER),
         ("vit", Category.OTHER_TASK),
     ],

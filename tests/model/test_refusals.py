@@ -13,6 +13,7 @@ from pipeline.checkpoint import loading
 from pipeline.core.errors import Refusal, UserError
 from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision, Source
 from pipeline.core.tables.refusals import Category
+from pipeline.model.adapters.text_part import keep_text_part
 from pipeline.model.checks import dry_run
 from pipeline.model.decoder import Decoder, cache_shapes
 from pipeline.model.refusals import unsupported_reason
@@ -77,6 +78,26 @@ def test_refused_by_name_without_weights(architecture: str) -> None:
     assert process_time() - before < 5
 
 
+@pytest.mark.parametrize(
+    ("architecture", "category"),
+    [
+        ("blip", Category.INPUTS),
+        ("pi0", Category.INPUTS),
+        ("udop", Category.ENCODER_DECODER),
+        ("paligemma", Category.ENCODER),
+        ("lfm2_vl", None),
+    ],
+)
+def test_models_of_images(architecture: str, category: Category | None) -> None:
+    """A forward that needs more than tokens, an encoder-decoder, a prompt that is read both ways; the text decoder of
+    another can be built."""
+    model = empty_model(architecture, tiny(architecture))
+    keep_text_part(model)
+    error = unsupported_reason(model)
+    found = [problem.category for problem in error.problems if isinstance(problem, Refusal)] if error else [None]
+    assert found == [category]
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_can_be_built_is_not_refused(architecture: str) -> None:
     """Every kind of mask, norm, position and head that the wrapper knows."""
@@ -109,7 +130,9 @@ def test_wrap_refuses_before_it_loads(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(loading, "load", lambda *_: pytest.fail("weights were loaded"))
     model = Model(source=Source.random, architecture="bert", config=PLAIN)
     arguments = (model, Axes(2, 8), Cache(16), Precision(ComputeType.fp32), Logits.last, tmp_path, tmp_path)
-    with pytest.raises(UserError, match="BertLMHeadModel cannot be given a static cache: it is an encoder"):
+    with pytest.raises(
+        UserError, match="BertLMHeadModel cannot be given a static cache: its attention looks both ways"
+    ):
         wrap(*arguments)
 
 

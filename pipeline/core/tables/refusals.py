@@ -36,5 +36,5 @@ FIXES = {
     Category.POSITIONS: "choose a model whose forward takes position_ids",
     Category.EXPERTS: "choose a model whose experts compute silu, gelu or relu between two products",
     Category.ATTENTION: "choose a model that takes transformers' attention functions",
-    Category.TRACING: "choose another model or version of transformers; report it with this message",
+    Category.TRACING: "choose another model or version of transformers; KVFORGE_TRACEBACK=1 shows where it fails",
 }

@@ -5,13 +5,25 @@ The model's forward stays: given no image and no sound, it does not reach the pa
 
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 
+class _LeftOut(nn.Module):
+    """In place of a part: a forward may ask for its device and type, image or not."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.device, self.dtype = device, dtype
+
+
 def is_multimodal(model: PreTrainedModel) -> bool:
     """Tell whether the text decoder is one part of the model, with a configuration of its own."""
-    return model.config.get_text_config(decoder=True) is not model.config
+    try:
+        return model.config.get_text_config(decoder=True) is not model.config
+    except ValueError:  # it has several
+        return False
 
 
 def keep_text_part(model: PreTrainedModel) -> list[str]:
@@ -19,12 +31,15 @@ def keep_text_part(model: PreTrainedModel) -> list[str]:
     none for a model of text alone."""
     if not is_multimodal(model):
         return []
-    text = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
-    if text[0] is model:  # transformers does not say which part it is
+    try:
+        text = [model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings()]
+    except NotImplementedError:  # transformers does not say which part it is
+        return []
+    if text[0] is model:
         return []
     others = list(_others(model, [part for part in text if part is not None], ""))
     for owner, name, _ in others:
-        owner._modules[name] = None
+        owner._modules[name] = _LeftOut(model.device, model.dtype)
     return [path for *_, path in others]
 
 

@@ -11,16 +11,18 @@ from pipeline.core.tables.refusals import FIXES, Category
 
 
 @contextmanager
-def refused(model: torch.nn.Module, architecture: str, action: str) -> Iterator[None]:
+def refused(
+    model: torch.nn.Module, architecture: str, action: str, errors: type[Exception] = Exception
+) -> Iterator[None]:
     """Raise UserError for any exception within but a UserError, a full disk or too little memory.
 
-    action: what fails, as in "its forward fails".
+    action: what fails, as in "its forward fails"; errors: the class of exceptions that are meant.
     """
     try:
         yield
     except (UserError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except errors as error:
         names = {id(module): name for name, module in model.named_modules()}
         module = _innermost(error.__traceback__, names)
         what = f"{architecture}: {action}: {type(error).__name__}: {first_line(error)}"

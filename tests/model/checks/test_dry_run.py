@@ -44,3 +44,14 @@ def test_what_needs_numbers() -> None:
     model = empty("llama")
     model.model.embed_tokens.register_forward_pre_hook(lambda _, args: args[0].sum().item())
     assert dry_run.refusal(model) is None
+
+
+@pytest.mark.parametrize("architecture", ["idefics", "kosmos-2"])
+def test_what_does_not_run_on_text_alone(architecture: str) -> None:
+    """Its forward asks for an image."""
+    error = dry_run.refusal(empty(architecture))
+    assert isinstance(error, UserError)
+    (problem,) = error.problems
+    assert isinstance(problem, Refusal)
+    assert problem.category == Category.INPUTS
+    assert "pixel_values" in problem.what
