@@ -34,9 +34,11 @@ HYDRA = "\nHydra shows the groups with their options, and the defaults:"
 INFO_FLAGS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc"}
 
 
-def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
-    """The points of all jobs, name -> overrides. Raises one UserError with the problems of all jobs."""
+def plan(overrides: list[str], sweep: bool) -> tuple[dict[str, list[str]], set[str]]:
+    """The points of all jobs, name -> overrides, and the names of those whose size is to be checked: of the ones that
+    have not been built. Raises one UserError with the problems of all jobs."""
     planned: dict[str, list[str]] = {}
+    unchecked: set[str] = set()
     known = points.read()
     problems: dict[Problem, None] = {}  # an ordered set: jobs share most of their mistakes
     for job in config.expand(overrides) if sweep else [overrides]:
@@ -47,12 +49,25 @@ def plan(overrides: list[str], sweep: bool) -> dict[str, list[str]]:
             if name in planned and not points.equivalent(planned[name], own):
                 what = f"two jobs would both build the point {name}: {' '.join(planned[name])}, and {' '.join(own)}"
                 raise UserError(Problem(what, "point", "remove point= from the sweep: each job then gets its own name"))
+            built = name in known and points.equivalent(known[name], own) and _report(name, layout.ACCURACY)
+            if composed.check_size and not built:
+                unchecked.add(name)
             planned[name] = known[name] = own
         except UserError as error:
             problems |= dict.fromkeys(error.problems)
     if problems:
         raise UserError(problems)
-    return planned
+    return planned, unchecked
+
+
+def check_sizes(arguments: list[str]) -> None:
+    """End with 1 when a job does not fit into this machine's memory or on its disk; what it needs is printed.
+
+    In a process of its own: PyTorch, which finds the sizes, would stay in memory while the stages run.
+    """
+    done = subprocess.run([sys.executable, "-m", "pipeline.plan", "--check", *arguments])
+    if done.returncode:
+        sys.exit(done.returncode)
 
 
 def build(name: str) -> None:
@@ -143,7 +158,9 @@ def main() -> None:
     if flags - SWEEP:
         fix = "remove it: a point consists of conf/ and overrides; -m makes a sweep"
         raise UserError([Problem(f"{flag} cannot be used here", flag, fix) for flag in sorted(flags - SWEEP)])
-    planned = plan([argument for argument in sys.argv[1:] if not argument.startswith("-")], bool(flags))
+    planned, unchecked = plan([argument for argument in sys.argv[1:] if not argument.startswith("-")], bool(flags))
+    if unchecked:
+        check_sizes(sys.argv[1:])
     launch()
     print(*summary(planned), sep="\n")
     if any(_failure_marker(name).exists() for name in planned):

@@ -18,10 +18,12 @@ from pipeline.text import texts
 
 
 def as_yaml(composed: DictConfig) -> str:
-    """The configuration as plain YAML, without the point's name: points that are equal have equal files."""
+    """The configuration as plain YAML, without the keys that are not of the point itself: points that are equal have
+    equal files."""
     values = OmegaConf.to_container(composed, enum_to_str=True)
     assert isinstance(values, dict)
-    del values["point"]
+    for key in points.NOT_OF_A_POINT:
+        del values[key]
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 
 

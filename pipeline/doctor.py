@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-# Of a model in fp32, per byte of its weights: verify's memory (2.2 times for TinyLlama-1.1B when its quality text was
-# read in 8 rows; 16 rows hold half a GB more); and four artifacts that hold them, with two copies in DVC's cache (5.7
-# times for TinyLlama-1.1B, fewer where files can be reflinked).
-MEMORY, DISK = 2.3, 6.0
 INSTALL = "pip install --no-deps -r requirements.lock, which lists what was tested"
 
 
@@ -155,19 +151,21 @@ def _installed(kind: EngineKind) -> Iterator[Finding]:
 
 
 def _room() -> Iterator[Finding]:
-    """Threads; memory and disk, as the size of a model that fits, with 4 bytes per parameter in fp32."""
+    """Threads; memory and disk, as the size of a model in fp32 that fits."""
     from pipeline.core import machine
     from pipeline.core.machine import cores
+    from pipeline.planning import estimate
 
     quota = machine.cpu_quota()
     limited = "" if quota is None else f", of a quota of {quota:g} processors"
     yield Finding("ok", f"threads that compute: {cores()}{limited}")
     memory = machine.memory_available()  # in a container what its limit leaves
     free = shutil.disk_usage(ROOT).free
-    for what, size, times in (("memory", memory, MEMORY), ("disk", free, DISK)):
-        billions = size / times / 4 / 1e9
-        text = f"{size / 1e9:.0f} GB of {what} free: models of up to about {billions:.1f} billion parameters in fp32"
-        state = "ok" if billions >= 0.2 else "wrong"  # less than SmolLM2-135M with some room
+    fits = estimate.largest_in_memory(memory), estimate.largest_on_disk(free)
+    for what, size, parameters in zip(("memory", "disk"), (memory, free), fits, strict=True):
+        billions = parameters / 1e9
+        text = f"{size / 2**30:.0f} GB of {what} free: models of up to about {billions:.1f} billion parameters in fp32"
+        state = "ok" if billions >= 0.135 else "wrong"  # SmolLM2-135M
         yield Finding(state, text, "" if state == "ok" else f"free some {what}, or use a larger machine")
 
 

@@ -172,7 +172,7 @@ class Quantizer:
         Integers that need more bits than were asked for get 8. Fewer are not given where 8 were asked for: a layer with
         one scale for each channel is faster, and embedding and LM head have 8 bits.
         """
-        rows = None if fmt.is_float or weight.is_stack else self._own_rows()
+        rows = None if fmt.is_float else self._own_rows()
         if rows is None:
             return None
         places = rows.locate(weight.rows())
@@ -182,8 +182,12 @@ class Quantizer:
             return None
         places, widest = places[found], int(bits[found].max())
         grid = rows.grid(places, fmt if widest <= fmt.bits else FORMATS[Weights.int8])
+        if grid is None or (grid.order is not None and (weight.is_table or not found.all())):
+            return None  # rows that are rounded anew have the order of the inputs
         if grid.offset is not None and any(reader.op_type == "Transpose" for reader in weight.readers):
             return None  # a tied head has no form with offsets
+        if weight.is_stack and (grid.offset is not None or grid.order is not None or grid.format != fmt):
+            return None  # nor have experts, and both of their products have equal bits
         return WeightPlan(weight, grid.format, grid.block, (found, grid), ", ".join(rows.kinds(places)))
 
 

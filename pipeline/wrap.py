@@ -23,6 +23,7 @@ from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precis
 from pipeline.core.tables.dtypes import COMPUTE
 from pipeline.model import decoder, overflow, positions
 from pipeline.model.adapters.tables import reads_positions
+from pipeline.model.adapters.text_part import keep_text_part
 from pipeline.model.cast import cast
 from pipeline.model.checks import dry_run
 from pipeline.model.checks.failures import refused
@@ -59,14 +60,17 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     config = loading.configuration(model, link)
     empty = loading.empty_model(model, link, copy.deepcopy(config))
     if empty is not None:  # before weights are loaded
+        keep_text_part(empty)
         _check_supported(empty)
         if error := dry_run.refusal(empty):
             raise error
     original = loading.load(model, link, config)
+    left_out = keep_text_part(original)
     _check_supported(original)
     failing = partial(refused, original, type(original).__name__)
     tokenizer = load_tokenizer(model, link)
-    notes = positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
+    notes = [f"only the text decoder is built, without {', '.join(left_out)}"] if left_out else []
+    notes += positions.freeze(original, cache.size) + positions.unchecked(original, cache.size)
     for note in notes:
         print(f"warning: {note}", file=sys.stderr)
     with failing("its forward fails"):

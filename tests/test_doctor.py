@@ -128,7 +128,7 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory_is_what_a_container_leaves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The free memory of a machine is not that of a process whose control group has a limit."""
     group = "sys/fs/cgroup"
-    files = {"proc/self/cgroup": "0::/", f"{group}/memory.max": "2000000000", f"{group}/cpu.max": "150000 100000"}
+    files = {"proc/self/cgroup": "0::/", f"{group}/memory.max": str(4 * 2**30), f"{group}/cpu.max": "150000 100000"}
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -136,7 +136,7 @@ def test_memory_is_what_a_container_leaves(monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.setattr(function, "__defaults__", (tmp_path,))
     (found,) = (finding for finding in findings() if "of memory free" in finding.what)
     assert "threads that compute: 1, of a quota of 1.5 processors" in texts("ok")
-    assert found.what == "2 GB of memory free: models of up to about 0.2 billion parameters in fp32"
+    assert found.what == "4 GB of memory free: models of up to about 0.3 billion parameters in fp32"
 
 
 def test_a_package_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": {"core", "text", "packed"},
     "config": {"core", "text", "checkpoint"},
     "model": {"core"},
+    "planning": {"core", "checkpoint", "config", "model"},
     "graph": {"core", "model"},
     "quantization": {"core", "text", "graph", "packed"},
     "runtime": {"core", "model"},

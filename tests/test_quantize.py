@@ -178,6 +178,30 @@ def test_what_is_carried_over_depends_on_what_was_asked_for(
     assert entry.carried_over == (20 if "blocks" in form else 0)
 
 
+@pytest.mark.parametrize(
+    ("weights", "kind", "form"),
+    [
+        (Weights.int4, Q4_0, "experts, int4 blocks of 32"),
+        (Weights.int8, Q6_K, "experts, int8 blocks of 16"),
+        (Weights.int4, Q6_K, None),  # the other product of the experts may have 4 bits
+        (Weights.int4, Q4_K, None),  # no form with offsets
+    ],
+)
+def test_experts_are_carried_over(
+    weights: Weights, kind: GGMLQuantizationType, form: str | None, tmp_path: Path
+) -> None:
+    """A stack [experts, K, N] has the rows of the file's tensor [experts, N, K]."""
+    data = random_blocks(3 * 20, 256, kind)
+    write_gguf(tmp_path / "a.gguf", {"ffn_up_exps": (data.reshape(3, 20, -1), kind)})
+    stack = gguf.quants.dequantize(data, kind).reshape(3, 20, 256).swapaxes(1, 2)
+    value = ir.Value(name="w", const_value=ir.tensor(np.ascontiguousarray(stack)))
+    options = Quantize(weights, 32, True, Embedding.none, True, Rounding.nearest)
+    quantizer = quantize.Quantizer(options, quantize.own_rows_of(tmp_path / "a.gguf", np.float32))
+    (plan,) = quantizer.plan([Weight(value, (), False, False, False, is_stack=True)])
+    _, entry = quantizer.quantize(plan, {})
+    assert (entry.exact, entry.form == form) == ((60, True) if form else (0, False))
+
+
 def test_packed_rows_are_carried_over_in_part(tmp_path: Path) -> None:
     """A packed weight with rows of two tensors and a few that are in no file: those few are rounded anew."""
     rng = np.random.default_rng(0)

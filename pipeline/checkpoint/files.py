@@ -122,13 +122,17 @@ def _weights(folder: Path, *, quantized: bool) -> Iterator[Problem]:
         yield from _header(folder / WEIGHTS, set(), quantized)
     elif (folder / INDEX).exists():
         try:
-            shards = read_json(folder / INDEX).get("weight_map")
+            index = read_json(folder / INDEX)
         except UserError as error:
             yield from error.problems
             return
+        shards = index.get("weight_map")
         if not isinstance(shards, dict) or not shards:
             yield Problem(f"{INDEX} has no weight_map", str(folder / INDEX), "download it again")
             return
+        if not isinstance(index.get("metadata"), dict):  # transformers expects it
+            fix = 'download it again, or add "metadata": {}'
+            yield Problem(f"{INDEX} has no metadata", str(folder / INDEX), fix)
         wanted: dict[str, set[str]] = {}
         for tensor, file in shards.items():
             wanted.setdefault(str(file), set()).add(tensor)

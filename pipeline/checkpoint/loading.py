@@ -7,10 +7,17 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.checkpoint import files as checkpoint_files
@@ -30,7 +37,6 @@ OTHER_TASKS = {  # types of models that transformers lists for something else th
         *modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
         *modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
     },
-    Category.INPUTS: modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
     Category.ENCODER: modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 }
 
@@ -86,9 +92,17 @@ def _unknown(kind: str, where: str, *, code: bool) -> Iterator[Problem]:
         if code:
             fix += "; model.trust_remote_code=true would run the code that came with the checkpoint"
         yield Refusal(what, where, fix, Category.UNKNOWN)
-    elif CONFIG_MAPPING[kind] not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    elif not any(
+        CONFIG_MAPPING[kind] in mapping for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING)
+    ):
         category = next((found for found, kinds in OTHER_TASKS.items() if kind in kinds), Category.OTHER_TASK)
         yield Refusal(f"{kind!r} is not a causal LM in transformers", where, FIXES[category], category)
+
+
+def _class(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForMultimodalLM]:
+    """Return the class that builds a model: as a causal LM, or with what it has for images or sound."""
+    text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING
+    return AutoModelForCausalLM if text_only else AutoModelForMultimodalLM
 
 
 def empty_model(model: Model, link: Path, config: PreTrainedConfig) -> PreTrainedModel | None:
@@ -100,7 +114,7 @@ def empty_model(model: Model, link: Path, config: PreTrainedConfig) -> PreTraine
     if model.trust_remote_code:
         return None
     with reported(model, CONFIGURATION, config_file(model, link)), torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        return _class(config).from_config(config, dtype=torch.float32).eval()
 
 
 def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> PreTrainedModel:
@@ -129,7 +143,7 @@ def load(model: Model, link: Path, config: PreTrainedConfig | None = None) -> Pr
                 loaded.generation_config = GenerationConfig.from_pretrained(packed.folder)
         else:
             options |= {"config": config, "use_safetensors": True}
-            loaded, info = AutoModelForCausalLM.from_pretrained(where, **same, **options)
+            loaded, info = _class(config).from_pretrained(where, **same, **options)
     text_only = type(loaded.config) is not type(config)
     if problems := list(weights_check.problems(loaded, info, Wording(origin_of(model, link)), text_only=text_only)):
         raise UserError(problems)
@@ -156,7 +170,7 @@ def packed_folder(model: Model, link: Path) -> PackedFolder | None:
 def _random(model: Model, config: PreTrainedConfig) -> PreTrainedModel:
     with torch.random.fork_rng(), reported(model, CONFIGURATION, config_file(model, Path())):
         torch.manual_seed(model.seed)
-        return _all_random(AutoModelForCausalLM.from_config(config, dtype=torch.float32)).eval()
+        return _all_random(_class(config).from_config(config, dtype=torch.float32)).eval()
 
 
 def _all_random(model: PreTrainedModel) -> PreTrainedModel:

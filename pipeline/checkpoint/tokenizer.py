@@ -51,7 +51,10 @@ def collect_stop_tokens(model: Model, link: Path, original: PreTrainedModel, tok
     tokenizer.
     """
     config = original.config.get_text_config()
-    found, stated = set(ids_of(original.generation_config.eos_token_id)), set(ids_of(config.eos_token_id))
+    found, stated = (
+        set(ids_of(original.generation_config.eos_token_id)),
+        set(ids_of(getattr(config, "eos_token_id", None))),
+    )
     own = _own_metadata(model, link)
     if tokenizer is not None and not any("eos_token_id" in keys for keys in (own, own.get("text_config", {}))):
         special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -51,7 +51,7 @@ def markdown() -> str:
     parts = [HEAD]
     for section in KEYS:
         if section in SECTIONS:
-            meaning = KEYS[section].type.__doc__ if is_dataclass(KEYS[section].type) else "The point itself."
+            meaning = KEYS[section].type.__doc__ if is_dataclass(KEYS[section].type) else "A key of its own."
             parts += ["", f"## {section}", "", meaning, "", COLUMNS]
         parts += _row(section, KEYS[section], OmegaConf.select(default, section))
     return "\n".join(parts) + "\n"

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 TOOLCHAIN = "artifacts/toolchain.json"  # of all points, in the repository's root
+HISTORY = "artifacts/history.jsonl"  # what stages took on this machine, a line each; there too
 PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
 TEXT = "text"

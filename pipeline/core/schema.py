@@ -271,6 +271,11 @@ class Config:
     """All that a point declares; the keys of conf/config.yaml."""
 
     point: str | None = key("Name of the point; null derives it from the overrides.", default=None)
+    check_size: bool = key(
+        "Whether `python -m pipeline` refuses a build that needs more memory than this machine or container has, or "
+        "more disk than is free, as far as `python -m pipeline.plan` knows.",
+        default=True,
+    )
     model: Model = key("The checkpoint, and how to load it.", default=Model)
     axes: Axes = key("The largest sizes of the symbolic axes.", default=Axes)
     cache: Cache = key("The static KV cache.", default=Cache)

@@ -1,14 +1,28 @@
-"""Run a stage as a command; report its errors, time and peak memory."""
+"""Run a stage as a command; report its errors, time and peak memory, and note these for pipeline.plan."""
 
 import gc
+import json
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
-from pipeline.core import errors, machine, usage
+from pipeline.core import errors, layout, machine, usage
 from pipeline.core.machine import cores
+from pipeline.core.tables.dtypes import COMPUTE
+
+SETTINGS = (  # keys that a stage's time depends on, besides the model's size
+    "model.source",
+    "precision.compute",
+    "quantize.weights",
+    "quantize.rounding",
+    "engine.kind",
+    "verify.quality.tokens",
+    "bench.new_tokens",
+)
 
 HOW = """\
 It runs in a point's folder, artifacts/<point>, on the outputs of the stages before it, and reads its options from
@@ -33,11 +47,31 @@ def run(name: str, main: Callable[[], None]) -> None:
     _limit_threads()
     errors.run(checked)
     peak = machine.peak_memory(children=True)
-    print(f"{name}: {time.perf_counter() - start:.1f} s, peak memory {peak / 2**30:.2f} GB")
+    seconds = time.perf_counter() - start
+    print(f"{name}: {seconds:.1f} s, peak memory {peak / 2**30:.2f} GB")
+    with suppress(OSError):  # a folder that cannot be written: the stage has done its work
+        note(name, seconds, peak)
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
+
+
+def note(name: str, seconds: float, peak: int, point: Path = Path()) -> None:
+    """Add a line to artifacts/history.jsonl; nothing where `point` is no folder in artifacts/. peak: bytes."""
+    history, program = Path(layout.HISTORY), point / layout.WRAPPED / layout.PROGRAM
+    folder = point.resolve().parent
+    if folder.name != history.parent.name or not program.exists():
+        return
+    from omegaconf import OmegaConf  # after the stage has run: most of them have imported it
+
+    params = OmegaConf.load(point / layout.PARAMS)
+    settings = {key: OmegaConf.select(params, key) for key in SETTINGS}
+    # the weights are all but a hundredth of the program's file
+    parameters = program.stat().st_size * 8 // COMPUTE[settings["precision.compute"]].bits
+    run = {"stage": name, "seconds": round(seconds, 2), "peak": peak, "parameters": parameters, **settings}
+    with (folder / history.name).open("a", encoding="utf-8") as file:  # one write, so that stages may end at once
+        file.write(json.dumps(run) + "\n")
 
 
 def _limit_threads() -> None:

@@ -103,7 +103,7 @@ class Editor:
         common.NameFixPass()(self.model)
 
 
-def described(dtype: ir.DataType | None, shape: ir.Shape | Sequence[int] | None) -> ir.Value:
+def described(dtype: ir.DataType | None, shape: ir.Shape | Sequence[int | None] | None) -> ir.Value:
     """A value with this type and shape, for `like` of Editor.insert."""
     kind = None if dtype is None else ir.TensorType(dtype)
     return ir.Value(type=kind, shape=shape if shape is None or isinstance(shape, ir.Shape) else ir.Shape(shape))

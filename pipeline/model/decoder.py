@@ -75,13 +75,14 @@ class Decoder(nn.Module):
 
 def cache_shapes(model: PreTrainedModel, cache_size: int) -> list[tuple[tuple[int, int, int], tuple[int, int, int]]]:
     """Return per layer the shapes of key and value without batch, (kv_heads, cache_size, head_dim). They are found by
-    running the model on one token: configurations spell these numbers in too many ways to read them there.
+    running the model, which may be on the meta device, on one token: configurations spell these numbers in too many
+    ways to read them there.
 
     Raises UserError for a model that does not keep exactly one key and one value per layer.
     """
     cache = DynamicCache()
     with torch.no_grad():
-        model(input_ids=torch.zeros(1, 1, dtype=torch.int64), **with_cache(model, cache))
+        model(input_ids=torch.zeros(1, 1, dtype=torch.int64, device=model.device), **with_cache(model, cache))
     shapes = []
     for index, layer in enumerate(cache.layers):
         if getattr(layer, "keys", None) is None:

@@ -74,7 +74,7 @@ def of_gguf(path: Path) -> Iterator[StoredTensor]:
 
 
 def of_folder(folder: PackedFolder) -> Iterator[StoredTensor]:
-    """The weights of a quantized folder that are integers in blocks of neighbours."""
+    """The weights of a quantized folder that are integers in blocks; their columns may be in an order of their own."""
     recent = functools.lru_cache(maxsize=2)(folder.unpacked)  # a weight is unpacked as a whole, and read in parts
 
     def part(name: str, rows: Places) -> Packed:
@@ -96,10 +96,11 @@ def of_folder(folder: PackedFolder) -> Iterator[StoredTensor]:
 
 
 def _block(weight: Packed) -> int | None:
-    """The size of blocks that a weight can have; None where its groups are not neighbours, or no size divides them."""
-    if not weight.in_order:
-        return None
+    """The size of blocks that a weight can have; None where its groups are of different sizes, or no size divides
+    them."""
     k, groups = weight.q.shape[1], weight.scale.shape[1]
+    if (np.bincount(weight.groups, minlength=groups) * groups != k).any():
+        return None
     size: int = k // groups
     if weight.bits == 8 and groups == 1 and not weight.zero.any():
         return size
@@ -112,7 +113,9 @@ def of_packed(weight: Packed, block: int) -> Grid:
     scale: Floats = np.repeat(weight.scale, repeats, axis=1)
     offset: Floats = -scale * np.repeat(weight.zero, repeats, axis=1).astype(np.float32)
     fmt = FORMATS[Weights.int4 if weight.bits <= 4 else Weights.int8]
-    return Grid(weight.q.astype(np.int8), scale, offset if weight.zero.any() else None, fmt).divisible()
+    order = None if weight.in_order else np.argsort(weight.groups, kind="stable")
+    q = (weight.q if order is None else weight.q[:, order]).astype(np.int8)
+    return Grid(q, scale, offset if weight.zero.any() else None, fmt, order).divisible()
 
 
 def digests(rows: npt.NDArray[np.floating]) -> list[bytes]:
@@ -151,11 +154,17 @@ class CheckpointRows:
         """The kinds of tensors that located rows are of."""
         return sorted({self._tensors[number].kind for number in np.unique(places[:, 0])})
 
-    def grid(self, places: Places, fmt: Format) -> Grid:
-        """The grid of located rows, in a format that has the bits for it. Blocks are those of the smallest."""
+    def grid(self, places: Places, fmt: Format) -> Grid | None:
+        """The grid of located rows, in a format that has the bits for it. Blocks are those of the smallest.
+
+        None where the rows' columns are in different orders.
+        """
         numbers = np.unique(places[:, 0])
         which = [places[:, 0] == number for number in numbers]
         grids = [self._tensors[n].grid(places[w, 1]) for n, w in zip(numbers, which, strict=True)]
+        order = grids[0].order
+        if not all(np.array_equal(grid.order, order) for grid in grids):
+            return None
         block, k = math.gcd(*(grid.block for grid in grids)), grids[0].q.shape[1]
         q = np.empty((len(places), k), np.int8)
         scale, offset = np.zeros((2, len(places), k // block), np.float32)
@@ -164,7 +173,7 @@ class CheckpointRows:
             q[here], scale[here] = grid.q, np.repeat(grid.scale, repeats, axis=1)
             if grid.offset is not None:
                 offset[here] = np.repeat(grid.offset, repeats, axis=1)
-        return Grid(q, scale, offset if offset.any() else None, fmt)
+        return Grid(q, scale, offset if offset.any() else None, fmt, order)
 
 
 def _chunks(shape: tuple[int, ...]) -> Iterator[Places]:

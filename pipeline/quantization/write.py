@@ -6,7 +6,7 @@ Four forms (a Grid has the numbers, T is the compute type):
   [K/B, N] of each block (axis 0, block_size B). Grids with an offset add MatMul(s, offset) with s [..., K/B] the sums
   of x over each block, since x @ (scale * q + offset) = x @ (scale * q) + s @ offset: exact, K/B products instead of K,
   and without zero points, which TensorRT's parser refuses in 4 bits. Scales that a format stores as small floats come
-  out of a DequantizeLinear themselves.
+  out of a DequantizeLinear themselves. Columns in an order of their own get x in that order, by a Gather.
 * table [V, H], gathered by token: Gather of q and of the scales, then DequantizeLinear, so only those rows are read.
   Offsets are gathered too, and added.
 * experts, a stack [E, N, K] or [E, K, N] that a Loop takes one expert of: dequantized whole, with scales along the
@@ -59,9 +59,12 @@ class Writer:
             scale = self._floats(weight, "scale", grid.scale[:, 0] if per_channel else grid.scale.T)
         # "center" is what the artifacts call the offset
         offset = None if grid.offset is None else self._floats(weight, "center", grid.offset.T)
+        order = None if grid.order is None else self._constant(weight, "order", grid.order)
         for reader in weight.readers:
             x, bias = reader.inputs[0], operand(reader, 2)  # MatMul has two inputs, Gemm may have a third
             assert x is not None
+            if order is not None:
+                x = self._before(reader, "Gather", [x, order], described(dtype, x.shape), axis=-1)
             sums = None if offset is None else self._block_sums(x, k, grid.block)
             whole = self._before(reader, "DequantizeLinear", [q, scale], described(dtype, [k, n]), **form)
             like = described(dtype, reader.outputs[0].shape)

@@ -43,8 +43,6 @@ class Session(ABC):
         self.lengths = np.zeros(batch, np.int64)
         # of each row in the caches; None: as many as `lengths` says
         self._held_tokens: npt.NDArray[np.int64] | None = self.lengths.copy()
-        # a token of an idle row that is not counted would make caches of windows drop one that is
-        self._idle_tokens = 0 if contract.windows else 1
         self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in contract.caches]
         self._vocab = int(contract.logits.shape[-1])
         self._sequences = [step.sequence for step in profiles.admitting(batch=batch).by_name.values()]
@@ -88,12 +86,12 @@ class Session(ABC):
         for row, new in enumerate(tokens):
             ids[row, : len(new)] = new
         steps = np.arange(sequence)
-        # an idle row gets one token that is not counted (but see __init__): it goes to the slot after the row's tokens,
-        # or to the last slot of a full row, which can take no further token anyway
+        # an idle row gets one token that is not counted: it goes to the slot after the row's tokens, or to the last
+        # slot of a full row, which can take no further token anyway
         position = np.minimum(self.lengths, self.contract.cache_size - sequence)
         feeds: dict[str, Array] = {
             "input_ids": ids,
-            "attention_mask": (steps < np.maximum(counts, self._idle_tokens)[:, None]).astype(np.int64),
+            "attention_mask": (steps < np.maximum(counts, self._idle_tokens())[:, None]).astype(np.int64),
             "position_ids": position[:, None] + steps,
             "cache_position": position,
         }
@@ -104,6 +102,14 @@ class Session(ABC):
         if self.contract.logits.shape[1] != 1 and not counts.all():  # the token of an idle row is padding as well
             answer = np.where(counts[:, None, None] > 0, answer, np.float32(0))
         return answer
+
+    def _idle_tokens(self) -> npt.NDArray[np.int64]:
+        """[batch], how many tokens that are not counted each row gets if it is idle.
+
+        A cache of a window that is full would drop one that is counted for it, so there only an empty row gets one:
+        attention needs a key.
+        """
+        return (self.lengths == 0).astype(np.int64) if self.contract.windows else np.ones(self.batch, np.int64)
 
     def read_caches(self) -> list[Array]:
         """All caches, on the host: the session's own arrays where they are there, else copies."""

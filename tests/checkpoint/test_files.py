@@ -38,7 +38,7 @@ def configure(folder: Path, more: dict[str, Any]) -> None:
 def shard(folder: Path) -> None:
     """Split the weights into two files and an index."""
     (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": SHARDS}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": SHARDS}))
     for tensor, file in SHARDS.items():
         save_file({tensor: np.zeros(4, np.float32)}, folder / file)
 
@@ -136,6 +136,13 @@ def test_an_index_that_is_none(folder: Path, index: str) -> None:
     shard(folder)
     (folder / "model.safetensors.index.json").write_text(index)
     assert problem(folder).where.endswith("index.json")
+
+
+def test_an_index_without_metadata(folder: Path) -> None:
+    """transformers would end in a KeyError."""
+    shard(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": SHARDS}))
+    assert "has no metadata" in problem(folder).what
 
 
 def test_weights_under_another_name(folder: Path) -> None:

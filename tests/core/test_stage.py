@@ -1,11 +1,13 @@
 """stage: how a stage ends, and that only a stage's process goes without a garbage collector."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipeline.core import layout, stage
 from tests.support.repository import ROOT
 
 MISTAKE = "raise UserError(Problem('wrong', 'key', 'fix it'))"
@@ -65,3 +67,29 @@ def test_the_collector_is_off_in_a_stage() -> None:
     script = "import gc\nfrom pipeline.core import stage\nstage.run('name', lambda: print(gc.isenabled()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("False\n"), done.stderr
+
+
+def point(tmp_path: Path, parent: str) -> Path:
+    """A point's folder below `parent`, with a program of 1,000 numbers in fp16."""
+    folder = tmp_path / parent / "small"
+    (folder / layout.WRAPPED).mkdir(parents=True)
+    (folder / layout.WRAPPED / layout.PROGRAM).write_bytes(bytes(2000))
+    (folder / layout.PARAMS).write_text("precision: {compute: fp16}\nengine: {kind: onnxruntime}", encoding="utf-8")
+    return folder
+
+
+def test_a_stage_notes_what_it_took(tmp_path: Path) -> None:
+    """A line for each run, beside the points; with the model's size and what the time depends on."""
+    folder = point(tmp_path, "artifacts")
+    stage.note("wrap", 1.234, 5, folder)
+    stage.note("export", 7.0, 6, folder)
+    first, second = map(json.loads, (tmp_path / layout.HISTORY).read_text(encoding="utf-8").splitlines())
+    assert (first["stage"], first["seconds"], first["peak"], first["parameters"]) == ("wrap", 1.23, 5, 1000)
+    assert (second["precision.compute"], second["engine.kind"], second["model.source"]) == ("fp16", "onnxruntime", None)
+
+
+def test_nothing_is_noted_elsewhere(tmp_path: Path) -> None:
+    """A stage that runs in a folder of its own, or has made no program, leaves no file."""
+    stage.note("wrap", 1.0, 5, point(tmp_path, "elsewhere"))
+    stage.note("compose", 1.0, 5, tmp_path / "artifacts")
+    assert not list(tmp_path.rglob("history.jsonl"))

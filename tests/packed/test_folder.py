@@ -89,7 +89,7 @@ def test_small_floats_in_shards(method: str, saved: Path, tmp_path: Path) -> Non
     index = {key: f"model-{i}.safetensors" for i, shard in enumerate(shards) for key in shard}
     for i, shard in enumerate(shards):
         save_file(shard, tmp_path / f"model-{i}.safetensors", {"format": "pt"})
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
     text = json.loads((saved / "config.json").read_text()) | {"quantization_config": config}
     (tmp_path / "config.json").write_text(json.dumps(text))
     found = loading.load(local(tmp_path), tmp_path).state_dict()
@@ -113,8 +113,9 @@ def test_layers_of_gpt2_are_the_other_way(tmp_path: Path) -> None:
 
 
 def test_integers_are_carried_into_int4(saved: Path, tmp_path: Path) -> None:
-    """To an engine whose logits are those of the unpacked model; q, k and v are one weight there."""
-    packed.quantize_folder(saved, tmp_path / "packed", packed.gptq, GPTQ)
+    """To an engine whose logits are those of the unpacked model; q, k and v are one weight there. Inputs are sorted
+    (desc_act), those of q, k and v the same way."""
+    packed.quantize_folder(saved, tmp_path / "packed", packed.gptq, GPTQ, sorted_inputs=True)
     model = {"source": "local", "path": str(tmp_path / "packed"), "trust_remote_code": False}
     overrides = ["precision=int4", "quantize.embedding=none", "engine.int8_activations=false"]
     build(tmp_path / "point", overrides, engine, model=model)

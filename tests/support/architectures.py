@@ -108,7 +108,8 @@ BART = {
     "is_encoder_decoder": False,
 }
 LOCAL = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 6}
-# models that write attention out by themselves, or take no position_ids: kind -> architecture, configuration
+# models that write attention out by themselves, or take no position_ids, and mixtures of experts whose attention is no
+# plain one: kind -> architecture, configuration
 WIDER: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon": ("falcon", SHORT | HEADS),
     "falcon, new decoder": ("falcon", SHORT | HEADS | {"new_decoder_architecture": True, "num_kv_heads": 2}),
@@ -131,6 +132,15 @@ WIDER: dict[str, tuple[str, dict[str, Any]]] = {
     "whisper": ("whisper", BART | {"max_target_positions": 128, "bos_token_id": 1, "eos_token_id": 2}),
     "bert": ("bert", BERT),
     "roberta": ("roberta", BERT),
+    "gpt_oss": ("gpt_oss", SMALL | WINDOW | LAYERS | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    "deepseek_v3": (
+        "deepseek_v3",
+        SMALL
+        | LATENT
+        | {"n_routed_experts": 8, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 32}
+        | {"n_group": 2, "topk_group": 1, "first_k_dense_replace": 1},
+    ),
+    "llama4_text, experts": ("llama4_text", ATTENTIONS["llama4_text"] | {"moe_layers": [0, 2], "num_local_experts": 4}),
 }
 
 

@@ -48,13 +48,14 @@ def gptq(
     sorted_inputs: bool = False,
     older: bool = True,
     seed: int = 0,
+    order: int = 0,
 ) -> tuple[Layer, Tensor]:
     """A layer of GPTQModel's BaseQuantLinear.pack, and its weight [N, K]; older: checkpoint_format gptq, whose zero
-    points are 1 less."""
+    points are 1 less. order: seed of the order of sorted inputs."""
     k = shape[1]
     groups = torch.arange(k) // (k if group == -1 else group)
     if sorted_inputs:
-        groups = groups[torch.randperm(k, generator=torch.Generator().manual_seed(seed + 1))]
+        groups = groups[torch.randperm(k, generator=torch.Generator().manual_seed(order))]
     q, scale, zero, weight = grid(shape, groups, bits, symmetric=symmetric, seed=seed)
     return {
         "qweight": words(q, bits).T.contiguous(),  # words along the inputs, and stored [K / 8, N]

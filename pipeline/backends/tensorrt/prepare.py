@@ -133,9 +133,9 @@ class _Attentions:
             scores = insert("Where", mask, scores, number(-np.inf))
         if sink is not None:
             own = insert("Reshape", sink.scores, shape(1, shared, heads // shared, 1, 1))
-            column = insert("Slice", scores, shape(0), shape(1), shape(4))
-            zeros = insert("Where", insert("Equal", column, column), number(0), number(0))
-            scores = insert("Concat", scores, insert("Add", zeros, own), axis=-1)
+            first = insert("Slice", scores, shape(0), shape(1), shape(4))
+            column = insert("Where", insert("Equal", first, first), own, own)  # of its size, without reading a shape
+            scores = insert("Concat", scores, column, axis=-1)
         weights = insert("Softmax", scores, axis=-1)
         if sink is not None:
             weights = insert("Slice", weights, shape(0), shape(dimension(keys, 2)), shape(4))

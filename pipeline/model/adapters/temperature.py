@@ -18,7 +18,7 @@ def scale_by_own_position(model: PreTrainedModel) -> None:
             _scale_queries(module)
 
 
-def _scale_queries(attention: nn.Module) -> None:
+def _scale_queries(attention: Any) -> None:
     floor, factor = float(attention.floor_scale), float(attention.attn_scale)
 
     def scaled(_module: nn.Module, _args: Any, query: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from tests.support.lowered import assert_no_answer_changed, operators
 from tests.support.points import build_once
 
 # fused and standard attentions: no kernel for heads of 8, latents, readers of an earlier layer's cache with a mask
-LEFT = {"gpt2": (0, 3), "minicpm3": (0, 3), "gemma3n_text": (2, 2)}
+LEFT = {"gpt2": (0, 3), "deepseek_v3": (0, 3), "gemma3n_text": (2, 2)}
 
 
 def answers(runtime: Runtime, filling: float) -> list[np.ndarray]:
@@ -32,7 +32,7 @@ def answers(runtime: Runtime, filling: float) -> list[np.ndarray]:
 @pytest.mark.parametrize("architecture", mostly_slow(LEFT, "gpt2"))
 def test_slots_beyond_the_used_ones_are_not_read(architecture: str, tmp_path: Path) -> None:
     """NaN in every unused slot changes no logit of the engine; in the portable graph it reaches all."""
-    contract: GraphContract = build_once(tmp_path, [], model=random_model(architecture))
+    contract: GraphContract = build_once(tmp_path, ["cache.size=96"], model=random_model(architecture))
     found: Counter[str] = operators(tmp_path / layout.ENGINE)
     assert (found["GroupQueryAttention"], found["Attention"]) == LEFT[architecture]
     assert_no_answer_changed(tmp_path, layout.SIMPLIFIED, contract, atol=5e-5)
@@ -45,7 +45,7 @@ def test_slots_beyond_the_used_ones_are_not_read(architecture: str, tmp_path: Pa
 
 def test_a_cache_is_cut_once(tmp_path: Path) -> None:
     """One slice for each cache, however many attentions read it, and none of what is no cache."""
-    build_once(tmp_path, [], model=random_model("gpt2"))
+    build_once(tmp_path, ["cache.size=96"], model=random_model("gpt2"))
     nodes = onnx.load(tmp_path / layout.ENGINE / layout.MODEL, load_external_data=False).graph.node
     sliced = [node.input[0] for node in nodes if node.op_type == "Slice" and node.input[0].startswith("present")]
     assert sorted(sliced) == [f"present.{layer}.{part}" for layer in range(3) for part in ("key", "value")]

@@ -10,6 +10,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from pipeline import quantize
+from pipeline.backends.tensorrt.lint import lint
 from pipeline.backends.tensorrt.network import layers, parse
 from pipeline.core import layout
 from pipeline.core.arrays import Floats
@@ -151,6 +152,17 @@ def test_softcap_and_sliding_window(window: Point) -> None:
     """Written out in products."""
     folder = window[0] / layout.SIMPLIFIED
     agree(folder, interpreted(folder), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ["granite_swa", "minicpm3"])
+def test_sinks_and_latents(architecture: str, tmp_path: Path) -> None:
+    """Written out too, in fp16, as the graph has them."""
+    model = random_model(architecture, initializer_range=0.02)
+    contract = build_once(tmp_path, ["precision=fp16", "engine=tensorrt_rtx"], quantize, model=model)
+    folder = tmp_path / layout.SIMPLIFIED
+    assert lint(parse(rtx(), folder), contract) == []
+    agree(folder, interpreted(folder), TOLERANCE["fp16"])
 
 
 def test_bf16_is_computed_in_bf16(half: Point, tmp_path: Path) -> None:
