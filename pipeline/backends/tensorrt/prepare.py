@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from pipeline.backends.tensorrt.experts import unroll_experts
 from pipeline.backends.tensorrt.split import split_last_axis
 from pipeline.core.errors import Problem, UserError
 from pipeline.graph.attention import KEY, LENGTHS, MASK, QUERY, VALUE, AttentionForm, Sink
@@ -45,6 +46,7 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
         rewrite.scale(node)
         if not lengths:
             rewrite.mask(node)
+    unroll_experts(editor)
     split_last_axis(editor)
     for node in editor.nodes("DequantizeLinear"):
         _gathered_rows(editor, node)

@@ -38,6 +38,9 @@ def adapt_experts(model: PreTrainedModel) -> None:
             found = True
         elif _like_interface(module):
             module.forward = MethodType(_forward, module)
+            routed = module.down_proj.shape[0]
+            if module.gate_up_proj.shape[0] > routed:  # LongCat has unused rows for experts without weights
+                module.gate_up_proj = nn.Parameter(module.gate_up_proj.detach()[:routed].clone())
         else:
             continue
         module.kvforge_activation = _activation(module)

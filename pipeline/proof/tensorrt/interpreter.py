@@ -8,7 +8,6 @@ machine without a GPU. Floats are computed in fp32, and each layer's result is r
 declares for it, as kernels that accumulate in fp32 do. Only a GPU can show what the builder then makes of the network.
 """
 
-from collections.abc import MutableMapping
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ from pipeline.core import layout
 from pipeline.core.arrays import Array
 from pipeline.core.contract import LOGITS, GraphContract
 from pipeline.core.profiles import Profiles
-from pipeline.proof.tensorrt import loops
 from pipeline.proof.tensorrt.layers import LAYERS, Value, rounded
 from pipeline.runtime import engine_info, tensorrt_api
 from pipeline.runtime.session import Runtime, Session
 
-Values = MutableMapping[str, Value]
+Values = dict[str, Value]
 CONSTANT = "IConstantLayer"
 
 
@@ -41,19 +39,14 @@ class Interpreter(Runtime):
         found = {layer.name: layer for layer in layers(parsed.api, parsed.network)}
         if len(found) != parsed.network.num_layers:
             raise NotImplementedError("two layers have one name")
-        known = {CONSTANT, *LAYERS, *loops.BOUNDARY}
-        unknown = {kind for layer in found.values() if (kind := type(layer).__name__) not in known}
+        unknown = {kind for layer in found.values() if (kind := type(layer).__name__) not in {CONSTANT, *LAYERS}}
         if unknown:
             raise NotImplementedError(f"no interpretation of {', '.join(sorted(unknown))}")
-        for loop in loops.find(parsed.api, found.values()):
-            inside = {layer.name: layer for layer in loop.body}
-            loop.body = [inside[name] for name in self._sorted(inside)]
-            for layer in [*loop.boundary, *loop.body]:
-                del found[layer.name]
-            found[loop.name] = loop
-        self._constants: dict[str, Value] = {}
+        makers = {tensor.name: layer.name for layer in found.values() for tensor in outputs(layer)}
+        before = {name: {makers[t] for t in self._reads(layer) if t in makers} for name, layer in found.items()}
+        self._constants: Values = {}
         self._layers: list[Any] = []
-        for name in self._sorted(found):
+        for name in TopologicalSorter(before).static_order():
             layer = found[name]
             if self._constants.keys() >= set(self._reads(layer)):
                 self._compute(layer, self._constants)
@@ -65,16 +58,10 @@ class Interpreter(Runtime):
         for name in last.keys() - set(self._wanted):
             self._done[last[name]].append(name)
 
-    def _sorted(self, found: dict[str, Any]) -> list[str]:
-        """Names of layers and loops, in an order in which each reads only what came before."""
-        makers = {made: name for name, layer in found.items() for made in self._makes(layer)}
-        before = {name: {makers[t] for t in self._reads(layer) if t in makers} for name, layer in found.items()}
-        return list(TopologicalSorter(before).static_order())
-
     def session(self, batch: int) -> "InterpretedSession":
         return InterpretedSession(self, batch)
 
-    def run(self, feeds: dict[str, Value]) -> dict[str, Value]:
+    def run(self, feeds: Values) -> Values:
         """All outputs, by name."""
         values = self._constants | feeds
         for layer, done in zip(self._layers, self._done, strict=True):
@@ -86,9 +73,6 @@ class Interpreter(Runtime):
     @torch.inference_mode()
     def _compute(self, layer: Any, values: Values) -> None:
         api, kind = self._parsed.api, type(layer).__name__
-        if isinstance(layer, loops.Loop):
-            layer.run(api.trt, values, self._compute)
-            return
         given = [None if tensor is None else values[tensor.name] for tensor in operands(api, layer)]
         result = self._constant(layer) if kind == CONSTANT else LAYERS[kind](api.trt, layer, *given)
         results = result if isinstance(result, tuple) else (result,)
@@ -104,12 +88,7 @@ class Interpreter(Runtime):
             numbers = numbers.astype(np.int8 if "int" in str(numbers.dtype) else np.float32)
         return torch.from_numpy(numbers.copy()).reshape(tuple(layer.shape))
 
-    def _makes(self, layer: Any) -> list[str]:
-        return layer.makes if isinstance(layer, loops.Loop) else [tensor.name for tensor in outputs(layer)]
-
     def _reads(self, layer: Any) -> list[str]:
-        if isinstance(layer, loops.Loop):
-            return layer.reads(self._parsed.api)
         return [tensor.name for tensor in operands(self._parsed.api, layer) if tensor is not None]
 
 

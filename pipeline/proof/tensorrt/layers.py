@@ -148,6 +148,7 @@ def _activation(trt: Any, layer: Any, value: Value) -> Value:
         trt.ActivationType.RELU: torch.relu,
         trt.ActivationType.SIGMOID: torch.sigmoid,
         trt.ActivationType.TANH: torch.tanh,
+        trt.ActivationType.CLIP: lambda x: x.clamp(layer.alpha, layer.beta),
         trt.ActivationType.GELU_ERF: functional.gelu,
         trt.ActivationType.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
     }

@@ -63,6 +63,7 @@ def test_identity_experts_give_their_input_back() -> None:
         adapt_experts(model)
         torch.testing.assert_close(model.experts(*given), before)
     assert model.experts.kvforge_activation == Activation(HALVES, "silu")
+    assert model.experts.gate_up_proj.shape[0] == 4  # without the rows that nothing reads
 
 
 def test_an_unknown_activation_is_refused_by_name() -> None:

@@ -179,6 +179,6 @@ def test_bf16_is_computed_in_bf16(half: Point, tmp_path: Path) -> None:
 def test_unknown_layers_are_refused(half: Point) -> None:
     """A layer that nobody has looked at must not pass as the identity."""
     parsed = parse(rtx(), half[0] / layout.SIMPLIFIED)
-    parsed.network.add_topk(parsed.network.get_output(0), parsed.api.trt.TopKOperation.MAX, 1, 4)
-    with pytest.raises(NotImplementedError, match="no interpretation of ITopKLayer"):
+    parsed.network.add_non_zero(parsed.network.get_output(0))
+    with pytest.raises(NotImplementedError, match="no interpretation of INonZeroLayer"):
         Interpreter(parsed, half[1], Profiles.of_axes(half[1]))

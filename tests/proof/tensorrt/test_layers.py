@@ -22,10 +22,9 @@ def trt() -> Any:
     return rtx().trt
 
 
-def run(trt: Any, kind: str, *operands: Value | None, **options: Any) -> Value:
+def run(trt: Any, kind: str, *operands: Value | None, **options: Any) -> Any:
     """What a layer with these options computes of its operands."""
-    result: Value = LAYERS[kind](trt, SimpleNamespace(name="a layer", **options), *operands)
-    return result
+    return LAYERS[kind](trt, SimpleNamespace(name="a layer", **options), *operands)
 
 
 def numbers(*shape: int, seed: int = 0) -> Value:
@@ -192,6 +191,8 @@ def test_activations(trt: Any) -> None:
     for name, wanted in formulas.items():
         kind = getattr(trt.ActivationType, name)
         np.testing.assert_allclose(run(trt, "IActivationLayer", torch.from_numpy(x), type=kind), wanted, atol=1e-6)
+    clipped = run(trt, "IActivationLayer", torch.from_numpy(x), type=trt.ActivationType.CLIP, alpha=-0.5, beta=1.0)
+    np.testing.assert_allclose(clipped, x.clip(-0.5, 1.0))
     with pytest.raises(NotImplementedError, match="ELU"):
         run(trt, "IActivationLayer", numbers(2), type=trt.ActivationType.ELU)
 
@@ -205,6 +206,33 @@ def test_reduce(trt: Any, name: str, keep: bool) -> None:
     result = run(trt, "IReduceLayer", value, op=op, axes=0b101, keep_dims=keep)
     reduce = {"SUM": np.sum, "AVG": np.mean, "MAX": np.max, "MIN": np.min}[name]
     np.testing.assert_allclose(result, reduce(value.numpy(), axis=(0, 2), keepdims=keep), rtol=1e-5)
+
+
+def test_running_sums(trt: Any) -> None:
+    """Along an axis, the number at each place included; other running results are refused."""
+    value, options = numbers(2, 5), {"op": trt.CumulativeOperation.SUM, "exclusive": False, "reverse": False}
+    found = run(trt, "ICumulativeLayer", value, torch.tensor(1), **options)
+    np.testing.assert_allclose(found, np.cumsum(value.numpy(), 1), rtol=1e-5)
+    with pytest.raises(NotImplementedError, match="exclusive"):
+        run(trt, "ICumulativeLayer", value, torch.tensor(1), **options | {"exclusive": True})
+
+
+def test_scatter(trt: Any) -> None:
+    """Numbers go to places along an axis; whole rows are refused."""
+    given = (torch.zeros(4), ints(2, 0), torch.tensor([5.0, 7.0]))
+    found = run(trt, "IScatterLayer", *given, mode=trt.ScatterMode.ELEMENT, axis=0)
+    assert found.tolist() == [7, 0, 5, 0]
+    with pytest.raises(NotImplementedError, match="ND"):
+        run(trt, "IScatterLayer", *given, mode=trt.ScatterMode.ND, axis=0)
+
+
+def test_topk(trt: Any) -> None:
+    """Two results: the largest or smallest in order, and where they were; how many can be an operand."""
+    value = torch.tensor([[1.0, 3.0, 2.0]])
+    largest, where = run(trt, "ITopKLayer", value, op=trt.TopKOperation.MAX, axes=0b10, k=2)
+    assert (largest.tolist(), where.tolist()) == ([[3, 2]], [[1, 2]])
+    smallest, _ = run(trt, "ITopKLayer", value, torch.tensor(1), op=trt.TopKOperation.MIN, axes=0b10, k=2)
+    assert smallest.tolist() == [[1]]
 
 
 def test_softmax_and_normalization(trt: Any) -> None:
