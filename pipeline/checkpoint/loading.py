@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -99,7 +100,7 @@ def _unknown(kind: str, where: str, *, code: bool) -> Iterator[Problem]:
         yield Refusal(f"{kind!r} is not a causal LM in transformers", where, FIXES[category], category)
 
 
-def _class(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForMultimodalLM]:
+def _class(config: PreTrainedConfig) -> Any:
     """Return the class that builds a model: as a causal LM, or with what it has for images or sound."""
     text_only = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING
     return AutoModelForCausalLM if text_only else AutoModelForMultimodalLM

@@ -57,7 +57,7 @@ def one_line(error: BaseException) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command's main; on a UserError or a full disk print the problems and exit with 1, without a traceback, unless
+    """Run a command's main; on a UserError or a full disk print the problems and exit with 1. No traceback, unless
     TRACEBACK asks for it."""
     try:
         main()

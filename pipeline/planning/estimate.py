@@ -138,7 +138,7 @@ class Point:
         config, sizes = self.config, self.sizes
         scores = sizes.heads * config.axes.sequence * config.cache.size
         tokens = config.axes.batch * (config.axes.sequence if config.wrap.logits is Logits.all else 1)
-        return max(scores, tokens * sizes.vocab) * FP32
+        return int(max(scores, tokens * sizes.vocab)) * FP32
 
 
 def largest_in_memory(memory: int) -> float:
