@@ -18,7 +18,7 @@ from tests.support.gates import held
 from tests.support.points import build_once
 
 REACH = ["falcon", "falcon, new decoder", "falcon, alibi", "bloom", "gptj"]
-REACH += ["gpt_oss", "deepseek_v3", "llama4_text, experts", "gemma3n_text"]
+REACH += ["mixtral", "gpt_oss", "deepseek_v3", "llama4_text, experts", "gemma3n_text"]
 GATES = held(logits_error=1e-3, kl=1e-6, cache_error=1e-3)
 NEW_TOKENS = 64
 STEPS = ((7, 3, 10), (1, 1, 1), (4, 0, 2), (1, 1, 1))  # new tokens of each row
