@@ -37,6 +37,7 @@ def trace(decoder: Decoder, contract: GraphContract) -> ExportedProgram:
     if contract.caches[0].dtype != "bfloat16":
         _multiply_in_fp32(program)
     _drop_no_ops(program)
+    _check_sizes(program, type(decoder.model).__name__)
     return program
 
 

@@ -54,6 +54,24 @@ def test_run_prints_and_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr() == ("", f"{ONE}\n{TWO}\n")
 
 
+def test_the_traceback_is_there_on_request(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the exception that the problem was made of; the problem itself comes last."""
+    monkeypatch.setenv(errors.TRACEBACK, "1")
+
+    def main() -> None:
+        try:
+            raise KeyError("the cause")
+        except KeyError as cause:
+            raise UserError(ONE) from cause
+
+    with pytest.raises(SystemExit):
+        errors.run(main)
+    printed = capsys.readouterr().err
+    assert "KeyError: 'the cause'" in printed
+    assert "Traceback" in printed
+    assert printed.endswith(f"\n{ONE}\n")
+
+
 def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
     """Linux has a device that is always full; any other error of the system keeps its traceback."""
 

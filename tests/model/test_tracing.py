@@ -7,7 +7,9 @@ import torch
 
 from pipeline.checkpoint import loading
 from pipeline.core.contract import GraphContract, contract_for
+from pipeline.core.errors import Refusal, UserError
 from pipeline.core.schema import Model, section
+from pipeline.core.tables.refusals import Category
 from pipeline.model import decoder
 from pipeline.model.tracing import trace
 from pipeline.proof.interface import program_findings
@@ -45,3 +47,22 @@ def test_nothing_but_the_model_s_own_operators(tiny: tuple[Path, GraphContract])
     arguments = (ids, torch.ones_like(ids), torch.arange(4)[None], torch.zeros(1, dtype=torch.int64), past)
     with torch.inference_mode():
         torch.testing.assert_close(program.module()(*arguments), wrapped(*arguments))
+
+
+def test_a_size_that_depends_on_numbers_is_refused(tiny: tuple[Path, GraphContract]) -> None:
+    """With the operator and its module: such a graph has axes that no artifact declares."""
+    folder, contract = tiny
+    model = loading.load(section(Model, folder), folder)
+    decoder.cache_shapes(model, contract.cache_size)
+
+    def chosen(_module: torch.nn.Module, _args: object, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + hidden[hidden > 0].sum()
+
+    model.model.norm.register_forward_hook(chosen)
+    with pytest.raises(UserError) as raised:
+        trace(decoder.Decoder(model, "last").eval(), contract)
+    (problem,) = raised.value.problems
+    assert isinstance(problem, Refusal)
+    assert problem.category == Category.TRACING
+    assert "the size of aten.index.Tensor's result depends on numbers" in problem.what
+    assert problem.where == "module model.model.norm"

@@ -47,6 +47,12 @@ def test_what_is_not_the_model_s_fault(error: Exception) -> None:
     assert raised.value is error
 
 
+def test_one_class_of_errors() -> None:
+    """Others pass through."""
+    with pytest.raises(RuntimeError, match="full"), refused(nn.Identity(), "TinyLM", "it fails", NotImplementedError):
+        raise RuntimeError("the disk is full")
+
+
 def test_outside_of_any_module() -> None:
     """The whole model is named."""
     with pytest.raises(UserError, match="where: model"), refused(nn.Identity(), "TinyLM", "it cannot be traced"):
