@@ -51,14 +51,21 @@ def _casts_operands(node: torch.fx.Node) -> bool:
 
 def _untranslated(program: torch.export.ExportedProgram, error: BaseException) -> Refusal:
     """Return the problem of an operator that has no translation, with the module that it belongs to."""
-    named = NODE.search(str(error))
-    node = next((node for node in program.graph.nodes if named and node.name == named[1]), None)
+    names = set(NODE.findall(_messages(error)))
+    node = next((node for node in program.graph.nodes if node.name in names), None)
     modules = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values()] if node else []
     while error.__cause__ is not None:
         error = error.__cause__
     what = f"torch.onnx does not translate {node.target if node else 'the program'}: {first_line(error)}"
     where = f"module {modules[-1]}" if modules else "model"
     return Refusal(what, where, FIXES[Category.TRACING], Category.TRACING)
+
+
+def _messages(error: BaseException) -> str:
+    """Return the messages of an error and of those before it: only one from before decompositions names an operator as
+    the program does."""
+    before = [each for each in (error.__cause__, error.__context__) if each is not None]
+    return "\n".join([str(error), *map(_messages, dict.fromkeys(before))])
 
 
 def translate(program: torch.export.ExportedProgram, contract: GraphContract, opset: int) -> ir.Model:

@@ -128,7 +128,7 @@ class Angles(torch.nn.Module):
 def test_an_operator_without_translation() -> None:
     """A refusal that names it and its module, not a traceback."""
     program = torch.export.export(torch.nn.Sequential(torch.nn.Identity(), Angles()), (torch.ones(2),))
-    contract = contract_for([], 8, "fp32", "last", {"batch": 1, "sequence": 1})
+    contract = contract_for([((1, 4, 2), (1, 4, 2))], 8, "fp32", "last", {"batch": 1, "sequence": 1})
     with pytest.raises(UserError) as raised:
         translate(program, contract, 24)
     (problem,) = raised.value.problems
