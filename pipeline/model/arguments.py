@@ -43,8 +43,19 @@ def first_position(model: PreTrainedModel) -> int:
 
 def set_attention(model: PreTrainedModel, implementation: str) -> bool:
     """Choose the attention function; return False for a class that writes attention out by itself and takes none."""
-    if not model._can_set_attn_implementation():  # for such a class transformers warns and does nothing
+    decoder = _decoder(model)
+    if not decoder._can_set_attn_implementation():  # for such a class transformers warns and does nothing
         return False
     with errors_only("transformers.modeling_utils"):  # it warns of the configurations of parts that were left out
-        model.set_attn_implementation(implementation)
+        for part in dict.fromkeys((model, decoder)):
+            part.set_attn_implementation(implementation)
     return True
+
+
+def _decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the part that attends, of a class of its own in a model for images; the model, where it does not say."""
+    try:
+        decoder = model.get_decoder()
+    except (NotImplementedError, AttributeError):
+        return model
+    return decoder if isinstance(decoder, PreTrainedModel) else model

@@ -24,7 +24,8 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 
     def target(name: str) -> torch.dtype:
         listed = name in persistent and any(pattern.search(name) for pattern in kept)
-        return torch.float32 if listed or name.endswith(FREQUENCIES) else declared.get(name, dtype)
+        wide = listed or name.endswith(FREQUENCIES) or declared.get(name) == torch.float32
+        return torch.float32 if wide else dtype  # Apertus declares bf16, which beside fp16 would be computed in fp32
 
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
@@ -42,6 +43,10 @@ def _declared_types(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, tor
     with ExitStack() as stack:
         for context in type(model).get_init_context(dtype, False, False, None):
             stack.enter_context(context)
-        twin = type(model)(copy.deepcopy(model.config))
+        config = copy.deepcopy(model.config)
+        for part in [config, *(getattr(config, name, None) for name in config.sub_configs)]:
+            if part is not None:  # a part is made in the type that its own configuration names
+                part.dtype = dtype
+        twin = type(model)(config)
     tensors = {**dict(twin.named_parameters()), **dict(twin.named_buffers())}
     return {name: tensor.dtype for name, tensor in tensors.items()}

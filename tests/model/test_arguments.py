@@ -3,7 +3,10 @@
 import torch
 from transformers import DistilBertConfig, DistilBertModel, DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from pipeline.model.arguments import cache_name, with_cache
+from pipeline.checkpoint import loading
+from pipeline.core.schema import Model, Source
+from pipeline.model.arguments import cache_name, set_attention, with_cache
+from tests.support.architectures import SMALL
 
 
 class Renamed(LlamaForCausalLM):  # type: ignore[misc]  # transformers is not typed
@@ -38,3 +41,14 @@ def test_a_model_without_a_cache() -> None:
     """Has no name for it."""
     config = DistilBertConfig(vocab_size=8, dim=16, n_layers=1, n_heads=2, hidden_dim=16)
     assert cache_name(DistilBertModel(config)) is None
+
+
+def test_the_text_decoder_decides_how_a_model_attends() -> None:
+    """GOT-OCR's own code writes the attention of its images out by itself, its text decoder is a Qwen 2."""
+    text = SMALL | {"model_type": "qwen2"}
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "output_channels": 16}
+    config = {"text_config": text, "vision_config": vision}
+    model = loading.load(Model(source=Source.random, architecture="got_ocr2", config=config), None)
+    assert set_attention(model, "eager")
+    assert set_attention(model, "sdpa")
+    assert model.get_decoder().config._attn_implementation == "sdpa"

@@ -71,6 +71,8 @@ class AttentionLowering:
         head_dim = dimension(past_key, 3)
         if head_dim % HEAD_DIM_STEP or head_dim != dimension(past_value, 3):
             return False  # no kernel
+        if _comes_from(form.mask, {write_key, write_value}):
+            return False  # it would need the cache that it writes (Doge)
         head_sink = None if sink is None else self._sink(sink)
         if sink is not None and head_sink is None:
             return False
@@ -252,6 +254,18 @@ def _split(*parts: ir.Value | None) -> ir.Value | None:
     """What these are all the parts of, in order."""
     split = producer_if(parts[0], "Split")
     return split.inputs[0] if split is not None and list(parts) == list(split.outputs) else None
+
+
+def _comes_from(value: ir.Value | None, nodes: set[ir.Node]) -> bool:
+    """Whether a value is computed from what one of these nodes makes."""
+    seen: set[ir.Node | None] = set()
+    waiting = [value]
+    while waiting:
+        maker = None if (one := waiting.pop()) is None else one.producer()
+        if maker is not None and maker not in seen:
+            seen.add(maker)
+            waiting += maker.inputs
+    return bool(seen & nodes)
 
 
 def _rank(value: ir.Value) -> int | None:
