@@ -86,7 +86,10 @@ def _weighted(blocks: ir.Value) -> tuple[ir.Value, ir.Value] | None:
         if node is not None and node.op_type == "Cast":
             value = node.outputs[0]
             node = _only_reader(value)
-        if node is None or node.op_type != op:
+        one_expert = (
+            op == "ReduceSum" and node is not None and node.op_type == "Squeeze"
+        )  # as onnxsim writes it for k = 1
+        if node is None or (node.op_type != op and not one_expert):
             return None
         if op == "Mul":
             other = producer_if(next((v for v in node.inputs if v is not value), None), "Unsqueeze")

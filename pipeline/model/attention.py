@@ -14,7 +14,7 @@ from transformers.masking_utils import AttentionMaskInterface, causal_mask_funct
 
 from pipeline.model import operators
 from pipeline.model.arguments import set_attention
-from pipeline.model.cache import running
+from pipeline.model.cache import StaticCache, running
 from pipeline.model.refusals import unsupported
 
 IMPLEMENTATION = "kvforge"
@@ -62,7 +62,22 @@ def _mask(
     """
     cache = running.get()
     if mask_function is causal_mask_function and not cache.defers:
+        cache.masks.append(None)
         return None
+    mask = _seen(cache, batch_size, q_length, kv_length, mask_function)
+    if not cache.defers:
+        cache.masks.append(mask)
+        return mask
+    added = torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    if mask_function is causal_mask_function:
+        cache.causal_mask = added
+    return added
+
+
+def _seen(
+    cache: StaticCache, batch_size: int, q_length: int, kv_length: int, mask_function: Callable[..., Any]
+) -> torch.Tensor:
+    """Return a rule of transformers as a bool mask [batch, 1, sequence, cache_size], True where a slot is seen."""
     position = cache.position
     query = position[:, None] + torch.arange(q_length, device=position.device)
     slots = torch.arange(kv_length, device=position.device)
@@ -70,13 +85,15 @@ def _mask(
     mask: torch.Tensor = mask_function(
         rows[:, None, None, None], torch.zeros_like(rows[:1]), query[:, None, :, None], slots[None, None, None, :]
     )
-    mask = mask.expand(batch_size, 1, q_length, kv_length)
-    if not cache.defers:
+    return mask.expand(batch_size, 1, q_length, kv_length)
+
+
+def _causal(cache: StaticCache, mask: torch.Tensor, q_length: int) -> torch.Tensor:
+    """Return a mask that a model made by itself, where it got None for causal, with the causal rule in it (Doge)."""
+    if None not in cache.masks or any(mask is made for made in cache.masks):
         return mask
-    added = torch.zeros((), dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
-    if mask_function is causal_mask_function:
-        cache.causal_mask = added
-    return added
+    seen = _seen(cache, cache.position.shape[0], q_length, mask.shape[3], causal_mask_function)
+    return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
 
 
 def _attention(
@@ -93,6 +110,8 @@ def _attention(
         raise unsupported(type(module).__name__, f"its attention takes {', '.join(unknown)}")
     cache = running.get()
     cache.attend(module, key)
+    if attention_mask is not None:
+        attention_mask = _causal(cache, attention_mask, query.shape[2])
     scale, sink = kwargs.get("scaling"), kwargs.get("s_aux")
     scale = float(query.shape[-1] ** -0.5 if scale is None else scale)
     absorbed = getattr(module, "absorbed", None)  # pipeline.model.adapters.latent

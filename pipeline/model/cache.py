@@ -63,6 +63,7 @@ class StaticCache(Cache):  # type: ignore[misc]  # transformers is not typed
         self.position, self.length, self.position_ids = position, position + self.new_tokens, position_ids
         self.defers = defers
         self.causal_mask: torch.Tensor | None = None  # as the model got it, where it means causal and nothing else
+        self.masks: list[torch.Tensor | None] = []  # as the model got them; None for plain causal layers
         self.attended: set[int] = set()  # layers whose keys an attention function has got
 
     def attend(self, module: nn.Module | None, keys: torch.Tensor) -> None:

@@ -59,7 +59,7 @@ class Decoder(nn.Module):
                 stack.enter_context(head.register_forward_pre_hook(gather_last))
             arguments = with_positions(self.model, position_ids) | with_cache(self.model, cache)
             try:
-                logits = self.model(input_ids=input_ids, **arguments).logits
+                logits = self.model(input_ids=input_ids, **arguments).logits.to(past[0].dtype)
             except UnknownForm as form:
                 raise unsupported(type(self.model).__name__, str(form)) from form
         through = len(cache.attended.intersection(range(len(cache))))

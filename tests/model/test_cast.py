@@ -156,9 +156,10 @@ def test_wrap_refuses_frequencies_of_16_bits(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("dtype", HALF_TYPES)
 @pytest.mark.parametrize("architecture", ["apertus", "fuyu"])
 def test_one_type_of_16_bits_runs_through(architecture: str, dtype: torch.dtype) -> None:
-    """Where the model's code names bf16 for an activation's numbers, and where a part has a configuration of its own."""
+    """Where the code names bf16 for an activation's numbers, and where a part has a configuration of its own."""
     config = SMALL | {"hidden_act": "xielu"} if architecture == "apertus" else {"text_config": SMALL}
-    model = cast(loading.load(Model(source=Source.random, architecture=architecture, config=config), None), dtype)
+    random = Model(source=Source.random, architecture=architecture, config=config)
+    model = cast(loading.load(random, None), dtype)
     with torch.no_grad():
         logits = model(input_ids=torch.ones(1, 3, dtype=torch.int64)).logits
     assert logits.dtype == dtype

@@ -83,9 +83,10 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
     | {"layer_types": ["chunked_attention", "full_attention", "chunked_attention"], "no_rope_layers": [1, 0, 1]}
     | {"attention_chunk_size": 6, "floor_scale": 4, "intermediate_size_mlp": 48, "moe_layers": []},
     # the last layer of each kind reads the cache of the one before
-    "gemma3n_text": SMALL | WINDOW | SHARED | {"laurel_rank": 8, "activation_sparsity_pattern": None},
+    "gemma3n_text": SMALL | WINDOW | SHARED | {"laurel_rank": 8, "activation_sparsity_pattern": [0.95, 0.0, 0.0, 0.0]},
     "gemma4_text": SMALL | WINDOW | SHARED | {"global_head_dim": 32},  # heads that differ by layer
     "diffllama": SMALL,  # two attentions in a layer
+    "doge": SMALL,  # a mask that it makes from the values, in place of the causal one
 }
 
 SHORT = {"vocab_size": 128, "hidden_size": 64, "initializer_range": 0.3, "pad_token_id": 0}
@@ -108,6 +109,16 @@ BART = {
     "is_encoder_decoder": False,
 }
 LOCAL = {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "num_heads": 4, "window_size": 6}
+DBRX = {
+    "vocab_size": 128,
+    "d_model": 64,
+    "n_layers": 2,
+    "n_heads": 4,
+    "initializer_range": 0.3,
+    "max_seq_len": 128,
+    "attn_config": {"rope_theta": 10000.0, "clip_qkv": 8.0, "kv_n_heads": 2},
+    "ffn_config": {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 1, "hidden_size": 64},
+}
 # models that write attention out by themselves, or take no position_ids, and mixtures of experts whose attention is no
 # plain one: kind -> architecture, configuration
 WIDER: dict[str, tuple[str, dict[str, Any]]] = {
@@ -130,6 +141,7 @@ WIDER: dict[str, tuple[str, dict[str, Any]]] = {
     "marian": ("marian", BART),
     "pegasus": ("pegasus", BART),
     "whisper": ("whisper", BART | {"max_target_positions": 128, "bos_token_id": 1, "eos_token_id": 2}),
+    "dbrx": ("dbrx", DBRX),  # experts as rows of matrices; one chosen
     "bert": ("bert", BERT),
     "roberta": ("roberta", BERT),
     "gpt_oss": ("gpt_oss", SMALL | WINDOW | LAYERS | {"num_local_experts": 4, "num_experts_per_tok": 2}),

@@ -208,7 +208,7 @@ def _wide(graph: onnx.GraphProto) -> set[str]:
     """Names of the products that the graph means in fp32, such as a router's: it casts what they read, and goes on with
     the result as it is."""
     casts = [node for node in graph.node if node.op_type == "Cast"]
-    raised = {node.output[0] for node in casts if node.attribute[0].i == FLOAT}
+    raised = {node.output[0] for node in casts if any(a.name == "to" and a.i == FLOAT for a in node.attribute)}
     read = {name for node in graph.node if node.op_type != "Cast" for name in node.input}
     products = (node for node in graph.node if node.op_type in ("Gemm", "MatMul"))
     return {node.name for node in products if node.input[0] in raised and node.output[0] in read}

@@ -34,6 +34,7 @@ def adapt_experts(model: PreTrainedModel) -> None:
     """Replace the computation of a model's experts. Raises UserError for an activation that the operator has not."""
     found = False
     for module in model.modules():
+        _stack_rows(module)
         if _in_interface(module):
             found = True
         elif _like_interface(module):
@@ -57,6 +58,21 @@ def _like_interface(module: nn.Module) -> bool:
     """Whether it holds the same stacked weights and takes the same arguments."""
     shapes = [getattr(getattr(module, name, None), "ndim", 0) for name in ("gate_up_proj", "down_proj")]
     return shapes == [3, 3] and list(inspect.signature(module.forward).parameters) == ARGUMENTS
+
+
+def _stack_rows(module: Any) -> None:
+    """Give stacks to experts whose weights are rows of three matrices, [experts * intermediate_size, hidden_size], as
+    DBRX has them."""
+    inner: Any = getattr(module, "mlp", None)
+    if not all(hasattr(inner, name) for name in ("w1", "v1", "w2")) or not hasattr(module, "num_experts"):
+        return
+    gate, up, down = (
+        weight.detach().unflatten(0, (module.num_experts, -1)) for weight in (inner.w1, inner.v1, inner.w2)
+    )
+    module.gate_up_proj = nn.Parameter(torch.cat([gate, up], 1))
+    module.down_proj = nn.Parameter(down.transpose(1, 2).contiguous())
+    module.act_fn = inner.activation_fn
+    del module.mlp
 
 
 def _activation(module: Any) -> Activation:
@@ -97,7 +113,8 @@ def _forward(
     module: Any, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
     """The experts' forward. Indices past the last expert are experts that give their input back."""
-    routed = module.down_proj.shape[0]
+    routed, shape = module.down_proj.shape[0], hidden_states.shape
+    hidden_states = hidden_states if len(shape) == 2 else hidden_states.flatten(0, 1)
     arguments: tuple[Any, ...] = (hidden_states, top_k_index, top_k_weights)
     identity = None
     if getattr(module, "identity_expert", None) is not None:
@@ -121,7 +138,8 @@ def _forward(
         activation.limit_after,
         activation.shift,
     )
-    return out if identity is None else out + identity.to(out.dtype)
+    out = out if identity is None else out + identity.to(out.dtype)
+    return out if len(shape) == 2 else out.view(shape)
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _forward)

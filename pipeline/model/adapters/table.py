@@ -8,6 +8,7 @@ from pipeline.model.adapters.complex_rotary import use_real_parts
 from pipeline.model.adapters.experts import adapt_experts
 from pipeline.model.adapters.latent import absorb_expansion
 from pipeline.model.adapters.positions import give_positions
+from pipeline.model.adapters.sparsity import compute_quantiles
 from pipeline.model.adapters.temperature import scale_by_own_position
 from pipeline.model.adapters.windows import replace_tables
 
@@ -16,6 +17,7 @@ from pipeline.model.adapters.windows import replace_tables
 ADAPTERS: tuple[Callable[[PreTrainedModel], None], ...] = (
     use_real_parts,
     scale_by_own_position,
+    compute_quantiles,
     absorb_expansion,
     adapt_experts,
     replace_tables,
