@@ -200,4 +200,4 @@ def _(
     limit_after: bool,
     shift: float,
 ) -> torch.Tensor:
-    return torch.empty_like(hidden)
+    return hidden.new_empty(hidden.shape)  # contiguous, whatever the strides of the input
