@@ -143,6 +143,7 @@ WIDER: dict[str, tuple[str, dict[str, Any]]] = {
     "whisper": ("whisper", BART | {"max_target_positions": 128, "bos_token_id": 1, "eos_token_id": 2}),
     "dbrx": ("dbrx", DBRX),  # experts as rows of matrices; one chosen
     "bert": ("bert", BERT),
+    "xmod": ("xmod", BERT | {"languages": ["en_XX", "de_DE"], "default_language": "de_DE", "pre_norm": True}),
     "roberta": ("roberta", BERT),
     "gpt_oss": ("gpt_oss", SMALL | WINDOW | LAYERS | {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "deepseek_v3": (

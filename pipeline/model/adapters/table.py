@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 
 from pipeline.model.adapters.complex_rotary import use_real_parts
 from pipeline.model.adapters.experts import adapt_experts
+from pipeline.model.adapters.languages import choose_language
 from pipeline.model.adapters.latent import absorb_expansion
 from pipeline.model.adapters.positions import give_positions
 from pipeline.model.adapters.sparsity import compute_quantiles
@@ -18,6 +19,7 @@ ADAPTERS: tuple[Callable[[PreTrainedModel], None], ...] = (
     use_real_parts,
     scale_by_own_position,
     compute_quantiles,
+    choose_language,
     absorb_expansion,
     adapt_experts,
     replace_tables,
