@@ -16,7 +16,7 @@ def choose_language(model: PreTrainedModel) -> None:
     language = getattr(model.config, "default_language", None)
     for module in model.modules():
         languages = getattr(module, "adapter_modules", None)
-        if isinstance(languages, nn.ModuleDict) and language in languages:
+        if language is not None and isinstance(languages, nn.ModuleDict) and language in languages:
             module.lang_adapter = partial(_adapted, module, languages[language])
 
 
