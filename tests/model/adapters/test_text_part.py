@@ -84,6 +84,14 @@ def test_a_model_of_text_alone_stays_whole() -> None:
     assert keep_text_part(model) == []
 
 
+def test_tokens_of_an_image_would_see_each_other() -> None:
+    """A mask for them is not made: there are none, and it would depend on the prompt's length."""
+    whole = full("gemma3")
+    whole.config.get_text_config().use_bidirectional_attention = "vision"
+    keep_text_part(whole)
+    assert whole.config.get_text_config().use_bidirectional_attention is None
+
+
 @pytest.mark.slow
 def test_the_engine_says_what_the_whole_model_says(tmp_path: Path) -> None:
     """Greedy tokens equal those of transformers' own generate; the program's file holds no weight of the other parts,
