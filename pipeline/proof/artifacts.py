@@ -146,6 +146,8 @@ class Engine(Artifact):
         own = engine_info.read(path.parent).contract
         slots = {cache.name: int(cache.shape[2]) for cache in own.caches if cache.name in own.windows}
         want = self.contract.narrowed(own.windows, slots)
+        if own.is_for_clients:
+            want = want.for_clients()
         return interface_findings(model, want) + window_findings(model, want)
 
     def open(self, reference: Reference | None = None) -> Runtime:

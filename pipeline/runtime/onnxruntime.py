@@ -115,12 +115,14 @@ class OnnxRuntime(Runtime):
         return OnnxRuntimeSession(self, batch) if self.on_cpu else GpuSession(self, batch)
 
 
-def open_engine(folder: Path, info: EngineInfo, threads: int | None) -> OnnxRuntime:
+def open_engine(
+    folder: Path, info: EngineInfo, threads: int | None, form: type[OnnxRuntime] = OnnxRuntime
+) -> OnnxRuntime:
     """Load the engine in `folder`. Raises UserError when it needs a later version or a provider that is not here."""
     problem = too_old(folder, info, ort.__version__)
     if problem is not None:
         raise UserError(problem)
-    return OnnxRuntime(
+    return form(
         folder / KINDS[info.kind].model,
         info.contract,
         info.profiles,
