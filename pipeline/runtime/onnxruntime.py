@@ -115,10 +115,13 @@ class OnnxRuntime(Runtime):
         return OnnxRuntimeSession(self, batch) if self.on_cpu else GpuSession(self, batch)
 
 
-def open_engine(
-    folder: Path, info: EngineInfo, threads: int | None, form: type[OnnxRuntime] = OnnxRuntime
-) -> OnnxRuntime:
+def open_engine(folder: Path, info: EngineInfo, threads: int | None) -> OnnxRuntime:
     """Load the engine in `folder`. Raises UserError when it needs a later version or a provider that is not here."""
+    return load(OnnxRuntime, folder, info, threads)
+
+
+def load(form: type[OnnxRuntime], folder: Path, info: EngineInfo, threads: int | None) -> OnnxRuntime:
+    """See open_engine; `form`: the class, which decides on the sessions."""
     problem = too_old(folder, info, ort.__version__)
     if problem is not None:
         raise UserError(problem)

@@ -21,7 +21,7 @@ class ClientRuntime(OnnxRuntime):
 
 def open_engine(folder: Path, info: EngineInfo, threads: int | None) -> OnnxRuntime:
     """Load the engine in `folder`. Raises UserError when it needs a later version or a provider that is not here."""
-    return onnxruntime.open_engine(folder, info, threads, ClientRuntime)
+    return onnxruntime.load(ClientRuntime, folder, info, threads)
 
 
 class ClientSession(OnnxRuntimeSession):
