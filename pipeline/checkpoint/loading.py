@@ -29,8 +29,9 @@ from pipeline.checkpoint.weights_check import Wording
 from pipeline.core.errors import Problem, Refusal, UserError
 from pipeline.core.schema import Model, Source
 from pipeline.core.tables.refusals import FIXES, Category
-from pipeline.packed.folder import PackedFolder, of_repository
+from pipeline.packed.folder import PackedFolder
 from pipeline.packed.methods import quantization
+from pipeline.packed.source import of_repository
 from pipeline.text.stop_tokens import GENERATION, end_tokens
 
 OTHER_TASKS = {  # types of models that transformers lists for something else than a causal LM
@@ -165,7 +166,7 @@ def packed_folder(model: Model, link: Path) -> PackedFolder | None:
     where, options = pretrained_arguments(model, link)
     if not quantization(PreTrainedConfig.get_config_dict(where, revision=options.get("revision"))[0]):
         return None
-    return of_repository(where, model.revision) if model.source is Source.hub else PackedFolder(Path(where))
+    return PackedFolder(of_repository(where, model.revision) if model.source is Source.hub else Path(where))
 
 
 def _random(model: Model, config: PreTrainedConfig) -> PreTrainedModel:

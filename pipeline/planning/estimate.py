@@ -25,7 +25,6 @@ TRACING = int(0.36 * GB)  # torch.export, besides
 EXPORTER = int(0.42 * GB)
 ONNXSIM = int(0.16 * GB)
 PLAIN = int(0.09 * GB)  # NumPy, ONNX Runtime, and no graph
-QUANTIZER = int(0.27 * GB)  # PyTorch, and no transformers
 VERIFYING = int(0.28 * GB)  # besides LIBRARIES: a program's graph, ONNX Runtime
 LOGITS = int(0.19 * GB)  # of a chunk of text, of both models
 ROWS = 16  # of text that verify reads at once
@@ -191,9 +190,9 @@ def _simplify(point: Point) -> Cost:
 
 def _quantize(point: Point) -> Cost:
     if not point.quantized:
-        return Cost(((QUANTIZER, 0),))
-    rounding = point.final + 4 * point.sizes.largest * FP32
-    steps = [(QUANTIZER + rounding, point.sizes.largest * point.number)]
+        return Cost(((PLAIN, 0),))
+    rounding = PLAIN + point.final + 4 * point.sizes.largest * FP32
+    steps = [(rounding, point.sizes.largest * point.number)]
     if point.config.quantize.rounding is Rounding.gptq:
         hessians = point.sizes.hessians * FP32
         tokens = min(WINDOW, point.config.axes.sequence, point.config.cache.size)

@@ -82,7 +82,8 @@ from pathlib import Path
 from pipeline.checkpoint.loading import load
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
-from pipeline.packed.folder import of_link
+from pipeline.packed.folder import PackedFolder
+from pipeline.packed.source import of_link
 for revision in sys.argv[1]:
     model = Model(source=Source.hub, id="someone/tiny", revision=revision * 40, trust_remote_code=True)
     with contextlib.redirect_stderr(io.StringIO()) as told:
@@ -92,7 +93,7 @@ for revision in sys.argv[1]:
             answer = str(error)
     if revision == "f":  # what stage quantize is given
         Path("checkpoint").write_text(f"hub someone/tiny@{revision * 40}")
-        answer = [answer, sorted(of_link(Path("checkpoint")).layers)]
+        answer = [answer, sorted(PackedFolder(of_link(Path("checkpoint"))).layers)]
     print(json.dumps({"revision": revision, "answer": answer, "told": told.getvalue()}))
 """
 
