@@ -7,6 +7,7 @@ GB are 2^30 bytes. The exit code is 1 when a build fits neither into this machin
 `python -m pipeline` refuses it then.
 """
 
+import gc
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -88,6 +89,7 @@ def _time(seconds: float | None) -> str:
 
 def main() -> None:
     """Show the plans of all jobs; raise UserError with all that does not fit."""
+    gc.disable()  # the process ends soon, and importing torch and transformers takes a fifth longer with it
     parser = usage.Parser(main, "plan", "[group=option | key=value ...] [point=NAME] [-m] [--json]")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of python -m pipeline")
     parser.add_argument("-m", "--multirun", action="store_true", help="values separated by commas make one point each")

@@ -21,8 +21,13 @@ def tables() -> Mapping[str, Mapping[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for name in TABLES:
         for node in _body(_models() / "auto" / f"{name}.py"):
-            if isinstance(node, ast.Assign) and isinstance(target := node.targets[0], ast.Name):
-                found[target.id] = dict(_pairs(node.value, found))
+            match node:
+                case ast.Assign(targets=[ast.Name(id=table)]):
+                    found[table] = dict(_pairs(node.value, found))
+                case ast.Expr(
+                    value=ast.Call(func=ast.Attribute(value=ast.Name(id=table), attr="update"), args=[given])
+                ):
+                    found.setdefault(table, {}).update(_pairs(given, found))
     return found
 
 
