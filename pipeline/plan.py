@@ -89,7 +89,6 @@ def _time(seconds: float | None) -> str:
 
 def main() -> None:
     """Show the plans of all jobs; raise UserError with all that does not fit."""
-    gc.disable()  # the process ends soon, and importing torch and transformers takes a fifth longer with it
     parser = usage.Parser(main, "plan", "[group=option | key=value ...] [point=NAME] [-m] [--json]")
     parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="as of python -m pipeline")
     parser.add_argument("-m", "--multirun", action="store_true", help="values separated by commas make one point each")
@@ -121,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # the process ends soon, and importing torch makes many objects
     errors.run(main)

@@ -39,9 +39,9 @@ def _pairs(node: ast.expr, known: Mapping[str, Mapping[str, str]]) -> Iterator[t
         case ast.Name(id=name):
             yield from known.get(name, {}).items()
         case ast.Dict():
-            for name, item in zip(node.keys, node.values, strict=True):
-                if name is not None:
-                    yield from _pairs(ast.Tuple([name, item]), known)
+            for key_node, item in zip(node.keys, node.values, strict=True):
+                if key_node is not None:
+                    yield from _pairs(ast.Tuple([key_node, item]), known)
         case ast.List():
             for item in node.elts:
                 yield from _pairs(item, known)

@@ -24,6 +24,9 @@ from pipeline.core.tables.refusals import Category
         ("bert", {}, Category.ENCODER),
         ("bert", {"is_decoder": True}, None),
         ("t5", {}, Category.ENCODER_DECODER),
+        ("whisper", {}, None),  # its decoder alone is a causal LM
+        ("paligemma", {}, None),  # its text decoder
+        ("modernbert", {}, Category.ENCODER),
         ("vit", {}, Category.OTHER_TASK),
         ("no_such_type", {}, Category.UNKNOWN),
         ("llama", {}, None),
