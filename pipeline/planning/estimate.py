@@ -70,6 +70,11 @@ class Point:
         return self.sizes.parameters * FP32
 
     @property
+    def loaded(self) -> int:
+        """The same while it is loaded: a module's experts are joined once all are read, several modules at a time."""
+        return self.original + self.sizes.experts * FP32
+
+    @property
     def weights(self) -> int:
         """The weights in the compute type."""
         return self.sizes.parameters * self.number
@@ -172,7 +177,7 @@ def costs(config: DictConfig, sizes: ModelSizes) -> dict[str, Cost]:
 
 
 def _wrap(point: Point) -> Cost:
-    loading = LIBRARIES + point.original, point.stored
+    loading = LIBRARIES + point.loaded, point.stored
     tracing = LIBRARIES + TRACING + point.weights, 0
     disk = point.weights + SMALL
     return Cost((loading, tracing), disk, disk)
@@ -209,13 +214,14 @@ def _engine(point: Point) -> Cost:
     if point.quantized:  # packed in memory again, from the mapped file
         return Cost(((ENGINE + point.engine, point.final),), disk, disk)
     loading = ENGINE + point.packed(point.final), max(point.head, point.sizes.largest * point.number)
-    return Cost((loading,), disk, SMALL)
+    # the weights are those of onnx/, but for experts, whose rows the kernel has in another order
+    return Cost((loading,), disk, disk if point.sizes.experts else SMALL)
 
 
 def _verify(point: Point) -> Cost:
     config = point.config
     held = LIBRARIES + VERIFYING + point.original
-    loading = LIBRARIES + point.original, point.stored
+    loading = LIBRARIES + point.loaded, point.stored
     # PyTorch writes no cache in place; weights that equal the original's are shared with it, others stay mapped
     scores = 3 * point.activations
     program = held + 3 * point.caches(config.axes.batch) + scores, 0 if point.number == FP32 else point.weights

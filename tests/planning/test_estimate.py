@@ -1,5 +1,7 @@
 """estimate: how the costs follow from sizes and configuration. benchmarks/plan.md compares them with real builds."""
 
+from dataclasses import replace
+
 import pytest
 from omegaconf import DictConfig
 
@@ -13,6 +15,7 @@ LLAMA = ModelSizes(  # TinyLlama's
     embedding=65_536_000,
     head=65_536_000,
     linear=968_884_224,
+    experts=0,
     largest=11_534_336,
     inputs=22 * (3 * 2048 + 5632),
     hessians=22 * (3 * 2048**2 + 5632**2),
@@ -57,6 +60,14 @@ def test_sixteen_bits_take_half_of_the_disk() -> None:
     found, half = costs(config(), LLAMA), costs(config("precision=fp16"), LLAMA)
     assert half["wrap"].memory == found["wrap"].memory
     assert half["engine"].disk == pytest.approx(found["engine"].disk / 2, rel=0.01)
+
+
+def test_experts_are_joined_and_put_in_order() -> None:
+    """A checkpoint's experts are in memory twice while it is loaded; the engine has its own order of their rows."""
+    dense, mixture = (costs(config(), replace(LLAMA, experts=count)) for count in (0, 10**8 * 2))
+    assert mixture["verify"].steps[0][0] - dense["verify"].steps[0][0] == 8 * 10**8
+    assert mixture["wrap"].held > dense["wrap"].held
+    assert mixture["engine"].cached == mixture["engine"].disk > 100 * dense["engine"].cached
 
 
 def test_quantized_weights() -> None:
