@@ -474,13 +474,15 @@ def test_remarks_on_a_proof_that_passed() -> None:
 
 
 def one_slot_late(model: onnx.ModelProto) -> None:
-    """Positions as a client gives them, taken for one more."""
-    one = onnx.numpy_helper.from_array(np.array(1, np.int64), "bad.one")
-    model.graph.initializer.append(one)
-    for node in model.graph.node:
-        if node.op_type == "GroupQueryAttention":
-            node.input[:] = ["bad.positions" if name == "position_ids" else name for name in node.input]
-    model.graph.node.insert(0, onnx.helper.make_node("Add", ["position_ids", "bad.one"], ["bad.positions"]))
+    """Every token is written one slot after its own."""
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.int32), "bad.one"))
+    fused = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+    (last,) = {node.input[5] for node in fused}
+    for node in fused:
+        node.input[5] = "bad.last"
+    model.graph.node.insert(
+        list(model.graph.node).index(fused[0]), onnx.helper.make_node("Add", [last, "bad.one"], ["bad.last"])
+    )
 
 
 def test_an_engine_for_clients(client: tuple[Path, GraphContract], answers: ReferenceAnswers, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from pipeline.core.contract import TOTAL, GraphContract
 from pipeline.core.errors import Problem, UserError
-from pipeline.graph.editor import Editor
+from pipeline.graph.editor import Editor, attribute, integers, operand
 
 QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right
 SMALL_FIX = "engine=onnxruntime_cpu"
@@ -71,9 +71,7 @@ def _ones(editor: Editor, first: ir.Node, ids: ir.Value, new: ir.Value) -> ir.Va
 
 def _over_tokens(node: ir.Node) -> bool:
     """Whether a ReduceSum counts each row's tokens, as [batch]."""
-    axes = ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 else None
-    keeps = node.attributes["keepdims"].as_int() if "keepdims" in node.attributes else 1
-    return axes is not None and axes.numpy().tolist() in ([1], [-1]) and not keeps
+    return integers(operand(node, 1)) in ([1], [-1]) and not attribute(node, "keepdims", 1)
 
 
 def _cache_problems(contract: GraphContract) -> Iterator[Problem]:

@@ -27,7 +27,7 @@ def config(out: Path, contract: GraphContract, threads: int = 0) -> dict[str, An
     key = contract.caches[0]
     stop = sorted(stop_tokens(out))
     stated = read_json(out / GENERATION) if (out / GENERATION).exists() else {}
-    decoder = {
+    decoder: dict[str, Any] = {
         "filename": layout.MODEL,
         "head_size": key.shape[3],
         "num_hidden_layers": len(contract.caches) // 2,
