@@ -3,8 +3,8 @@
     python -m pipeline model=smollm2_135m precision=int4 engine=onnxruntime_client point=int4
     python -m benchmarks.client_engines artifacts/fp32 artifacts/int8 artifacts/int4
 
-A folder is a point with such an engine. 16 prompts of 8 to 38 tokens get 128 tokens each, alone and in ragged batches
-of 3. In fp32 the tokens must be the original's: one forward over a text gives its choices. Otherwise they must be those
+A folder is a point with such an engine. Prompts of 8 tokens and more get as many tokens each, alone and in ragged
+batches of 3. In fp32 the tokens must be the original's: one forward over a text gives its choices. Otherwise they must be those
 of our own session over the engine that engine=onnxruntime_cpu gives of the same model. Our session and
 onnxruntime-genai run the same file in turn. A client that is not installed has no rows; Node's packages are looked for
 in NODE_MODULES. Writes client_engines.md.
@@ -37,13 +37,13 @@ from pipeline.runtime.open import open_engine
 
 SCRATCH = Path(".bench/client_engines")
 OUT = Path(__file__).parent / "client_engines.md"
-PROMPTS, NEW, RAGGED = 16, 128, 3
+RAGGED = 3
 HERE = Path(__file__).parent / "clients"
 Rows = Sequence[Sequence[int]]
 Answer = tuple[list[list[int]], float]  # tokens of each row, seconds
 
 
-def ours(folder: Path) -> Callable[[Rows], Answer]:
+def ours(folder: Path, count: int) -> Callable[[Rows], Answer]:
     """Our own session."""
     runtime = open_engine(folder)
 
@@ -51,7 +51,7 @@ def ours(folder: Path) -> Callable[[Rows], Answer]:
         session, new = runtime.session(len(rows)), rows
         answers: list[list[int]] = [[] for _ in rows]
         start = time.perf_counter()
-        for _ in range(NEW):
+        for _ in range(count):
             chosen = session.step(new)[:, -1].argmax(-1).tolist()
             new = [[token] for token in chosen]
             for answer, token in zip(answers, chosen, strict=True):
@@ -61,7 +61,7 @@ def ours(folder: Path) -> Callable[[Rows], Answer]:
     return run
 
 
-def genai(folder: Path, unused: int) -> Callable[[Rows], Answer]:
+def genai(folder: Path, count: int, unused: int) -> Callable[[Rows], Answer]:
     """onnxruntime-genai; `unused`: a token that no text has, which ends texts and pads here."""
     import onnxruntime_genai as og
 
@@ -73,13 +73,13 @@ def genai(folder: Path, unused: int) -> Callable[[Rows], Answer]:
     def run(rows: Rows) -> Answer:
         longest = max(map(len, rows))
         params = og.GeneratorParams(model)
-        params.set_search_options(batch_size=len(rows), max_length=longest + NEW)
+        params.set_search_options(batch_size=len(rows), max_length=longest + count)
         generator = og.Generator(model, params)
         padded = np.array([[*row, *[unused] * (longest - len(row))] for row in rows], np.int32)
         start = time.perf_counter()
         generator.append_tokens(padded)
         answers: list[list[int]] = [[] for _ in rows]
-        for _ in range(NEW):
+        for _ in range(count):
             generator.generate_next_token()
             for answer, token in zip(answers, generator.get_next_tokens().tolist(), strict=True):
                 answer.append(token)
@@ -88,7 +88,7 @@ def genai(folder: Path, unused: int) -> Callable[[Rows], Answer]:
     return run
 
 
-def openvino(folder: Path) -> Callable[[Rows], Answer]:
+def openvino(folder: Path, count: int) -> Callable[[Rows], Answer]:
     """OpenVINO on the CPU."""
     import openvino as ov
 
@@ -104,7 +104,7 @@ def openvino(folder: Path) -> Callable[[Rows], Answer]:
         answers: list[list[int]] = [[] for _ in rows]
         used, new = np.zeros(len(rows), np.int64), [list(row) for row in rows]
         start = time.perf_counter()
-        for _ in range(NEW):
+        for _ in range(count):
             longest = max(map(len, new))
             feeds = {
                 "input_ids": np.array([[*row, *[0] * (longest - len(row))] for row in new], np.int64),
@@ -123,7 +123,7 @@ def openvino(folder: Path) -> Callable[[Rows], Answer]:
     return run
 
 
-def node(folder: Path, modules: Path, groups: Sequence[Rows]) -> tuple[list[list[int]], str]:
+def node(folder: Path, count: int, modules: Path, groups: Sequence[Rows]) -> tuple[list[list[int]], str]:
     """Tokens in onnxruntime-node, and its version."""
     script = SCRATCH / "node.mjs"  # modules are looked for beside the script
     shutil.copy(HERE / "node.mjs", script)
@@ -131,7 +131,7 @@ def node(folder: Path, modules: Path, groups: Sequence[Rows]) -> tuple[list[list
     link.unlink(missing_ok=True)
     link.symlink_to(modules.resolve())
     done = subprocess.run(
-        ["node", script, folder.resolve(), str(NEW)],  # noqa: S607  # of the user's PATH
+        ["node", script, folder.resolve(), str(count)],  # noqa: S607  # of the user's PATH
         input=json.dumps(groups), capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = json.loads(done.stdout)
@@ -167,27 +167,27 @@ def installed(package: str) -> str | None:
         return None
 
 
-def measure(point: Path, modules: Path | None) -> tuple[list[str], list[str]]:
+def measure(point: Path, number: int, count: int, modules: Path | None) -> tuple[list[str], list[str]]:
     """The rows of tokens and the remarks of one point."""
     folder, own = point / layout.ENGINE, cpu_engine(point)
     tokens = SCRATCH / "tokens.json"
     write_tokens(folder, tokens)
-    lengths = [8 + 2 * row for row in range(PROMPTS)]
-    read = text_prompts(json.loads(tokens.read_text(encoding="utf-8")), PROMPTS, max(lengths))
+    lengths = [8 + 2 * row for row in range(number)]
+    read = text_prompts(json.loads(tokens.read_text(encoding="utf-8")), number, max(lengths))
     prompts = [row[:length] for row, length in zip(read, lengths, strict=True)]
     batches = {
         1: [[prompt] for prompt in prompts],
-        RAGGED: [prompts[i : i + RAGGED] for i in range(0, PROMPTS, RAGGED)],
+        RAGGED: [prompts[i : i + RAGGED] for i in range(0, number, RAGGED)],
     }
     vocab = int(json.loads((folder / layout.GENAI_CONFIG).read_text(encoding="utf-8"))["model"]["vocab_size"])
     unused = vocab - 1
     exact = layout.final_model(point).name != layout.QUANTIZED
-    session, rows, remarks = ours(own), [], []
+    session, rows, remarks = ours(own, count), [], []
     want = [answer for batch in batches[1] for answer in session(batch)[0]]
     assert unused not in {token for row in [*want, *prompts] for token in row}
     if exact:
         original = Reference(loading.load(section(Model, point), point / layout.CHECKPOINT))
-        want = [original.greedy([*p, *answer], NEW).tolist() for p, answer in zip(prompts, want, strict=True)]
+        want = [original.greedy([*p, *answer], count).tolist() for p, answer in zip(prompts, want, strict=True)]
         del original
     del session
 
@@ -196,20 +196,20 @@ def measure(point: Path, modules: Path | None) -> tuple[list[str], list[str]]:
         rows.append(f"| {client} | {release} | {point.name} | {cells} |")
         print(rows[-1], flush=True)
 
-    runs = {"our session": ours(folder)}
+    runs = {"our session": ours(folder, count)}
     if installed("onnxruntime-genai"):
-        runs["onnxruntime-genai"] = genai(folder, unused)
+        runs["onnxruntime-genai"] = genai(folder, count, unused)
     answers: dict[str, dict[int, list[list[int]]]] = {name: {batch: [] for batch in batches} for name in runs}
     for batch, groups in batches.items():
         ratios, seconds = [], dict.fromkeys(runs, 0.0)
-        for number, group in enumerate(groups):
+        for turn, group in enumerate(groups):
             taken = {}
-            for name in sorted(runs, reverse=number % 2 == 0):
+            for name in sorted(runs, reverse=turn % 2 == 0):
                 made, taken[name] = runs[name](group)
                 answers[name][batch] += made
                 seconds[name] += taken[name]
             ratios.append(taken["our session"] / taken[list(runs)[-1]])
-        speeds = ", ".join(f"{name} {PROMPTS * NEW / taken:.1f}" for name, taken in seconds.items())
+        speeds = ", ".join(f"{name} {number * count / taken:.1f}" for name, taken in seconds.items())
         remarks.append(f"| {point.name} | {batch} | {speeds} | {median(ratios):.2f} |")
         print(remarks[-1], flush=True)
     runs.clear()
@@ -217,10 +217,10 @@ def measure(point: Path, modules: Path | None) -> tuple[list[str], list[str]]:
     if "onnxruntime-genai" in answers:
         row("onnxruntime-genai", installed("onnxruntime-genai"), answers["onnxruntime-genai"])
     if modules is not None:
-        found = {batch: node(folder, modules, groups) for batch, groups in batches.items()}
+        found = {batch: node(folder, count, modules, groups) for batch, groups in batches.items()}
         row("onnxruntime-node", found[1][1], {batch: made for batch, (made, _) in found.items()})
     if installed("openvino"):
-        run = openvino(folder)
+        run = openvino(folder, count)
         row(
             "OpenVINO",
             installed("openvino"),
@@ -239,21 +239,25 @@ def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("points", nargs="+", type=Path)
-    points = parser.parse_args().points
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=128)
+    given = parser.parse_args()
+    points: list[Path] = given.points
     SCRATCH.mkdir(parents=True, exist_ok=True)
     modules = Path(os.environ["NODE_MODULES"]) if "NODE_MODULES" in os.environ else None
     tables: list[str] = []
     speeds: list[str] = []
     notes: list[str] = []
     for point in points:
-        rows, remarks = measure(point, modules)
+        rows, remarks = measure(point, given.prompts, given.tokens, modules)
         tables += rows
         speeds += [line for line in remarks if line.startswith("|")]
         notes += [f"* {line}." for line in remarks if not line.startswith("|")]
     parts = [
         "# Engines for clients",
         "",
-        "Greedy tokens before the first that differs, of 16 prompts of 8 to 38 tokens with 128 new tokens each.",
+        f"Greedy tokens before the first that differs: {given.prompts} prompts of 8 to {6 + 2 * given.prompts} tokens get",
+        f"{given.tokens} tokens each.",
         "",
         f"| client | version | precision | alone | ragged batches of {RAGGED} |",
         "|:--|:--|:--|--:|--:|",
@@ -265,7 +269,7 @@ def main() -> None:
         "|:--|--:|:--|--:|",
         *speeds,
         "",
-        f"* `python -m benchmarks.client_engines {' '.join(map(str, (Path(p.name) for p in points)))}`, {cores()} threads.",
+        f"* `python -m benchmarks.client_engines {' '.join(point.name for point in points)}`, {cores()} threads.",
         "* In fp32 the tokens are compared with the original's, else with those of our session over the engine of",
         "  engine=onnxruntime_cpu.",
         *notes,
