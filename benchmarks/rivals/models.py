@@ -1,0 +1,76 @@
+"""Tiny checkpoints of every type, prompts of different lengths, and what the original makes of them.
+
+The configurations are those of `make coverage`. The reference is the original in fp32, each row alone, unpadded and
+without a cache.
+"""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from benchmarks.coverage.configurations import VOCABULARY, tiny
+
+LENGTHS = (5, 12, 9)  # of the prompts, in one batch
+STEPS = 16
+SLOTS = 64  # of a cache
+PAD = 0
+FIRST = 8  # tokens below have a meaning
+TIE = 1e-3  # standard deviations of the logits that two best tokens may be apart: rounding decides between them
+
+Rows = list[list[int]]
+
+
+def original(kind: str) -> PreTrainedModel:
+    """Return the model of a type with random weights, the same in every process; no weight is left at 1 or 0."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **tiny(kind))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if (parameter == parameter.flatten()[0]).all():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return model
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """Write the checkpoint, and a tokenizer: builders ask for one."""
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = PAD
+    model.save_pretrained(folder)
+    words = {f"w{token}": token for token in range(VOCABULARY)}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="w1"))
+    tokenizer.pre_tokenizer = Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", bos_token="w1", eos_token="w2")
+    fast.save_pretrained(folder)
+
+
+def prompts() -> Rows:
+    """Return one row of tokens for each length."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(FIRST, VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
+
+
+def padded_left(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows in one tensor, padded on the left, and its mask; int64 [batch, longest]."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[PAD] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def first_wrong(model: PreTrainedModel, rows: Rows, answers: Rows) -> str:
+    """Tell which token of the answers is not the original's greedy choice after all before it; "" for none."""
+    for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+        if len(answer) != STEPS:
+            return f"row {index} has {len(answer)} tokens, not {STEPS}"
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([row + answer[:-1]]), use_cache=False).logits[0, len(row) - 1 :]
+        chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+        wrong = (logits.max(1).values - chosen > TIE * logits.std(1)).nonzero()
+        if len(wrong):
+            return f"row {index}, token {int(wrong[0])} is not the original's"
+    return ""
