@@ -5,6 +5,7 @@ without a cache.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -12,8 +13,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from benchmarks.coverage.configurations import VOCABULARY, tiny
+from benchmarks.coverage.configurations import VOCABULARY as USUAL
+from benchmarks.coverage.configurations import tiny
 
+VOCABULARY = 250  # no other matrix has this size: onnxruntime-genai's builder knows the head by its own
 LENGTHS = (5, 12, 9)  # of the prompts, in one batch
 STEPS = 16
 SLOTS = 64  # of a cache
@@ -27,7 +30,7 @@ Rows = list[list[int]]
 def original(kind: str) -> PreTrainedModel:
     """Return the model of a type with random weights, the same in every process; no weight is left at 1 or 0."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **tiny(kind))
+    config = AutoConfig.for_model(kind, **_resized(tiny(kind)))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -36,10 +39,20 @@ def original(kind: str) -> PreTrainedModel:
     return model
 
 
+def _resized(changes: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with this module's vocabulary."""
+    return {
+        key: _resized(value)
+        if isinstance(value, dict)
+        else VOCABULARY
+        if "vocab" in key and value == USUAL
+        else value
+        for key, value in changes.items()
+    }
+
+
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write the checkpoint, and a tokenizer: builders ask for one."""
-    model.generation_config.eos_token_id = None
-    model.generation_config.pad_token_id = PAD
     model.save_pretrained(folder)
     words = {f"w{token}": token for token in range(VOCABULARY)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="w1"))
@@ -52,6 +65,22 @@ def prompts() -> Rows:
     """Return one row of tokens for each length."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(FIRST, VOCABULARY, (length,), generator=generator).tolist() for length in LENGTHS]
+
+
+def greedy(model: PreTrainedModel, rows: Rows) -> Rows:
+    """Return the original's own continuation of each row."""
+    texts = [list(row) for row in rows]
+    for text in texts:
+        for _ in range(STEPS):
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([text]), use_cache=False).logits
+            text.append(int(logits[0, -1].argmax()))
+    return [text[len(row) :] for row, text in zip(rows, texts, strict=True)]
+
+
+def unused(rows: Rows) -> int:
+    """Return a token that is in none of the rows: for a runtime that must be told of one that ends a text."""
+    return next(token for token in range(FIRST, VOCABULARY) if not any(token in row for row in rows))
 
 
 def padded_left(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,76 @@
+"""Build one tiny model with one tool, and judge its tokens."""
+
+import re
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rivals import tools
+from benchmarks.rivals.models import first_wrong, greedy, original, prompts, save, unused
+
+NO_MODEL = "no model"
+# best first: of the ways to build a model, the one that fares best counts
+RIGHT, ALONE, WRONG, FAILS, CRASHED, REFUSED = "right", "alone", "wrong", "does not run", "crashed", "refused"
+RANKS = (RIGHT, ALONE, WRONG, FAILS, CRASHED, REFUSED)
+REFUSES = re.compile(
+    r"not (currently |yet )?(supported|implemented|registered)|unsupported|unknown (model|architecture)", re.I
+)
+
+Row = dict[str, Any]
+
+
+def attempt(name: str, kind: str) -> Row:
+    """Return a type's row: how it fares with a tool, why, and in how many seconds."""
+    start = time.perf_counter()
+    tool = tools.load(name)
+    try:
+        rows = prompts()
+        reference = original(kind)
+        end = unused([*rows, *greedy(reference, rows)])
+    except Exception as error:  # of the original: there is nothing to compare with
+        return {"status": NO_MODEL, "reason": text(error), "seconds": 0.0}
+    found: list[Row] = []
+    for way in tool.ways:
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(_one(tool, way, kind, Path(folder), end))
+        if found[-1]["status"] == RIGHT:
+            break
+    best = min(found, key=lambda row: RANKS.index(row["status"]))
+    return best | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def _one(tool: tools.Tool, way: str, kind: str, folder: Path, end: int) -> Row:
+    """Build in one way, and ask for the tokens of the whole batch; if these are wrong, of each row alone."""
+    try:
+        model = original(kind)
+        save(model, folder / "checkpoint")
+        (folder / "built").mkdir()
+        built = tool.ways[way](model, folder / "checkpoint", folder / "built")
+    except (Exception, SystemExit) as error:  # whatever a tool raises
+        traceback.print_exc()
+        refused = REFUSES.search(text(error)) or isinstance(error, NotImplementedError)
+        return {"status": REFUSED if refused else CRASHED, "reason": text(error), "way": way}
+    status, reason = _judged(tool, built, kind, end, together=True)
+    if status != RIGHT and _judged(tool, built, kind, end, together=False)[0] == RIGHT:
+        status, reason = ALONE, f"in a batch: {reason}"
+    return {"status": status, "reason": reason, "way": way}
+
+
+def _judged(tool: tools.Tool, built: Any, kind: str, end: int, *, together: bool) -> tuple[str, str]:
+    rows = prompts()
+    try:
+        batches = [rows] if together else [[row] for row in rows]
+        answers = [answer for batch in batches for answer in tool.answer(built, batch, end)]
+    except Exception as error:  # of a runtime
+        traceback.print_exc()
+        return FAILS, text(error)
+    wrong = first_wrong(original(kind), rows, answers)
+    return (WRONG, wrong) if wrong else (RIGHT, "")
+
+
+def text(error: BaseException) -> str:
+    """Return an error on one line; its cause where it has one."""
+    error = error.__cause__ or error
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
