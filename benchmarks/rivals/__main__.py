@@ -7,6 +7,7 @@ Writes docs/coverage_others.json and .md. A row that is there is left as it is w
 
 import argparse
 import os
+import random
 import tempfile
 from functools import partial
 from importlib.metadata import version
@@ -58,6 +59,7 @@ def main() -> None:
         if entry.get("version") != version(tool.distribution):
             entry |= {"version": version(tool.distribution), "types": {}}
         left = [kind for kind in chosen if options.again or kind not in entry["types"]]
+        random.Random(0).shuffle(left)  # so that those of a run that is cut short are a fair sample
         if left:
             warm_up(tool)
         for count, (kind, result) in enumerate(each(left, partial(attempt, name), options.workers, LIMITS, LOGS / name), 1):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PROCESSOR_SECONDS = 90  # a type and tool
+PROCESSOR_SECONDS = 120  # a type and tool
 OURS = "coverage.json"
 BUILT = ("right", "wrong", "does not run")
 COLUMNS = (*BUILT, "refused", "crashed")

@@ -8,8 +8,10 @@ import onnxruntime_genai as og
 from onnxruntime_genai.models import builder
 from transformers import PreTrainedModel
 
-from benchmarks.rivals.models import PAD, STEPS
+from benchmarks.rivals.models import PAD, SLOTS, STEPS
 from benchmarks.rivals.tools import Rows, Tool
+
+CONFIG = "genai_config.json"
 
 
 def _build(_: PreTrainedModel, checkpoint: Path, folder: Path) -> Path:
@@ -21,15 +23,15 @@ def _build(_: PreTrainedModel, checkpoint: Path, folder: Path) -> Path:
 
 def _answer(folder: Path, rows: Rows, end: int) -> Rows:
     """Pad rows on the right, as its own tokenizer pads a batch: its generator finds them by the pad token."""
-    config = og.Config(str(folder))
-    session = {"intra_op_num_threads": 1}
-    model = {"eos_token_id": [end], "pad_token_id": PAD, "decoder": {"session_options": session}}
-    config.overlay(json.dumps({"model": model}))
+    settings = json.loads((folder / CONFIG).read_text())
+    settings["model"] |= {"eos_token_id": [end], "pad_token_id": PAD}  # an overlay would add to the tokens there
+    settings["model"]["decoder"].setdefault("session_options", {})["intra_op_num_threads"] = 1
+    (folder / CONFIG).write_text(json.dumps(settings))
+    loaded = og.Model(str(folder))
     width = max(map(len, rows))
     ids = np.array([row + [PAD] * (width - len(row)) for row in rows], np.int32)
-    loaded = og.Model(config)
     params = og.GeneratorParams(loaded)
-    params.set_search_options(batch_size=len(rows), max_length=width + STEPS, do_sample=False)
+    params.set_search_options(batch_size=len(rows), max_length=SLOTS, do_sample=False)
     generator = og.Generator(loaded, params)
     generator.append_tokens(ids)
     for _ in range(STEPS):

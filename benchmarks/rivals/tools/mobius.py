@@ -1,4 +1,4 @@
-"""mobius: a model declared anew in ONNX; with a static cache where it has one for the model, else a growing one."""
+"""mobius: a model declared anew in ONNX, with a growing cache or, of some models, a static one."""
 
 from functools import partial
 from pathlib import Path
@@ -86,4 +86,4 @@ def _empty(tensor: Any, batch: int) -> np.ndarray:
 
 
 STATIC = ["--static-cache", "--max-seq-len", str(SLOTS)]
-TOOL = Tool("mobius-onnx", {"static cache": partial(_build, STATIC), "growing cache": partial(_build, [])}, _answer)
+TOOL = Tool("mobius-onnx", {"growing cache": partial(_build, []), "static cache": partial(_build, STATIC)}, _answer)
