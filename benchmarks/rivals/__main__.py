@@ -19,13 +19,13 @@ from transformers.utils import logging
 from benchmarks.coverage.configurations import types
 from benchmarks.coverage.workers import Limits, each
 from benchmarks.rivals import report, tools
-from benchmarks.rivals.attempt import CRASHED, attempt
+from benchmarks.rivals.attempt import attempt
 from benchmarks.rivals.models import original, save
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "coverage_others.json"
 LOGS = ROOT / ".bench" / "rivals"
-LIMITS = Limits(seconds=600, processor=report.PROCESSOR_SECONDS, memory=8 * 2**30)
+LIMITS = Limits(seconds=600, processor=report.PROCESSOR_SECONDS, memory=report.GIGABYTES * 2**30)
 
 
 def warm_up(tool: tools.Tool) -> None:
@@ -62,12 +62,13 @@ def main() -> None:
         random.Random(0).shuffle(left)  # so that those of a run that is cut short are a fair sample
         if left:
             warm_up(tool)
-        for count, (kind, result) in enumerate(each(left, partial(attempt, name), options.workers, LIMITS, LOGS / name), 1):
-            row = {"status": CRASHED, "reason": result, "seconds": 0.0} if isinstance(result, str) else result
-            entry["types"][kind] = row
-            print(f"{name} {count}/{len(left)} {kind}: {row['status']} {row['reason'][:150]} ({row['seconds']} s)", flush=True)
-            report.write(options.results, found)
-    report.write(options.results, found)
+        results = each(left, partial(attempt, name), options.workers, LIMITS, LOGS / name)
+        for count, (kind, result) in enumerate(results, 1):
+            entry["types"][kind] = row = report.crashed(result) if isinstance(result, str) else result
+            line = f"{row['status']} {row['reason'][:150]} ({row['seconds']} s)"
+            print(f"{name} {count}/{len(left)} {kind}: {line}", flush=True)
+            report.write(options.results, found, len(known))
+    report.write(options.results, found, len(known))
 
 
 if __name__ == "__main__":

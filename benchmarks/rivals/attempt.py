@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rivals import report, tools
-from benchmarks.rivals.models import first_wrong, greedy, original, prompts, save, unused
+from benchmarks.rivals.models import first_wrong, generated, greedy, original, prompts, save, unused
+from benchmarks.rivals.report import ALONE, CRASHED, FAILS, NO_MODEL, REFUSED, RIGHT, WRONG
 
-NO_MODEL = "no model"
 # of the ways to build a model the best counts, and the first of these
-RIGHT, ALONE, WRONG, FAILS, CRASHED, REFUSED = "right", "alone", "wrong", "does not run", "crashed", "refused"
 RANKS = {RIGHT: 0, ALONE: 1, WRONG: 2, FAILS: 3, CRASHED: 4, REFUSED: 4}
 REFUSES = re.compile(
-    r"not (currently |yet )?(supported|implemented|registered)|unsupported|unknown (model|architecture)", re.I
+    r"not (currently |yet )?(supported(?! between)|implemented|registered)|unsupported|unknown (model|architecture)",
+    re.I,
 )
+NOISE = re.compile(r"/tmp/\S*/(?=checkpoint)|\x1b\[[\d;]*m| object at 0x\w+|[^\x00-\x7f]")  # other in each run
 HALF = report.PROCESSOR_SECONDS / 2  # no other way is tried after so much
 
 Row = dict[str, Any]
@@ -68,10 +69,10 @@ def _judged(tool: tools.Tool, built: Any, kind: str, end: int, *, together: bool
         traceback.print_exc()
         return FAILS, text(error)
     wrong = first_wrong(original(kind), rows, answers)
-    return (WRONG, wrong) if wrong else (RIGHT, "")
+    return (WRONG, wrong) if wrong and answers != generated(original(kind), rows) else (RIGHT, "")
 
 
 def text(error: BaseException) -> str:
     """Return an error on one line; its cause where it has one."""
     error = error.__cause__ or error
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {' '.join(NOISE.sub('', str(error)).split())[:200]}"

@@ -1,7 +1,7 @@
 """Tiny checkpoints of every type, prompts of different lengths, and what the original makes of them.
 
-The configurations are those of `make coverage`. The reference is the original in fp32, each row alone, unpadded and
-without a cache.
+The configurations are those of `make coverage`, but for sizes that a tool takes for something else or has no kernel for.
+The reference is the original in fp32, each row alone, unpadded and without a cache.
 """
 
 from pathlib import Path
@@ -11,12 +11,14 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from benchmarks.coverage.configurations import VOCABULARY as USUAL
 from benchmarks.coverage.configurations import tiny
 
 VOCABULARY = 250  # no other matrix has this size: onnxruntime-genai's builder knows the head by its own
+# ONNX Runtime's GroupQueryAttention rotates a multiple of 16 positions of a head, of these the half
+WIDER = {"phi": {"hidden_size": 128}, "nemotron": {"head_dim": 32}}
 LENGTHS = (5, 12, 9)  # of the prompts, in one batch
 STEPS = 16
 SLOTS = 64  # of a cache
@@ -30,7 +32,7 @@ Rows = list[list[int]]
 def original(kind: str) -> PreTrainedModel:
     """Return the model of a type with random weights, the same in every process; no weight is left at 1 or 0."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **_resized(tiny(kind)))
+    config = AutoConfig.for_model(kind, **_resized(tiny(kind)) | WIDER.get(kind, {}))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,11 +44,7 @@ def original(kind: str) -> PreTrainedModel:
 def _resized(changes: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with this module's vocabulary."""
     return {
-        key: _resized(value)
-        if isinstance(value, dict)
-        else VOCABULARY
-        if "vocab" in key and value == USUAL
-        else value
+        key: _resized(value) if isinstance(value, dict) else VOCABULARY if "vocab" in key and value == USUAL else value
         for key, value in changes.items()
     }
 
@@ -76,6 +74,19 @@ def greedy(model: PreTrainedModel, rows: Rows) -> Rows:
                 logits = model(input_ids=torch.tensor([text]), use_cache=False).logits
             text.append(int(logits[0, -1].argmax()))
     return [text[len(row) :] for row, text in zip(rows, texts, strict=True)]
+
+
+def generated(model: PreTrainedModel, rows: Rows) -> Rows:
+    """Return what transformers' generate makes of each row alone: it gives a few models other positions, and who builds
+    on it cannot know better."""
+    model.generation_config = GenerationConfig()
+    settings = GenerationConfig(do_sample=False, pad_token_id=PAD, max_new_tokens=STEPS)
+    answers = []
+    for row in rows:
+        ids, mask = padded_left([row])
+        output = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        answers.append(output[0, len(row) :].tolist())
+    return answers
 
 
 def unused(rows: Rows) -> int:

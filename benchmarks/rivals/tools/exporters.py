@@ -25,9 +25,7 @@ def _build(options: dict[str, Any], model: PreTrainedModel, _: Path, __: Path) -
     ids, mask = padded_left(SAMPLE)
     settings = GenerationConfig(do_sample=False, pad_token_id=PAD, **options)
     sample = {"input_ids": ids, "attention_mask": mask}
-    exported = OnnxExporter().export_for_generation(
-        model, sample, OnnxConfig(dynamic=True), generation_config=settings
-    )
+    exported = OnnxExporter().export_for_generation(model, sample, OnnxConfig(dynamic=True), generation_config=settings)
     return model, exported, settings
 
 

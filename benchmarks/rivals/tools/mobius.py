@@ -27,6 +27,8 @@ def _answer(folder: Path, rows: Rows, _: int) -> Rows:
     options.log_severity_level = 3
     session = ort.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     types = {tensor.name: tensor for tensor in session.get_inputs()}
+    if "logits" not in (names := [tensor.name for tensor in session.get_outputs()]):
+        raise ValueError(f"the graph has no logits, but {names[0]}: it is an encoder")
     return (_static if "write_indices" in types else _growing)(session, types, rows)
 
 
