@@ -59,7 +59,7 @@ def main() -> None:
         if entry.get("version") != version(tool.distribution):
             entry |= {"version": version(tool.distribution), "types": {}}
         left = [kind for kind in chosen if options.again or kind not in entry["types"]]
-        random.Random(0).shuffle(left)  # so that those of a run that is cut short are a fair sample
+        random.Random(0).shuffle(left)  # noqa: S311  # a run that is cut short has a fair sample
         if left:
             warm_up(tool)
         results = each(left, partial(attempt, name), options.workers, LIMITS, LOGS / name)

@@ -17,7 +17,7 @@ REFUSES = re.compile(
     r"not (currently |yet )?(supported(?! between)|implemented|registered)|unsupported|unknown (model|architecture)",
     re.I,
 )
-NOISE = re.compile(r"/tmp/\S*/(?=checkpoint)|\x1b\[[\d;]*m| object at 0x\w+|[^\x00-\x7f]")  # other in each run
+NOISE = re.compile(r"\S*/(?=checkpoint)|\x1b\[[\d;]*m| object at 0x\w+|[^\x00-\x7f]")  # other in each run
 HALF = report.PROCESSOR_SECONDS / 2  # no other way is tried after so much
 
 Row = dict[str, Any]
@@ -26,13 +26,13 @@ Row = dict[str, Any]
 def attempt(name: str, kind: str) -> Row:
     """Return a type's row: how it fares with a tool, why, and in how many seconds."""
     start, used = time.perf_counter(), time.process_time()
-    tool = tools.load(name)
     try:
         rows = prompts()
         reference = original(kind)
         end = unused([*rows, *greedy(reference, rows)])
     except Exception as error:  # of the original: there is nothing to compare with
         return {"status": NO_MODEL, "reason": text(error), "seconds": 0.0}
+    tool = tools.load(name)
     found: list[Row] = []
     for way in tool.ways:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,7 @@
 """Tiny checkpoints of every type, prompts of different lengths, and what the original makes of them.
 
-The configurations are those of `make coverage`, but for sizes that a tool takes for something else or has no kernel for.
-The reference is the original in fp32, each row alone, unpadded and without a cache.
+The configurations are those of `make coverage`, but for sizes that a tool takes for something else or has no kernel
+for. The reference is the original in fp32, each row alone, unpadded and without a cache.
 """
 
 from pathlib import Path
@@ -52,10 +52,12 @@ def _resized(changes: dict[str, Any]) -> dict[str, Any]:
 def save(model: PreTrainedModel, folder: Path) -> None:
     """Write the checkpoint, and a tokenizer: builders ask for one."""
     model.save_pretrained(folder)
-    words = {f"w{token}": token for token in range(VOCABULARY)}
-    tokenizer = Tokenizer(WordLevel(words, unk_token="w1"))
+    words = [f"w{token}" for token in range(VOCABULARY)]
+    model_of_words = WordLevel({word: token for token, word in enumerate(words)}, unk_token=words[1])
+    tokenizer = Tokenizer(model_of_words)
     tokenizer.pre_tokenizer = Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="w0", bos_token="w1", eos_token="w2")
+    special = {"pad_token": words[PAD], "bos_token": words[1], "eos_token": words[2]}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
     fast.save_pretrained(folder)
 
 

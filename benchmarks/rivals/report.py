@@ -14,6 +14,7 @@ OURS = "coverage.json"
 NO_MODEL = "no model"
 RIGHT, ALONE, WRONG, FAILS, CRASHED, REFUSED = "right", "alone", "wrong", "does not run", "crashed", "refused"
 BUILT = (RIGHT, ALONE, WRONG, FAILS)
+STATUSES = (*BUILT, REFUSED, CRASHED)
 LABELS = {ALONE: "right, one row at a time"}
 HEAD = f"""\
 # Coverage of other exporters
@@ -65,8 +66,9 @@ def write(path: Path, found: dict[str, Any], known: int) -> None:
 def page(found: dict[str, Any], ours: dict[str, Any], known: int) -> Iterator[str]:
     """Yield the lines of the page. ours: the types of docs/coverage.json, by `make coverage`."""
     yield HEAD
-    yield "| | types | built | right | right, one row at a time | wrong | does not run | refused | crashed | kvforge: right |"
-    yield "|---|" + "--:|" * 9
+    columns = ("types", "built", *(LABELS.get(status, status) for status in STATUSES), "right by kvforge")
+    yield f"| | {' | '.join(columns)} |"
+    yield "|---|" + "--:|" * len(columns)
     if ours:
         own = Counter(row["onnxruntime"] for row in ours.values())
         yield _line(
@@ -77,7 +79,7 @@ def page(found: dict[str, Any], ours: dict[str, Any], known: int) -> Iterator[st
         rows = {kind: row for kind, row in entry["types"].items() if row["status"] != NO_MODEL}
         count = Counter(row["status"] for row in rows.values())
         counts = [len(rows), sum(count[status] for status in BUILT)]
-        counts += [count[status] for status in (*BUILT, REFUSED, CRASHED)]
+        counts += [count[status] for status in STATUSES]
         same = sum(ours.get(kind, {}).get("onnxruntime") == "pass" for kind in rows)
         yield _line(f"{name} {entry['version']}", [*counts, same])
     yield "\nThe last column is how many of the same types kvforge passes.\n"

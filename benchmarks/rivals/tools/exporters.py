@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
-import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
 
