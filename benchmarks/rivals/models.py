@@ -112,7 +112,8 @@ def first_wrong(model: PreTrainedModel, rows: Rows, answers: Rows) -> str:
         with torch.inference_mode():
             logits = model(input_ids=torch.tensor([row + answer[:-1]]), use_cache=False).logits[0, len(row) - 1 :]
         chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
-        wrong = (logits.max(1).values - chosen > TIE * logits.std(1)).nonzero()
-        if len(wrong):
-            return f"row {index}, token {int(wrong[0])} is not the original's"
+        behind = (logits.max(1).values - chosen) / logits.std(1)
+        if len(wrong := (behind > TIE).nonzero()):
+            first = int(wrong[0])
+            return f"row {index}, token {first} is not the original's (its logit is {behind[first]:.3f} s.d. lower)"
     return ""

@@ -28,7 +28,9 @@ and continues them by 16 tokens each. If a token is wrong, each prompt is run ag
 * **right**: every token is the greedy choice of the original in transformers, each row alone and without a cache, or
   what transformers' own `generate` chooses. Where two tokens are as good as equal, either is right.
 * **right, one row at a time**: wrong in the batch, right for each prompt alone.
-* **wrong**: neither. **does not run**: the files are written, and fail when they are loaded or run.
+* **wrong**: neither. How much lower the original's logit of the first wrong token is than that of its own choice is
+  given in standard deviations of all logits there: little where an activation is approximated.
+* **does not run**: the files are written, and fail when they are loaded or run.
 * **refused**: the tool says that it does not support the model. **crashed**: it ends with another error, or takes more
   than its limits: {PROCESSOR_SECONDS} seconds of a processor, {GIGABYTES} GB.
 
