@@ -79,6 +79,7 @@ def failed(results: dict[str, dict[str, Result]]) -> str:
         for case, result in cases.items()
         if result.failures
     ]
+    found.sort(key=lambda failure: "does not run" not in failure)  # what never ran explains the rest
     return "" if not found else found[0] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
 
 

@@ -25,7 +25,6 @@ TRACING = int(0.36 * GB)  # torch.export, besides
 EXPORTER = int(0.42 * GB)
 ONNXSIM = int(0.16 * GB)
 PLAIN = int(0.09 * GB)  # NumPy, ONNX Runtime, and no graph
-QUANTIZER = int(0.27 * GB)  # PyTorch, and no transformers
 VERIFYING = int(0.28 * GB)  # besides LIBRARIES: a program's graph, ONNX Runtime
 LOGITS = int(0.19 * GB)  # of a chunk of text, of both models
 ROWS = 16  # of text that verify reads at once
@@ -69,6 +68,11 @@ class Point:
     def original(self) -> int:
         """The weights of the original, in fp32."""
         return self.sizes.parameters * FP32
+
+    @property
+    def loaded(self) -> int:
+        """The same while it is loaded: a module's experts are joined once all are read, several modules at a time."""
+        return self.original + self.sizes.experts * FP32
 
     @property
     def weights(self) -> int:
@@ -173,7 +177,7 @@ def costs(config: DictConfig, sizes: ModelSizes) -> dict[str, Cost]:
 
 
 def _wrap(point: Point) -> Cost:
-    loading = LIBRARIES + point.original, point.stored
+    loading = LIBRARIES + point.loaded, point.stored
     tracing = LIBRARIES + TRACING + point.weights, 0
     disk = point.weights + SMALL
     return Cost((loading, tracing), disk, disk)
@@ -191,9 +195,9 @@ def _simplify(point: Point) -> Cost:
 
 def _quantize(point: Point) -> Cost:
     if not point.quantized:
-        return Cost(((QUANTIZER, 0),))
-    rounding = point.final + 4 * point.sizes.largest * FP32
-    steps = [(QUANTIZER + rounding, point.sizes.largest * point.number)]
+        return Cost(((PLAIN, 0),))
+    rounding = PLAIN + point.final + 4 * point.sizes.largest * FP32
+    steps = [(rounding, point.sizes.largest * point.number)]
     if point.config.quantize.rounding is Rounding.gptq:
         hessians = point.sizes.hessians * FP32
         tokens = min(WINDOW, point.config.axes.sequence, point.config.cache.size)
@@ -210,13 +214,14 @@ def _engine(point: Point) -> Cost:
     if point.quantized:  # packed in memory again, from the mapped file
         return Cost(((ENGINE + point.engine, point.final),), disk, disk)
     loading = ENGINE + point.packed(point.final), max(point.head, point.sizes.largest * point.number)
-    return Cost((loading,), disk, SMALL)
+    # the weights are those of onnx/, but for experts, whose rows the kernel has in another order
+    return Cost((loading,), disk, disk if point.sizes.experts else SMALL)
 
 
 def _verify(point: Point) -> Cost:
     config = point.config
     held = LIBRARIES + VERIFYING + point.original
-    loading = LIBRARIES + point.original, point.stored
+    loading = LIBRARIES + point.loaded, point.stored
     # PyTorch writes no cache in place; weights that equal the original's are shared with it, others stay mapped
     scores = 3 * point.activations
     program = held + 3 * point.caches(config.axes.batch) + scores, 0 if point.number == FP32 else point.weights

@@ -31,16 +31,17 @@ class ModelSizes:
     """Counts of numbers, not bytes, unless a name says so.
 
     parameters: of all weights, tied ones once. embedding, head: of the embedding and of the LM head; head is 0 where
-    they are one tensor. linear: of all other matrices, which quantize rounds; largest: of the largest of them, which
-    may hold all experts of a module. inputs: of one token in all different inputs of linear layers; hessians: of X^T X
-    of these. cache_slot: of one token in the caches of all layers. stored_bytes: of the checkpoint's files; 0 for
-    random weights, and on the hub.
+    they are one tensor. linear: of all other matrices, which quantize rounds; experts: of those that hold all experts
+    of a module; largest: of the largest matrix. inputs: of one token in all different inputs of linear layers;
+    hessians: of X^T X of these. cache_slot: of one token in the caches of all layers. stored_bytes: of the checkpoint's
+    files; 0 for random weights, and on the hub.
     """
 
     parameters: int
     embedding: int
     head: int
     linear: int
+    experts: int
     largest: int
     inputs: int
     hessians: int
@@ -104,6 +105,7 @@ def _of_headers(checkpoint: Path, stored: int) -> ModelSizes:
         embedding=embedding,
         head=head,
         linear=sum(matrices),
+        experts=0,  # a matrix of its own each, in most files
         largest=max(matrices, default=0),
         inputs=layers * (3 * hidden + inner),
         hessians=layers * (3 * hidden**2 + inner**2),
@@ -138,6 +140,7 @@ def _of_empty(model: "PreTrainedModel", stored: int) -> ModelSizes:
         embedding=table.numel(),
         head=0 if head.weight is table else head.weight.numel(),
         linear=sum(matrices),
+        experts=sum(weight.numel() for weight in model.parameters() if weight.ndim == OF_EXPERTS),
         largest=max(matrices, default=0),
         inputs=sum(value.shape[-1] for value in inputs.values()),
         hessians=sum(value.shape[-1] ** 2 for value in inputs.values()),

@@ -48,6 +48,7 @@ def test_a_mixture_of_experts() -> None:
     implementations, which the meta device has not."""
     sizes = model_sizes(random("qwen3_moe", **EXPERTS))
     assert sizes.largest == 4 * 2 * 24 * SMALL["hidden_size"]
+    assert sizes.experts == SMALL["num_hidden_layers"] * 4 * 3 * 24 * SMALL["hidden_size"]
     assert sizes.cache_slot == 3 * 2 * 2 * 16
 
 

@@ -37,6 +37,9 @@ def keep_text_part(model: PreTrainedModel) -> list[str]:
         return []
     if text[0] is model:
         return []
+    config = model.config.get_text_config(decoder=True)
+    if getattr(config, "use_bidirectional_attention", None) == "vision":
+        config.use_bidirectional_attention = None  # tokens of an image see each other; there is none
     others = list(_others(model, [part for part in text if part is not None], ""))
     for owner, name, _ in others:
         owner._modules[name] = _LeftOut(model.device, model.dtype)

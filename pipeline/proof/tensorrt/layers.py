@@ -151,6 +151,11 @@ def _activation(trt: Any, layer: Any, value: Value) -> Value:
         trt.ActivationType.CLIP: lambda x: x.clamp(layer.alpha, layer.beta),
         trt.ActivationType.GELU_ERF: functional.gelu,
         trt.ActivationType.GELU_TANH: lambda x: functional.gelu(x, approximate="tanh"),
+        trt.ActivationType.SOFTPLUS: lambda x: layer.alpha * functional.softplus(layer.beta * x),
+        trt.ActivationType.SOFTSIGN: functional.softsign,
+        trt.ActivationType.LEAKY_RELU: lambda x: functional.leaky_relu(x, layer.alpha),
+        trt.ActivationType.ELU: lambda x: functional.elu(x, layer.alpha),
+        trt.ActivationType.HARD_SIGMOID: lambda x: (layer.alpha * x + layer.beta).clamp(0, 1),
     }
     if kind not in known:
         raise NotImplementedError(f"{layer.name}: {kind}")
@@ -178,6 +183,9 @@ def _cumulative(trt: Any, layer: Any, value: Value, axis: Value) -> Value:
 
 
 def _scatter(trt: Any, layer: Any, value: Value, indices: Value, updates: Value) -> Value:
+    """One number an index along an axis, or, of ND, what is at each index of the first axes."""
+    if layer.mode == trt.ScatterMode.ND:
+        return value.index_put(indices.long().unbind(-1), updates)
     if layer.mode != trt.ScatterMode.ELEMENT:
         raise NotImplementedError(f"{layer.name}: {layer.mode}")
     return value.scatter(layer.axis, indices.long(), updates)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
+from benchmarks.coverage.configurations import tiny
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.schema import Model, Source
@@ -82,6 +83,15 @@ def test_a_model_of_text_alone_stays_whole() -> None:
     model = small_llama(0)
     assert not is_multimodal(model)
     assert keep_text_part(model) == []
+
+
+def test_tokens_of_an_image_would_see_each_other() -> None:
+    """A mask for them is not made: there are none, and it would depend on the prompt's length."""
+    config = AutoConfig.for_model("gemma4_unified", **tiny("gemma4_unified"))
+    config.get_text_config().use_bidirectional_attention = "vision"
+    whole = AutoModelForCausalLM.from_config(config)
+    keep_text_part(whole)
+    assert whole.config.get_text_config().use_bidirectional_attention is None
 
 
 @pytest.mark.slow

@@ -191,10 +191,21 @@ def test_activations(trt: Any) -> None:
     for name, wanted in formulas.items():
         kind = getattr(trt.ActivationType, name)
         np.testing.assert_allclose(run(trt, "IActivationLayer", torch.from_numpy(x), type=kind), wanted, atol=1e-6)
+    alpha, beta = 0.3, 0.6
+    scaled = {
+        "SOFTPLUS": alpha * np.log(1 + np.exp(beta * x)),
+        "SOFTSIGN": x / (1 + abs(x)),
+        "LEAKY_RELU": np.where(x > 0, x, alpha * x),
+        "ELU": np.where(x > 0, x, alpha * (np.exp(x) - 1)),
+        "HARD_SIGMOID": (alpha * x + beta).clip(0, 1),
+    }
+    for name, wanted in scaled.items():
+        options = {"type": getattr(trt.ActivationType, name), "alpha": alpha, "beta": beta}
+        np.testing.assert_allclose(run(trt, "IActivationLayer", torch.from_numpy(x), **options), wanted, atol=1e-6)
     clipped = run(trt, "IActivationLayer", torch.from_numpy(x), type=trt.ActivationType.CLIP, alpha=-0.5, beta=1.0)
     np.testing.assert_allclose(clipped, x.clip(-0.5, 1.0))
-    with pytest.raises(NotImplementedError, match="ELU"):
-        run(trt, "IActivationLayer", numbers(2), type=trt.ActivationType.ELU)
+    with pytest.raises(NotImplementedError, match="SELU"):
+        run(trt, "IActivationLayer", numbers(2), type=trt.ActivationType.SELU)
 
 
 @pytest.mark.parametrize("name", ["SUM", "AVG", "MAX", "MIN"])
@@ -218,12 +229,16 @@ def test_running_sums(trt: Any) -> None:
 
 
 def test_scatter(trt: Any) -> None:
-    """Numbers go to places along an axis; whole rows are refused."""
+    """Numbers go to places along an axis, or rows to the places of their indices."""
     given = (torch.zeros(4), ints(2, 0), torch.tensor([5.0, 7.0]))
     found = run(trt, "IScatterLayer", *given, mode=trt.ScatterMode.ELEMENT, axis=0)
     assert found.tolist() == [7, 0, 5, 0]
-    with pytest.raises(NotImplementedError, match="ND"):
-        run(trt, "IScatterLayer", *given, mode=trt.ScatterMode.ND, axis=0)
+    rows, places = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[2], [0]])
+    found = run(trt, "IScatterLayer", torch.zeros(3, 2), places, rows, mode=trt.ScatterMode.ND, axis=0)
+    assert found.tolist() == [[3, 4], [0, 0], [1, 2]]
+    both = torch.tensor([[2, 1], [0, 0]])
+    found = run(trt, "IScatterLayer", torch.zeros(3, 2), both, rows[0], mode=trt.ScatterMode.ND, axis=0)
+    assert found.tolist() == [[2, 0], [0, 0], [0, 1]]
 
 
 def test_topk(trt: Any) -> None:
