@@ -93,10 +93,15 @@ def page(found: dict[str, Any], ours: dict[str, Any], known: int) -> Iterator[st
         for status in (RIGHT, ALONE):
             kinds = [f"`{kind}`" for kind, row in entry["types"].items() if row["status"] == status]
             yield f"{LABELS.get(status, status).capitalize()}: {', '.join(kinds) or 'none'}.\n"
-        yield "| type | | why |\n|---|---|---|"
+        reasons: dict[tuple[str, str], list[str]] = {}
         for kind, row in entry["types"].items():
             if row["status"] != RIGHT:
-                yield f"| `{kind}` | {LABELS.get(row['status'], row['status'])} | {_cell(row['reason'])} |"
+                reasons.setdefault((row["status"], row["reason"]), []).append(f"`{kind}`")
+        yield "| types | | why |\n|---|---|---|"
+        for status in (*STATUSES, NO_MODEL):
+            for (its, reason), kinds in reasons.items():
+                if its == status:
+                    yield f"| {', '.join(kinds)} | {LABELS.get(status, status)} | {_cell(reason)} |"
         yield ""
 
 
