@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from benchmarks.rivals import attempt, models, report, tools
 from benchmarks.rivals.models import PAD, STEPS, Rows
+from pipeline.core.files import write_json
 
 KIND = "llama"
 
@@ -137,7 +138,7 @@ def test_page(tmp_path: Path) -> None:
         "d": report.crashed("its process ended with -9"),
     }
     ours = {"a": {"onnxruntime": "pass"}, "b": {"onnxruntime": "pass"}, "d": {"onnxruntime": "refused"}}
-    report.write_json(tmp_path / report.OURS, {"types": ours})
+    write_json(tmp_path / report.OURS, {"types": ours})
     report.write(tmp_path / "others.json", {"tool": {"version": "1", "types": rows}}, known=5)
     page = (tmp_path / "others.md").read_text(encoding="utf-8")
     assert "| kvforge | 3 | 2 | 2 | 0 | 0 | 0 | 1 | 0 | 2 |" in page
