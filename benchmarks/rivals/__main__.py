@@ -49,9 +49,10 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     logging.set_verbosity_error()  # it warns of defaults that contradict each other
     known = types()
-    chosen = options.types.split(",") if options.types else known
+    chosen = options.types.split(",") if options.types else list(known)
     if unknown := set(chosen) - set(known):
         parser.error(f"transformers has no causal LM {', '.join(sorted(unknown))}")
+    random.Random(0).shuffle(chosen)  # noqa: S311  # a run that is cut short has a fair sample
     found = report.read(options.results)
     for name in options.tools.split(","):
         tool = tools.load(name)
@@ -59,7 +60,6 @@ def main() -> None:
         if entry.get("version") != version(tool.distribution):
             entry |= {"version": version(tool.distribution), "types": {}}
         left = [kind for kind in chosen if options.again or kind not in entry["types"]]
-        random.Random(0).shuffle(left)  # noqa: S311  # a run that is cut short has a fair sample
         if left:
             warm_up(tool)
         results = each(left, partial(attempt, name), options.workers, LIMITS, LOGS / name)
