@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
+import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.exporters import ExportedModel, OnnxConfig, OnnxExporter
 
@@ -41,11 +42,15 @@ def _answer(built: Built, rows: Rows, _: int) -> Rows:
     parts = {"language_model": original.get_decoder(), "lm_head": original.get_output_embeddings()}
     replaced = [(parts[name], exported.runners[name]) for name in parts if name in exported.runners]
     steps = itertools.count()
+    ids, mask = padded_left(rows)
     forward = original.forward
 
     @wraps(forward)
     def graphs(*arguments: Any, **inputs: Any) -> Any:
-        if next(steps):
+        step = next(steps)
+        if inputs.get("attention_mask") is None:  # generate leaves out a mask of ones
+            inputs["attention_mask"] = torch.ones(len(ids), ids.shape[1] + step, dtype=torch.int64)
+        if step:
             return _run(exported.runners["decode"], **inputs)
         if not replaced:
             return _run(exported.runners["prefill"], **inputs)
@@ -58,7 +63,6 @@ def _answer(built: Built, rows: Rows, _: int) -> Rows:
                 del module.forward
 
     model.forward = graphs
-    ids, mask = padded_left(rows)
     limits = copy.deepcopy(settings)
     limits.max_new_tokens = STEPS
     return model.generate(input_ids=ids, attention_mask=mask, generation_config=limits)[:, ids.shape[1] :].tolist()
