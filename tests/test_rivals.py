@@ -143,7 +143,7 @@ def test_page(tmp_path: Path) -> None:
     page = (tmp_path / "others.md").read_text(encoding="utf-8")
     assert "| kvforge | 3 | 2 | 2 | 0 | 0 | 0 | 1 | 0 | 2 |" in page
     assert "| tool 1 | 3 | 2 | 1 | 0 | 1 | 0 | 0 | 1 | 2 |" in page
-    assert "tool was run on 4 types, drawn at random; 1 are left." in page
+    assert "tool was run on 4 types, drawn at random; 1 are left (the command goes on)." in page
     assert "Right: `a`.\n" in page
     assert "| `b` | wrong | row 0 \\| token 0 |" in page
     assert "| `d` | crashed | took more than 120 seconds of a processor |" in page

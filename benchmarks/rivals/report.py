@@ -23,7 +23,9 @@ The types of [coverage](coverage.md), with tiny configurations and random weight
 a CPU, each by its own command or function with its default options. `make coverage-others` writes this page.
 
 Each model reads a batch of three prompts of 5, 12 and 9 tokens, padded in the way that the tool's graph can express,
-and continues them by 16 tokens each. If a token is wrong, each prompt is run again alone, without padding.
+and continues them by 16 tokens each. If a token is wrong, each prompt is run again alone, without padding. The graphs
+of transformers.exporters take the place of the model in transformers' `generate`, those of onnxruntime-genai run in its
+own generator, those of mobius in ONNX Runtime.
 
 * **right**: every token is the greedy choice of the original in transformers, each row alone and without a cache, or
   what transformers' own `generate` chooses. Where two tokens are as good as equal, either is right.
@@ -87,7 +89,7 @@ def page(found: dict[str, Any], ours: dict[str, Any], known: int) -> Iterator[st
     yield "\nThe last column is how many of the same types kvforge passes.\n"
     for name, entry in found.items():
         if left := known - len(entry["types"]):
-            yield f"{name} was run on {len(entry['types'])} types, drawn at random; {left} are left.\n"
+            yield f"{name} was run on {len(entry['types'])} types, drawn at random; {left} are left (the command goes on).\n"
     for name, entry in found.items():
         yield f"## {name}\n"
         for status in (RIGHT, ALONE):
