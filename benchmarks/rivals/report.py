@@ -89,7 +89,8 @@ def page(found: dict[str, Any], ours: dict[str, Any], known: int) -> Iterator[st
     yield "\nThe last column is how many of the same types kvforge passes.\n"
     for name, entry in found.items():
         if left := known - len(entry["types"]):
-            yield f"{name} was run on {len(entry['types'])} types, drawn at random; {left} are left (the command goes on).\n"
+            done = len(entry["types"])
+            yield f"{name} was run on {done} types, drawn at random; {left} are left (the command goes on).\n"
     for name, entry in found.items():
         yield f"## {name}\n"
         for status in (RIGHT, ALONE):
