@@ -4,8 +4,8 @@
     python -m benchmarks.client_engines artifacts/fp32 artifacts/int8 artifacts/int4
 
 A folder is a point with such an engine. Prompts of 8 tokens and more get as many tokens each, alone and in ragged
-batches of 3. In fp32 the tokens must be the original's: one forward over a text gives its choices. Otherwise they must be those
-of our own session over the engine that engine=onnxruntime_cpu gives of the same model. Our session and
+batches of 3. In fp32 the tokens must be the original's: one forward over a text gives its choices. Otherwise they must
+be those of our own session over the engine that engine=onnxruntime_cpu gives of the same model. Our session and
 onnxruntime-genai run the same file in turn. A client that is not installed has no rows; Node's packages are looked for
 in NODE_MODULES. Writes client_engines.md.
 """
@@ -256,8 +256,8 @@ def main() -> None:
     parts = [
         "# Engines for clients",
         "",
-        f"Greedy tokens before the first that differs: {given.prompts} prompts of 8 to {6 + 2 * given.prompts} tokens get",
-        f"{given.tokens} tokens each.",
+        f"Greedy tokens before the first that differs, of {given.prompts} prompts of 8 to {6 + 2 * given.prompts} tokens;",
+        f"each gets {given.tokens} new ones.",
         "",
         f"| client | version | precision | alone | ragged batches of {RAGGED} |",
         "|:--|:--|:--|--:|--:|",
