@@ -231,8 +231,8 @@ def measure(point: Path, number: int, count: int, modules: Path | None) -> tuple
             rows.append(f"| OpenVINO | {installed('openvino')} | {point.name} | does not load: {'; '.join(why)} | |")
             print(rows[-1], flush=True)
         else:
-            made = {batch: [one for group in groups for one in run(group)[0]] for batch, groups in batches.items()}
-            row("OpenVINO", installed("openvino"), made)
+            elsewhere = {batch: [one for group in groups for one in run(group)[0]] for batch, groups in batches.items()}
+            row("OpenVINO", installed("openvino"), elsewhere)
     files = [onnx.load(one / layout.MODEL, load_external_data=False).graph for one in (folder, own)]
     same = (folder / layout.DATA).read_bytes() == (own / layout.DATA).read_bytes()
     nodes = " and ".join(str(len(graph.node)) for graph in files)

@@ -106,5 +106,5 @@ def test_page(speaking_engine: Path, answer: str, tmp_path: Path) -> None:
     (served / "engine").symlink_to(speaking_engine)
     (tmp_path / "node_modules").symlink_to(MODULES)
     shutil.copy(ROOT / "tests/support/page.mjs", tmp_path)
-    query = urlencode({"engine": "engine", "count": COUNT, "prompt": PROMPT})
+    query = urlencode({"folder": "engine", "count": COUNT, "prompt": PROMPT})
     assert json.loads(run(["node", "page.mjs", served, f"page.html?{query}"], tmp_path))["answer"] == answer
