@@ -6,7 +6,7 @@
 A folder is a point with such an engine. Prompts of 8 tokens and more get as many tokens each, alone and in ragged
 batches of 3. In fp32 the tokens must be the original's: one forward over a text gives its choices. Otherwise they must
 be those of our own session over the engine that engine=onnxruntime_cpu gives of the same model. Our session and
-onnxruntime-genai run the same file in turn. A client that is not installed has no rows; Node's packages are looked for
+onnxruntime-genai run the same file in turn, on one thread; their seconds are of processor time. A client that is not installed has no rows; Node's packages are looked for
 in NODE_MODULES. Writes client_engines.md.
 """
 
@@ -32,7 +32,6 @@ from pipeline import engine
 from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.arrays import Array
-from pipeline.core.machine import cores
 from pipeline.core.schema import Engine, EngineKind, Model, Profile, section
 from pipeline.proof.reference import Reference
 from pipeline.runtime.onnxruntime import FLASH_ATTENTION_OFF
@@ -43,23 +42,23 @@ OUT = Path(__file__).parent / "client_engines.md"
 RAGGED = 3
 HERE = Path(__file__).parent / "clients"
 Rows = Sequence[Sequence[int]]
-Answer = tuple[list[list[int]], float]  # tokens of each row, seconds
+Answer = tuple[list[list[int]], float]  # tokens of each row, seconds of processor time
 
 
 def ours(folder: Path, count: int) -> Callable[[Rows], Answer]:
     """Our own session."""
-    runtime = open_engine(folder)
+    runtime = open_engine(folder, threads=1)
 
     def run(rows: Rows) -> Answer:
         session, new = runtime.session(len(rows)), rows
         answers: list[list[int]] = [[] for _ in rows]
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(count):
             chosen = session.step(new)[:, -1].argmax(-1).tolist()
             new = [[token] for token in chosen]
             for answer, token in zip(answers, chosen, strict=True):
                 answer.append(token)
-        return answers, time.perf_counter() - start
+        return answers, time.process_time() - start
 
     return run
 
@@ -69,7 +68,7 @@ def genai(folder: Path, count: int, unused: int) -> Callable[[Rows], Answer]:
     import onnxruntime_genai as og
 
     config = og.Config(str(folder))
-    threads = {"session_options": {"intra_op_num_threads": cores()}}
+    threads = {"session_options": {"intra_op_num_threads": 1}}
     config.overlay(json.dumps({"model": {"eos_token_id": [unused], "pad_token_id": unused, "decoder": threads}}))
     model = og.Model(config)
 
@@ -79,14 +78,14 @@ def genai(folder: Path, count: int, unused: int) -> Callable[[Rows], Answer]:
         params.set_search_options(batch_size=len(rows), max_length=longest + count)
         generator = og.Generator(model, params)
         padded = np.array([[*row, *[unused] * (longest - len(row))] for row in rows], np.int32)
-        start = time.perf_counter()
+        start = time.process_time()
         generator.append_tokens(padded)
         answers: list[list[int]] = [[] for _ in rows]
         for _ in range(count):
             generator.generate_next_token()
             for answer, token in zip(answers, generator.get_next_tokens().tolist(), strict=True):
                 answer.append(token)
-        return answers, time.perf_counter() - start
+        return answers, time.process_time() - start
 
     return run
 
@@ -107,7 +106,7 @@ def openvino(folder: Path, count: int) -> Callable[[Rows], Answer]:
         answers: list[list[int]] = [[] for _ in rows]
         used: Array = np.zeros(len(rows), np.int64)
         new = [list(row) for row in rows]
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(count):
             longest = max(map(len, new))
             feeds = {
@@ -122,7 +121,7 @@ def openvino(folder: Path, count: int) -> Callable[[Rows], Answer]:
             new = [[token] for token in chosen]
             for answer, token in zip(answers, chosen, strict=True):
                 answer.append(token)
-        return answers, time.perf_counter() - start
+        return answers, time.process_time() - start
 
     return run
 
@@ -271,13 +270,13 @@ def main() -> None:
         "|:--|:--|:--|--:|--:|",
         *tables,
         "",
-        "Tokens a second over the same file, in turn, and the median of how many times as long our session took.",
+        "Tokens a second over the same file, in turn, and the median ratio of the times.",
         "",
         "| precision | rows | tokens a second | our time / onnxruntime-genai's |",
         "|:--|--:|:--|--:|",
         *speeds,
         "",
-        f"* `python -m benchmarks.client_engines {' '.join(point.name for point in points)}`, {cores()} threads.",
+        f"* `python -m benchmarks.client_engines {' '.join(point.name for point in points)}`; seconds of processor time, one thread.",
         "* In fp32 the tokens are compared with the original's, else with those of our session over the engine of",
         "  engine=onnxruntime_cpu.",
         f"* All run with `{FLASH_ATTENTION_OFF}=1`, as our sessions do by themselves.",
