@@ -6,8 +6,8 @@
 A folder is a point with such an engine. Prompts of 8 tokens and more get as many tokens each, alone and in ragged
 batches of 3. In fp32 the tokens must be the original's: one forward over a text gives its choices. Otherwise they must
 be those of our own session over the engine that engine=onnxruntime_cpu gives of the same model. Our session and
-onnxruntime-genai run the same file in turn, on one thread; their seconds are of processor time. A client that is not installed has no rows; Node's packages are looked for
-in NODE_MODULES. Writes client_engines.md.
+onnxruntime-genai run the same file in turn, on one thread; their seconds are of processor time. A client that is not
+installed has no rows; Node's packages are looked for in NODE_MODULES. Writes client_engines.md.
 """
 
 import argparse
@@ -276,7 +276,8 @@ def main() -> None:
         "|:--|--:|:--|--:|",
         *speeds,
         "",
-        f"* `python -m benchmarks.client_engines {' '.join(point.name for point in points)}`; seconds of processor time, one thread.",
+        f"* `python -m benchmarks.client_engines {' '.join(point.name for point in points)}`.",
+        "* Seconds of processor time, one thread.",
         "* In fp32 the tokens are compared with the original's, else with those of our session over the engine of",
         "  engine=onnxruntime_cpu.",
         f"* All run with `{FLASH_ATTENTION_OFF}=1`, as our sessions do by themselves.",
