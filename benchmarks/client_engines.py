@@ -190,7 +190,7 @@ def measure(point: Path, number: int, count: int, modules: Path | None) -> tuple
     assert unused not in {token for row in [*want, *prompts] for token in row}
     if exact:
         original = Reference(loading.load(section(Model, point), point / layout.CHECKPOINT))
-        want = [original.greedy([*p, *answer], count).tolist() for p, answer in zip(prompts, want, strict=True)]
+        want = [original.greedy([*p, *answer[:-1]], count).tolist() for p, answer in zip(prompts, want, strict=True)]
         del original
     del session
 
