@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -100,6 +100,7 @@ def test_a_sampled_row_does_not_depend_on_its_batch(model: run.Model) -> None:
     assert together == alone
 
 
+@settings(max_examples=30)  # the library compiles the template anew in each
 @given(st.text())
 def test_ids_of_texts_and_chats_are_those_of_transformers(folder: Path, text: str) -> None:
     """Any text, special tokens included, as it is and in the chat template, and decoded again."""
