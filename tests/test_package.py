@@ -12,7 +12,7 @@ from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.generate import Generator
 from pipeline.package import package
-from pipeline.packaging import contents
+from pipeline.packaging import licence
 from tests.support import packages, repository
 
 TEXT = "What is a cache? Be brief."
@@ -32,7 +32,8 @@ def test_a_package_answers_in_an_environment_of_its_own(tiny: tuple[Path, GraphC
     with tarfile.open(tmp_path / "mine.tar") as tar:
         tar.extractall(tmp_path / "elsewhere", filter="data")
     folder, python = tmp_path / "elsewhere" / "mine", tmp_path / "venv/bin/python"
-    for command in (["venv", tmp_path / "venv"], ["pip", "install", "--python", python, "-r", "requirements.txt"]):
+    install = ["pip", "install", "--python", str(python), "-r", "requirements.txt"]
+    for command in (["venv", str(tmp_path / "venv")], install):
         done = subprocess.run([sys.executable, "-m", "uv", *command], cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     installed = subprocess.run(
@@ -92,7 +93,7 @@ def test_nothing_is_left_of_a_package_that_fails(
     def full(*_: object) -> None:
         raise OSError
 
-    monkeypatch.setattr(contents.licence, "find", full)
+    monkeypatch.setattr(licence, "find", full)
     with pytest.raises(OSError):  # noqa: PT011  # it has no text
         package(point, tmp_path / "made" / name)
     assert list((tmp_path / "made").iterdir()) == []

@@ -87,10 +87,10 @@ def _sizes(facts: Facts) -> str:
     rows = {
         "model": f"{_model_bytes(facts) / MB:,.1f} MiB",
         "precision": facts.precision,
-        "cache": f"{contract.cache_size} tokens of prompt and answer together",
+        "cache": f"{contract.cache_size:,} tokens of prompt and answer together",
         "cache of one prompt": f"{cache_bytes(contract) / MB:,.1f} MiB",
         "prompts at once": f"up to {profiles.max('batch')}",
-        "vocabulary": f"{contract.logits.shape[-1]} tokens",
+        "vocabulary": f"{contract.logits.shape[-1]:,} tokens",
         "ONNX Runtime": f"{facts.engine.raw['needs']} or later; built with {facts.engine.raw['onnxruntime']}",
     }
     return f"## Sizes\n\n{_table(rows)}"
@@ -115,7 +115,7 @@ def _speed(facts: Facts) -> str:
     if "decode_tok_s" not in bench:
         return f"## Speed\n\nNot measured: {bench.get('skipped', 'there is no report')}.\n"
     rows = {
-        "prompts at once": f"{facts.options.batch} of {facts.options.prompt} tokens",
+        "measured with": f"{facts.options.batch} prompt(s) of {facts.options.prompt} tokens",
         "decode": f"{bench['decode_tok_s']:,.1f} tokens per second ({bench['step_ms']:,.2f} ms a step)",
         "prefill": f"{bench['prefill_s']:,.4f} s",
         "load": f"{bench['load_s']:,.2f} s",

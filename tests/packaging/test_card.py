@@ -55,7 +55,7 @@ def test_a_card_has_the_figures(facts: Facts) -> None:
         "| model | 3.0 MiB |",
         "| cache | 64 tokens of prompt and answer together |",
         "| decode | 1,234.6 tokens per second (0.81 ms a step) |",
-        "| prompts at once | 1 of 16 tokens |",
+        "| measured with | 1 prompt(s) of 16 tokens |",
         "| measured on | AMD EPYC |",
         "| perplexity | 12.346 |",
         "| same most probable token as the original | 98.70% |",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.checkpoint import gguf_metadata
 from pipeline.core.schema import Model, Source
 from pipeline.packaging import licence
 from pipeline.packaging.licence import UNKNOWN, Licence
@@ -49,7 +50,7 @@ def test_licence_of_a_gguf_file(
 ) -> None:
     """general.license, whose type the file chooses."""
     header = type("Header", (), {"metadata": metadata})
-    monkeypatch.setattr(licence.gguf_metadata, "read", lambda path: header)
+    monkeypatch.setattr(gguf_metadata, "read", lambda path: header)
     assert licence.find(Model(Source.gguf, path="x"), tmp_path).name == name
 
 

@@ -93,7 +93,7 @@ def test_only_changed_artifacts_count(
 ) -> None:
     """A newer pipeline does not change what was verified. test_package.py has DVC's real answers."""
     done = subprocess.CompletedProcess([], 0, json.dumps(status), "")
-    monkeypatch.setattr(readiness.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     problems = readiness.changed("p", Path("artifacts"))
     assert [problem.where for problem in problems] == files
 
@@ -101,6 +101,6 @@ def test_only_changed_artifacts_count(
 def test_dvc_that_fails_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a pass."""
     done = subprocess.CompletedProcess([], 255, "", "ERROR: you are not inside of a DVC repository")
-    monkeypatch.setattr(readiness.subprocess, "run", lambda *_, **__: done)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
     (problem,) = readiness.changed("p", Path("artifacts"))
     assert "not inside of a DVC repository" in problem.what

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,7 +182,7 @@ def test_text_needs_a_tokenizer(model: run.Model) -> None:
 
 def test_an_older_onnxruntime_is_refused(tiny: tuple[Path, GraphContract], monkeypatch: pytest.MonkeyPatch) -> None:
     """By the versions' numbers, not their text."""
-    monkeypatch.setattr(run.ort, "__version__", "1.9.3")
+    monkeypatch.setattr(onnxruntime, "__version__", "1.9.3")
     with pytest.raises(run.MistakeError, match=r"needs onnxruntime 1\.32 or later, this is 1\.9\.3"):
         run.Model(tiny[0] / layout.ENGINE)
 
