@@ -50,6 +50,7 @@ EXPERTS = {
     "head_dim": 64,
     "num_experts": 32,
     "num_experts_per_tok": 4,
+    "initializer_range": 0.2,  # small numbers would send all tokens to the same experts
     "vocab_size": 32000,
     "tie_word_embeddings": False,
 }

@@ -25,7 +25,6 @@ TRACING = int(0.36 * GB)  # torch.export, besides
 EXPORTER = int(0.42 * GB)
 ONNXSIM = int(0.16 * GB)
 PLAIN = int(0.09 * GB)  # NumPy, ONNX Runtime, and no graph
-QUANTIZER = int(0.27 * GB)  # PyTorch, and no transformers
 VERIFYING = int(0.28 * GB)  # besides LIBRARIES: a program's graph, ONNX Runtime
 LOGITS = int(0.19 * GB)  # of a chunk of text, of both models
 ROWS = 16  # of text that verify reads at once
@@ -69,6 +68,11 @@ class Point:
     def original(self) -> int:
         """The weights of the original, in fp32."""
         return self.sizes.parameters * FP32
+
+    @property
+    def loaded(self) -> int:
+        """The same while it is loaded: a module's experts are joined once all are read, several modules at a time."""
+        return self.original + self.sizes.experts * FP32
 
     @property
     def weights(self) -> int:
@@ -126,6 +130,14 @@ class Point:
         """The caches of so many rows, in the compute type."""
         return batch * self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
 
+    def engine_caches(self, batch: int) -> int:
+        """The same of an engine, whose layers with a window may hold no more than that."""
+        whole = self.caches(batch)
+        if not self.config.engine.window_cache or not self.sizes.window:
+            return whole
+        left_out: int = max(self.config.cache.size - self.sizes.window, 0)
+        return whole - batch * self.sizes.windowed_slot * left_out * self.number
+
     def packed(self, weights: int) -> int:
         """What ONNX Runtime holds of a model's weights, in bytes, once it is loaded on the CPU: all but an embedding
         that is not the LM head, of which it reads a row for a token. It computes fp16 in fp32, and keeps weights so."""
@@ -173,7 +185,7 @@ def costs(config: DictConfig, sizes: ModelSizes) -> dict[str, Cost]:
 
 
 def _wrap(point: Point) -> Cost:
-    loading = LIBRARIES + point.original, point.stored
+    loading = LIBRARIES + point.loaded, point.stored
     tracing = LIBRARIES + TRACING + point.weights, 0
     disk = point.weights + SMALL
     return Cost((loading, tracing), disk, disk)
@@ -191,9 +203,9 @@ def _simplify(point: Point) -> Cost:
 
 def _quantize(point: Point) -> Cost:
     if not point.quantized:
-        return Cost(((QUANTIZER, 0),))
-    rounding = point.final + 4 * point.sizes.largest * FP32
-    steps = [(QUANTIZER + rounding, point.sizes.largest * point.number)]
+        return Cost(((PLAIN, 0),))
+    rounding = PLAIN + point.final + 4 * point.sizes.largest * FP32
+    steps = [(rounding, point.sizes.largest * point.number)]
     if point.config.quantize.rounding is Rounding.gptq:
         hessians = point.sizes.hessians * FP32
         tokens = min(WINDOW, point.config.axes.sequence, point.config.cache.size)
@@ -210,13 +222,14 @@ def _engine(point: Point) -> Cost:
     if point.quantized:  # packed in memory again, from the mapped file
         return Cost(((ENGINE + point.engine, point.final),), disk, disk)
     loading = ENGINE + point.packed(point.final), max(point.head, point.sizes.largest * point.number)
-    return Cost((loading,), disk, SMALL)
+    # the weights are those of onnx/, but for experts, whose rows the kernel has in another order
+    return Cost((loading,), disk, disk if point.sizes.experts else SMALL)
 
 
 def _verify(point: Point) -> Cost:
     config = point.config
     held = LIBRARIES + VERIFYING + point.original
-    loading = LIBRARIES + point.original, point.stored
+    loading = LIBRARIES + point.loaded, point.stored
     # PyTorch writes no cache in place; weights that equal the original's are shared with it, others stay mapped
     scores = 3 * point.activations
     program = held + 3 * point.caches(config.axes.batch) + scores, 0 if point.number == FP32 else point.weights
@@ -226,7 +239,7 @@ def _verify(point: Point) -> Cost:
         rows = min(ROWS, -(-config.verify.quality.tokens // config.verify.quality.window))
         # the original's own cache, and a copy of it each time that it grows
         read = 2 * rows * point.sizes.cache_slot * config.verify.quality.window * FP32
-        steps.append((held + point.packed(point.engine) + point.caches(rows) + read + LOGITS, 0))
+        steps.append((held + point.packed(point.engine) + point.engine_caches(rows) + read + LOGITS, 0))
     return Cost(tuple(steps))
 
 
@@ -235,7 +248,7 @@ def _bench(point: Point) -> Cost:
         return Cost(((LIBRARIES, point.final),))  # weights and caches are on the GPU
     packed = PLAIN + point.packed(point.engine)
     loading = packed, 0 if point.quantized else point.head
-    running = packed + point.caches(point.config.bench.batch), 0
+    running = packed + point.engine_caches(point.config.bench.batch), 0
     return Cost((loading, running))
 
 
