@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -38,6 +39,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("tokenizer")
     packages.add_tokenizer(made)
     return made
+
+
+@pytest.fixture(scope="module")
+def texts(folder: Path) -> tuple[run.Text, Any]:
+    """The runner's tokenizer, and that of transformers."""
+    return run.Text(folder), AutoTokenizer.from_pretrained(folder)
 
 
 def rows(steps: Iterator[list[int | None]]) -> list[list[int]]:
@@ -103,9 +110,9 @@ def test_a_sampled_row_does_not_depend_on_its_batch(model: run.Model) -> None:
 
 @settings(max_examples=30)  # the library compiles the template anew in each
 @given(st.text())
-def test_ids_of_texts_and_chats_are_those_of_transformers(folder: Path, text: str) -> None:
+def test_ids_of_texts_and_chats_are_those_of_transformers(texts: tuple[run.Text, Any], text: str) -> None:
     """Any text, special tokens included, as it is and in the chat template, and decoded again."""
-    own, other = run.Text(folder), AutoTokenizer.from_pretrained(folder)
+    own, other = texts
     ids = own.encode(text, chat=False)
     assert ids == tokens.encode(other, text, chat=False, system=None)
     assert own.encode(text, chat=True) == tokens.encode(other, text, chat=True, system=None)
@@ -114,9 +121,9 @@ def test_ids_of_texts_and_chats_are_those_of_transformers(folder: Path, text: st
 
 
 @given(st.lists(st.integers(0, 399), max_size=40))
-def test_streamed_text_is_the_text_of_all_tokens(folder: Path, ids: list[int]) -> None:
+def test_streamed_text_is_the_text_of_all_tokens(texts: tuple[run.Text, Any], ids: list[int]) -> None:
     """Also of tokens that are no characters; as generate shows it, but for such ones at the end."""
-    own, other = run.Text(folder), AutoTokenizer.from_pretrained(folder)
+    own, other = texts
     text = "".join(own.stream(iter(ids)))
     assert text == own.decode(ids)
     assert text.startswith("".join(decode_stream(other, iter(ids))))
