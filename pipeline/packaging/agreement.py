@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 
 from pipeline.core.errors import Problem, UserError
 from pipeline.packaging import run
 from pipeline.runtime.open import open_engine
-from pipeline.text.tokens import encode, load_tokenizer
+from pipeline.text.tokens import load_tokenizer
 
 TEXTS = ("What is a cache?", "  naïve 你好 🙂\n\tdef f(x):  return x", "<s></s><|im_end|> 1234567 ")
 SYSTEM = "Be brief."
@@ -44,16 +46,26 @@ def _texts(folder: Path, model: run.Model) -> Iterator[Problem]:
         for chat in (False, True) if model.text.template else (False,):
             for system in (None, SYSTEM) if chat else (None,):
                 try:
-                    want = encode(tokenizer, text, chat=chat, system=system)
-                except UserError:  # a template without system messages
+                    want = _encode(tokenizer, text, chat, system, model.text.template)
+                except TemplateError:  # a template that refuses system messages
                     continue
                 got = model.text.encode(text, chat=chat, system=system)
                 if got != want:
                     how = "in the chat template" if chat else "as text"
                     yield Problem(f"{text!r} {how} has other tokens in the package than here", "run.py", FIX)
-        ids = encode(tokenizer, text, chat=False, system=None)
+        ids = _encode(tokenizer, text, False, None, None)
         if "".join(model.text.stream(iter(ids))) != tokenizer.decode(ids, skip_special_tokens=True):
             yield Problem(f"the tokens of {text!r} are another text in the package than here", "run.py", FIX)
+
+
+def _encode(tokenizer: Any, text: str, chat: bool, system: str | None, template: str | None) -> list[int]:
+    """Tokens by transformers. Raises what the template raises."""
+    if not chat:
+        return list(tokenizer(text, verbose=False)["input_ids"])
+    messages = [{"role": "system", "content": system}] if system is not None else []
+    messages.append({"role": "user", "content": text})
+    options = {"chat_template": template, "add_generation_prompt": True, "return_dict": True}
+    return list(tokenizer.apply_chat_template(messages, **options)["input_ids"])
 
 
 def _prompts(model: run.Model) -> list[list[int]]:

@@ -52,7 +52,7 @@ def original(model: Model) -> str:
 def _front_matter(facts: Facts) -> str:
     licence = facts.licence
     head: dict[str, Any] = {"license": licence.name, **dict(licence.more)}
-    if licence.name == "other" and not licence.more:
+    if licence.name == "other" and not licence.more and licence.texts:
         head |= {"license_name": "see-file", "license_link": licence.texts[0].name}
     head |= {"pipeline_tag": "text-generation", "tags": ["onnx", "onnxruntime", "kvforge"]}
     if facts.model.source is Source.hub:

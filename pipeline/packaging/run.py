@@ -19,7 +19,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -52,7 +52,7 @@ class MistakeError(Exception):
 @dataclass(frozen=True)
 class Sampling:
     """temperature: 0 takes the most probable token. top_k: sample among the k most probable tokens, 0 among all. top_p:
-    sample among the fewest tokens with this total probability. seed: of the first prompt; the next has seed + 1."""
+    sample among the fewest tokens with this total probability. seed: every prompt draws its own numbers from it."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -166,9 +166,13 @@ class _Generation(jinja2.ext.Extension):
 
     tags = {"generation"}  # noqa: RUF012  # as jinja2 declares it
 
-    def parse(self, parser: "jinja2.parser.Parser") -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: "jinja2.parser.Parser") -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
+
+    def _body(self, caller: jinja2.runtime.Macro) -> str:
+        return str(caller())
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -276,7 +280,7 @@ class Model:
 
     def _generate(self, prompts: Sequence[Sequence[int]], most: int, sampling: Sampling) -> Iterator[list[int | None]]:
         batch = len(prompts)
-        rngs = [np.random.default_rng(sampling.seed + row) for row in range(batch)]
+        rngs = [np.random.default_rng(sampling.seed) for _ in prompts]  # no answer depends on its batch
         left = [min(most, self.cache_size - len(prompt) + 1) for prompt in prompts]
         binding, lengths = self.session.io_binding(), np.zeros(batch, np.int64)
         caches = []  # keeps the buffers alive
@@ -390,7 +394,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prompts = [model.encode(prompt, chat=given.chat, system=given.system) for prompt in given.prompts]
     for first in range(0, len(prompts), model.rows):
         group = prompts[first : first + model.rows]
-        steps = list(model.generate(group, given.max_new_tokens, replace(sampling, seed=given.seed + first)))
+        steps = list(model.generate(group, given.max_new_tokens, sampling))
         for row in range(len(group)):
             ids = [token for step in steps if (token := step[row]) is not None]
             if given.tokens:

@@ -75,6 +75,8 @@ def test_what_is_not_known_is_said(facts: Facts) -> None:
     assert 'run.py --tokens "1 2 3"' in text
     other = card.write(replace(facts, licence=Licence("other", "a file", (Path("LICENSE.txt"),))))
     assert front(other)["license_link"] == "LICENSE.txt"
+    bare = card.write(replace(facts, licence=Licence("other", "general.license of the GGUF file")))
+    assert "license_link" not in front(bare)
     unknown = card.write(replace(facts, licence=Licence("unknown", "the checkpoint states no licence")))
     assert front(unknown)["license"] == "unknown"
     assert "Unknown: the checkpoint states no licence." in unknown

@@ -12,7 +12,8 @@ from pipeline.core import layout
 CHAT = (
     "{{ bos_token }}{% for message in messages %}\n"
     "    {% if message.role == 'system' and message.content == 'no' %}{{ raise_exception('no system') }}{% endif %}\n"
-    "<|{{ message.role }}|>{% generation %}{{ message.content | trim }}{% endgeneration %}{{ eos_token }}\n"
+    "<|{{ message.role }}|>{% generation %}{{ message.content | trim }}{% set x = 1 %}{% endgeneration %}"
+    "{{ x }}{{ eos_token }}\n"
     "{% if loop.last %}{% break %}{% endif %}{% endfor %}{{ {'<a>': 'ü'} | tojson }}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
