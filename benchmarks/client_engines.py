@@ -69,7 +69,7 @@ def genai(folder: Path, count: int, unused: int) -> Callable[[Rows], Answer]:
 
     config = og.Config(str(folder))
     threads = {"session_options": {"intra_op_num_threads": 1}}
-    config.overlay(json.dumps({"model": {"eos_token_id": [unused], "pad_token_id": unused, "decoder": threads}}))
+    config.overlay(json.dumps({"model": {"eos_token_id": unused, "pad_token_id": unused, "decoder": threads}}))
     model = og.Model(config)
 
     def run(rows: Rows) -> Answer:

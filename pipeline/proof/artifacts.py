@@ -164,7 +164,10 @@ class Client(Artifact):
     def findings(self) -> list[str]:
         folder = self.point / layout.ENGINE
         stated = json.loads((folder / layout.GENAI_CONFIG).read_text(encoding="utf-8"))["model"]
-        stop = sorted(stop_tokens(folder))  # cases run with another one, so that no row ends
+        vocab = int(self.contract.logits.shape[2])
+        stop = sorted(
+            token for token in stop_tokens(folder) if token < vocab
+        )  # cases run with another one, so that no row ends
         return [] if stated["eos_token_id"] == stop else [f"it ends at {stated['eos_token_id']}, the model at {stop}"]
 
     def open(self, reference: Reference | None = None) -> Runtime:

@@ -53,8 +53,9 @@ class Genai(Runtime):
         import onnxruntime_genai as og
 
         config = og.Config(str(self.folder))
+        # a number takes the place of the stop tokens, a list would be added to them
         session = {"session_options": {"intra_op_num_threads": self.threads}}
-        config.overlay(json.dumps({"model": {"eos_token_id": [unused], "pad_token_id": unused, "decoder": session}}))
+        config.overlay(json.dumps({"model": {"eos_token_id": unused, "pad_token_id": unused, "decoder": session}}))
         self.model = None  # so that its weights leave memory
         self.model, self.end = og.Model(config), unused
 

@@ -17,11 +17,12 @@ installed = pytest.mark.skipif(genai.why_unavailable() is not None, reason=str(g
 
 @installed
 def test_a_ragged_batch(client: Point) -> None:
-    """As in our session, with the token that is meant to end rows (the last of the vocabulary) among the others."""
+    """As in our session, with the token that is meant to end rows (the last of the vocabulary) and the
+    model's own stop token among the others."""
     folder = client[0] / layout.ENGINE
     ours, runtime = open_engine(folder).session(2), genai.Genai(folder)
     theirs = runtime.session(2)
-    for tokens in ([[1, 2, 3, 4], [5, 6]], [[7], [8]], [[511], [9]], [[10], [11]]):
+    for tokens in ([[1, 2, 3, 4], [5, 6]], [[7], [2]], [[511], [9]], [[10], [11]]):
         np.testing.assert_allclose(theirs.step(tokens), ours.step(tokens), atol=1e-5)
     assert runtime.end == 510
     ours.reset()

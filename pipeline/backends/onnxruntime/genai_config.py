@@ -25,7 +25,8 @@ def write(out: Path, contract: GraphContract, threads: int = 0) -> None:
 def config(out: Path, contract: GraphContract, threads: int = 0) -> dict[str, Any]:
     """The contents of genai_config.json."""
     key = contract.caches[0]
-    stop = sorted(stop_tokens(out))
+    vocab = int(contract.logits.shape[2])
+    stop = sorted(token for token in stop_tokens(out) if token < vocab)  # others are refused, and never come
     stated = read_json(out / GENERATION) if (out / GENERATION).exists() else {}
     decoder: dict[str, Any] = {
         "filename": layout.MODEL,
@@ -40,11 +41,11 @@ def config(out: Path, contract: GraphContract, threads: int = 0) -> dict[str, An
     return {
         "model": {
             "type": "decoder",
-            "bos_token_id": _token(stated.get("bos_token_id"), 0),
+            "bos_token_id": _token(vocab, stated.get("bos_token_id"), 0),
             "eos_token_id": stop,
-            "pad_token_id": _token(stated.get("pad_token_id"), *stop, 0),
+            "pad_token_id": _token(vocab, stated.get("pad_token_id"), *stop, 0),
             "context_length": contract.cache_size,
-            "vocab_size": contract.logits.shape[2],
+            "vocab_size": vocab,
             "decoder": decoder,
         },
         "search": {
@@ -56,6 +57,6 @@ def config(out: Path, contract: GraphContract, threads: int = 0) -> dict[str, An
     }
 
 
-def _token(*choices: Any) -> int:
+def _token(vocab: int, *choices: Any) -> int:
     """The first of these that is a token id."""
-    return next(choice for choice in choices if type(choice) is int)
+    return next(choice for choice in choices if type(choice) is int and 0 <= choice < vocab)

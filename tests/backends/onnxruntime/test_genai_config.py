@@ -29,6 +29,7 @@ def test_numbers_are_those_of_the_graph(client: tuple[Path, GraphContract]) -> N
     [
         ({"eos_token_id": [7, 5], "pad_token_id": 3, "bos_token_id": 1}, (1, [5, 7], 3)),
         ({"eos_token_id": 7, "bos_token_id": None}, (0, [7], 7)),
+        ({"eos_token_id": [7, 512], "pad_token_id": -1, "bos_token_id": 512}, (0, [7], 7)),  # outside the vocabulary
         ({}, (0, [], 0)),
         (None, (0, [], 0)),
     ],
