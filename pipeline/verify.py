@@ -1,8 +1,8 @@
 """Stage verify: compare every artifact with the original model in fp32; fail when a gate is missed.
 
-verify.json: {"passed", "gates", "quantized_gates", "cache_gates", "headroom", "quality", "notes": warnings of stage wrap,
-"skipped": {artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}. An
-artifact that cannot run here is only inspected.
+verify.json: {"passed", "gates", "quantized_gates", "cache_gates", "headroom", "quality", "notes": warnings of stage
+wrap, "skipped": {artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was
+not run}}}. An artifact that cannot run here is only inspected.
 accuracy.json: the worst value of each figure of each artifact, for `dvc metrics`.
 
 All artifacts run all cases. When several hold the same weights, only the last one generates all the greedy text. The
@@ -83,7 +83,7 @@ def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, a
         return results
     runs: dict[str, Callable[[], Result]] = {}
     options, contract = proof.options, artifact.contract
-    gates = {**limits(*gates_of(artifact, options)), **limits(options.quality, QUALITY)}
+    gates = limits(*gates_of(artifact, options)) | limits(options.quality, QUALITY)
     gates = with_cache(gates, contract, options.cache_gates)
     allowed = runtime.profiles, contract.cache_size, contract.limits
     results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}

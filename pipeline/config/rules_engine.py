@@ -99,7 +99,7 @@ def _cache(dtype: CacheType, kind: EngineKind, provider: str, compute: ComputeTy
     elif provider in PROVIDERS[1:]:
         what = f"{given}: kvforge has a quantized cache on the CPU only, not with {provider}"
         yield Problem(what, "cache.dtype", "cache.dtype=auto, or engine=onnxruntime_cpu")
-    if compute is not ComputeType.fp32:
+    elif compute is not ComputeType.fp32:
         what = f"{given} is computed with in fp32, not in {compute.value}"
         yield Problem(what, "precision.compute", "cache.dtype=auto, or precision=fp32, int8 or int4")
 

@@ -72,8 +72,8 @@ class Cache:
 
     size: int = key("Slots per row: the most tokens that a prompt and its answer have together.", COUNT)
     dtype: CacheType = key(
-        "Type of keys and values in the cache: auto for the compute type, or int8 or int4, with a scale for each layer, "
-        "head and channel from quantize.calibration: a quarter or an eighth of fp32's memory. It needs "
+        "Type of the keys and values: auto for the compute type, or int8 or int4, with a scale for each layer, head "
+        "and channel that is found on quantize.calibration: a quarter or an eighth of the memory of fp32. It needs "
         "precision.compute=fp32 and ONNX Runtime on the CPU.",
         default=CacheType.auto,
     )  # fmt: skip

@@ -15,6 +15,7 @@ takes as long.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -97,7 +98,7 @@ def quantize(editor: Editor, write: ir.Node, bits: int, scales: Floats) -> None:
 def _stored(editor: Editor, anchor: ir.Node, new: ir.Value, bits: int, factor: ir.Value) -> ir.Value:
     """Numbers as they are stored, made before `anchor`."""
 
-    def out(op: str, *inputs: ir.Value | None, **attributes: str) -> ir.Value:
+    def out(op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         return editor.insert(anchor, op, inputs, **attributes).outputs[0]
 
     divided = out("Div", new, factor)
@@ -115,7 +116,7 @@ def _stored(editor: Editor, anchor: ir.Node, new: ir.Value, bits: int, factor: i
 def dequantized(editor: Editor, anchor: ir.Node, stored: ir.Value, bits: int, factor: ir.Value) -> ir.Value:
     """A quantized cache, or some of its slots, as numbers; made before `anchor`."""
 
-    def out(op: str, *inputs: ir.Value, **attributes: int | str) -> ir.Value:
+    def out(op: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         return editor.insert(anchor, op, inputs, **attributes).outputs[0]
 
     zero = editor.constant("cache.zero8", np.array(0, np.int8)) if bits == 8 else _zero4(editor)
@@ -128,7 +129,7 @@ def dequantized(editor: Editor, anchor: ir.Node, stored: ir.Value, bits: int, fa
         flat = np.array([0, 0, 0, dimension(factor, 2)], np.int64)
         stored = out("Reshape", pairs, editor.constant(f"cache.flat.{flat[3]}", flat))
     read = editor.insert(anchor, "DequantizeLinear", [stored, _one(editor), zero]).outputs[0]
-    shape = None if stored.shape is None else [*stored.shape[:3], dimension(factor, 2)]
+    shape = None if stored.shape is None else ir.Shape([*stored.shape[:3], dimension(factor, 2)])
     return editor.insert(anchor, "Mul", [read, factor], like=[described(factor.dtype, shape)]).outputs[0]
 
 

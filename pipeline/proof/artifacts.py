@@ -128,6 +128,8 @@ class Engine(Artifact):
         return problem.what if problem else None
 
     def fix(self) -> str:
+        if self.contract.scales:
+            return "set cache.dtype=auto, so that keys and values are not rounded"
         rounds = self.quantized and engine_info.read(self.point / self.name).raw.get("int8_activations", False)
         return "set engine.int8_activations=false, so that activations are not rounded to 8 bits" if rounds else ""
 

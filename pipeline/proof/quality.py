@@ -75,12 +75,12 @@ def measure(
     original, own = (
         float(torch.tensor(total / sums.seen, dtype=torch.float64).exp()) for total in (sums.original, sums.engine)
     )
-    held = dict(limits(quality, QUALITY))
+    held = limits(quality, QUALITY)
     if carried_over and quality.perplexity_carried_over is not None:
         key = f"{QUALITY}.perplexity_carried_over"
         held["perplexity_increase"] = Limit(quality.perplexity_carried_over, key)
     if cache_gates is not None:
-        held = dict(with_cache(held, engine.contract, cache_gates))
+        held = with_cache(held, engine.contract, cache_gates)
     result = Result()
     result.record("perplexity", own)
     result.record("perplexity_original", original)

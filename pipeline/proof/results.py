@@ -30,7 +30,7 @@ class Limit:
 Limits = Mapping[str, Limit]  # metric -> its limit
 
 
-def limits(gates: Gates | Quality, section: str = GATES) -> Limits:
+def limits(gates: Gates | Quality, section: str = GATES) -> dict[str, Limit]:
     """The limit of each metric whose gate is in this section of the configuration."""
     return {
         metric.name: Limit(getattr(gates, metric.key), f"{section}.{metric.key}")
@@ -39,7 +39,7 @@ def limits(gates: Gates | Quality, section: str = GATES) -> Limits:
     }
 
 
-def with_cache(limits: Limits, contract: GraphContract, gates: CacheGates) -> Limits:
+def with_cache(limits: dict[str, Limit], contract: GraphContract, gates: CacheGates) -> dict[str, Limit]:
     """The limits of an artifact: with a quantized cache those of its type, where they allow more."""
     if not contract.scales:
         return limits

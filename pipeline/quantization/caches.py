@@ -30,7 +30,8 @@ def writes(model: ir.Model, caches: list[str]) -> dict[str, ir.Node]:
 def scales(largest: Floats, sample: Floats, bits: int) -> Floats:
     """fp32 [kv_heads, head_dim] with the least squared error on a sample.
 
-    largest: of all tokens' absolute numbers, [kv_heads, head_dim]; sample: of some tokens, [tokens, kv_heads, head_dim].
+    largest: of all tokens' absolute numbers, [kv_heads, head_dim]; sample: of some of the tokens, [tokens, kv_heads,
+    head_dim].
     """
     whole = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(HIGHEST[bits])
     best, least = whole, np.full(whole.shape, np.inf)

@@ -9,12 +9,14 @@ from pipeline.core.contract import GraphContract, Tensor
 def stored(contract: GraphContract, cache: Tensor, numbers: Floats) -> Array:
     """Keys or values [..., kv_heads, slots, head_dim] as the contract's cache `cache` stores them."""
     if cache.name not in contract.scales:
-        return numbers.astype(cache.dtype)
+        return numbers.astype(cache.dtype, copy=False)
     divided = np.rint(numbers / _scales(contract, cache))
     if cache.dtype == "int8":
-        return np.clip(divided, -128, 127).astype(np.int8)
+        small: Array = np.clip(divided, -128, 127).astype(np.int8)
+        return small
     whole = (np.clip(divided, -8, 7) + 8).astype(np.uint8)
-    return whole[..., ::2] | whole[..., 1::2] << 4
+    packed: Array = whole[..., ::2] | whole[..., 1::2] << 4
+    return packed
 
 
 def numbers(contract: GraphContract, cache: Tensor, held: Array) -> Floats:
@@ -22,7 +24,8 @@ def numbers(contract: GraphContract, cache: Tensor, held: Array) -> Floats:
     if cache.name not in contract.scales:
         return held.astype(np.float32, copy=False)
     if cache.dtype != "int8":
-        pairs = np.stack([held & 15, held >> 4], -1).astype(np.int8) - 8
+        halves = held.astype(np.uint8, copy=False)
+        pairs = np.stack([halves & 15, halves >> 4], -1).astype(np.int8) - 8
         held = pairs.reshape(*held.shape[:-1], 2 * held.shape[-1])
     found: Floats = held.astype(np.float32) * _scales(contract, cache)
     return found

@@ -68,7 +68,9 @@ class AttentionLowering:
         cached_key, cached_value = CacheRead.of(keys), CacheRead.of(values)
         if query is None or cached_key is None or cached_value is None or cached_key.bits != cached_value.bits:
             return False
-        write_key, key, write_value, value = cached_key.write, cached_key.new, cached_value.write, cached_value.new
+        write_key, write_value = cached_key.write, cached_value.write
+        key: ir.Value | None = cached_key.new
+        value = cached_value.new
         past_key, past_value = write_key.inputs[0], write_value.inputs[0]
         head_dim = dimension(key, 3)
         if head_dim % HEAD_DIM_STEP or head_dim != dimension(value, 3):
