@@ -131,6 +131,11 @@ class Point:
         """The caches of so many rows, in the compute type."""
         return batch * self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
 
+    def engine_caches(self, batch: int) -> int:
+        """The caches of so many rows as the engine has them: in 8 or 4 bits where they are quantized."""
+        bits = self.config.cache.dtype.bits
+        return self.caches(batch) * bits // (8 * self.number) if bits else self.caches(batch)
+
     def packed(self, weights: int) -> int:
         """What ONNX Runtime holds of a model's weights, in bytes, once it is loaded on the CPU: all but an embedding
         that is not the LM head, of which it reads a row for a token. It computes fp16 in fp32, and keeps weights so."""
@@ -165,8 +170,8 @@ def parts(config: DictConfig, sizes: ModelSizes) -> dict[str, int]:
     return {
         "checkpoint": point.stored,
         "weights": point.weights,
-        "cache_row": point.caches(1),
-        "caches": point.caches(batch),
+        "cache_row": point.engine_caches(1),
+        "caches": point.engine_caches(batch),
         "activations": point.activations,
     }
 
@@ -195,8 +200,10 @@ def _simplify(point: Point) -> Cost:
 
 
 def _quantize(point: Point) -> Cost:
-    if not point.quantized:
+    if not point.quantized and not point.config.cache.dtype.bits:
         return Cost(((QUANTIZER, 0),))
+    if not point.quantized:  # inputs and outputs of the step that shows keys and values are caches in fp32
+        return Cost(((LIBRARIES + point.packed(point.weights) + 2 * point.caches(1), 0),), point.final, point.final)
     rounding = point.final + 4 * point.sizes.largest * FP32
     steps = [(QUANTIZER + rounding, point.sizes.largest * point.number)]
     if point.config.quantize.rounding is Rounding.gptq:
@@ -232,7 +239,7 @@ def _verify(point: Point) -> Cost:
         rows = min(ROWS, -(-config.verify.quality.tokens // config.verify.quality.window))
         # the original's own cache, and a copy of it each time that it grows
         read = 2 * rows * point.sizes.cache_slot * config.verify.quality.window * FP32
-        steps.append((held + point.packed(point.engine) + point.caches(rows) + read + LOGITS, 0))
+        steps.append((held + point.packed(point.engine) + point.engine_caches(rows) + read + LOGITS, 0))
     return Cost(tuple(steps))
 
 
@@ -241,7 +248,7 @@ def _bench(point: Point) -> Cost:
         return Cost(((LIBRARIES, point.final),))  # weights and caches are on the GPU
     packed = PLAIN + point.packed(point.engine)
     loading = packed, 0 if point.quantized else point.head
-    running = packed + point.caches(point.config.bench.batch), 0
+    running = packed + point.engine_caches(point.config.bench.batch), 0
     return Cost((loading, running))
 
 

@@ -91,7 +91,8 @@ def test_options_that_the_kernel_lacks_stay_standard(tiny: tuple[Path, GraphCont
 def test_a_quantized_cache_goes_into_the_kernel(architecture: str, dtype: str, tmp_path: Path) -> None:
     """With sinks, windows and soft caps as well. It stores the numbers that the portable graph stores, and the answers
     stay; an attention without a kernel reads the used slots by the standard operators."""
-    build_once(tmp_path, [f"cache.dtype={dtype}", "cache.size=96"], model=random_model(architecture))
+    options = [f"cache.dtype={dtype}", "cache.size=96", "quantize.calibration.tokens=256"]
+    build_once(tmp_path, options, model=random_model(architecture))
     contract = GraphContract.load(tmp_path / layout.QUANTIZED / layout.CONTRACT)
     assert {cache.dtype for cache in contract.caches} == {"int8" if dtype == "int8" else "uint8"}
     count = operators(tmp_path / layout.ENGINE)
