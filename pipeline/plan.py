@@ -7,6 +7,7 @@ GB are 2^30 bytes. The exit code is 1 when a build fits neither into this machin
 `python -m pipeline` refuses it then.
 """
 
+import gc
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -119,4 +120,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # the process ends soon, and importing torch makes many objects
     errors.run(main)

@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"core", "text", "checkpoint"},
     "model": {"core"},
     "planning": {"core", "checkpoint", "config", "model"},
+    "wrapping": {"core", "checkpoint", "model"},
     "graph": {"core", "model"},
     "quantization": {"core", "text", "graph", "packed"},
     "runtime": {"core", "model"},

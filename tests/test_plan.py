@@ -82,9 +82,16 @@ def test_what_does_not_fit_is_an_error(show: Show) -> None:
 
 def test_a_model_without_known_sizes_is_left_to_the_stages(show: Show) -> None:
     """Its mistake is reported where it always was."""
-    assert show("--check", "experiment=tiny", "model.architecture=clip") == ""
-    with pytest.raises(UserError, match="not a causal LM"):
-        show("experiment=tiny", "model.architecture=clip")
+    assert show("--check", "experiment=tiny", "model.architecture=jamba") == ""
+    with pytest.raises(UserError, match="are not known before its weights are loaded"):
+        show("experiment=tiny", "model.architecture=jamba")
+
+
+def test_a_type_that_is_refused_has_no_plan(show: Show) -> None:
+    """Nor would it be checked."""
+    for check in ((), ("--check",)):
+        with pytest.raises(UserError, match="'clip' is not a causal LM"):
+            show(*check, "experiment=tiny", "model.architecture=clip")
 
 
 def front_door(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -1,6 +1,8 @@
 """The stage: which weights are quantized and how, what is carried over from GGUF files, and the report."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import gguf
@@ -53,6 +55,25 @@ def test_no_block_fits(tmp_path: Path) -> None:
     odd = [e for e in entries if "down_proj" in e.name]
     assert {(e.form, e.block) for e in odd} == {("linear, int8 per channel", 120)}
     assert_right(point, tmp_path / "out", contract, INT4, GATES)
+
+
+def test_a_plain_checkpoint_needs_no_torch(tiny: tuple[Path, GraphContract], tmp_path: Path) -> None:
+    """Importing it takes 0.2 GB and more than a second: only packed checkpoints and calibration do."""
+    config = tmp_path / "folder" / "config.json"
+    config.parent.mkdir()
+    config.write_text("{}")
+    code = (
+        "import sys; from pathlib import Path; from pipeline import quantize; from pipeline.graph import onnx_file\n"
+        "from pipeline.core.schema import Embedding, Quantize, Rounding, Weights\n"
+        "options = Quantize(Weights.int8, 0, True, Embedding.none, True, Rounding.nearest)\n"
+        "rows = quantize.own_rows_of(Path(sys.argv[1]), 'float32')\n"
+        "model = onnx_file.load(Path(sys.argv[2]))\n"
+        "assert quantize.quantize(model, quantize.Quantizer(options, rows))\n"
+        "print({'torch', 'transformers', 'onnxruntime'} & sys.modules.keys() or 'none')"
+    )
+    arguments = [sys.executable, "-c", code, config.parent, tiny[0] / layout.SIMPLIFIED]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert done.stdout == "none\n"
 
 
 def test_small_weights_stay(tiny: tuple[Path, GraphContract]) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -16,30 +15,20 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
-from transformers.models.auto import modeling_auto
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
+from pipeline.checkpoint import early, gguf_model, weights_check
 from pipeline.checkpoint import files as checkpoint_files
-from pipeline.checkpoint import gguf_model, weights_check
 from pipeline.checkpoint.failures import CONFIGURATION, reported, without_report
 from pipeline.checkpoint.origin import config_file, display_name, hub_file, origin_of, pretrained_arguments
 from pipeline.checkpoint.weights_check import Wording
-from pipeline.core.errors import Problem, Refusal, UserError
+from pipeline.core.errors import Problem, UserError
 from pipeline.core.schema import Model, Source
-from pipeline.core.tables.refusals import FIXES, Category
-from pipeline.packed.folder import PackedFolder, of_repository
+from pipeline.packed.folder import PackedFolder
 from pipeline.packed.methods import quantization
+from pipeline.packed.source import of_repository
 from pipeline.text.stop_tokens import GENERATION, end_tokens
-
-OTHER_TASKS = {  # types of models that transformers lists for something else than a causal LM
-    Category.ENCODER_DECODER: {
-        *modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
-        *modeling_auto.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
-    },
-    Category.ENCODER: modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-}
 
 
 def configuration(model: Model, link: Path) -> PreTrainedConfig:
@@ -68,7 +57,7 @@ def configuration(model: Model, link: Path) -> PreTrainedConfig:
 def _early(model: Model, link: Path, where_config: str) -> Iterator[Problem]:
     """Problems that show before transformers reads the configuration; none for a GGUF file."""
     if model.source is Source.random:
-        yield from _unknown(str(model.architecture), "model.architecture", code=False)
+        yield from early.refusals(str(model.architecture), model.config, "model.architecture", code=False)
     elif model.source is not Source.gguf:
         if model.source is Source.local:
             checkpoint_files.check(link.resolve(), trusted=model.trust_remote_code)
@@ -81,23 +70,7 @@ def _early(model: Model, link: Path, where_config: str) -> Iterator[Problem]:
         problems = list(checkpoint_files.config_problems(given, where_config, trusted=model.trust_remote_code))
         yield from problems
         if not problems and not (code and model.trust_remote_code):
-            yield from _unknown(given["model_type"], where_config, code=code)
-
-
-def _unknown(kind: str, where: str, *, code: bool) -> Iterator[Problem]:
-    """Problems of an architecture that transformers does not have, or not as a causal LM; `code`: the checkpoint has
-    code of its own."""
-    if kind not in CONFIG_MAPPING:
-        what = f"transformers {transformers.__version__} does not know the architecture {kind!r}"
-        fix = FIXES[Category.UNKNOWN]
-        if code:
-            fix += "; model.trust_remote_code=true would run the code that came with the checkpoint"
-        yield Refusal(what, where, fix, Category.UNKNOWN)
-    elif not any(
-        CONFIG_MAPPING[kind] in mapping for mapping in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MULTIMODAL_LM_MAPPING)
-    ):
-        category = next((found for found, kinds in OTHER_TASKS.items() if kind in kinds), Category.OTHER_TASK)
-        yield Refusal(f"{kind!r} is not a causal LM in transformers", where, FIXES[category], category)
+            yield from early.refusals(given["model_type"], given, where_config, code=code)
 
 
 def _class(config: PreTrainedConfig) -> Any:
@@ -165,7 +138,7 @@ def packed_folder(model: Model, link: Path) -> PackedFolder | None:
     where, options = pretrained_arguments(model, link)
     if not quantization(PreTrainedConfig.get_config_dict(where, revision=options.get("revision"))[0]):
         return None
-    return of_repository(where, model.revision) if model.source is Source.hub else PackedFolder(Path(where))
+    return PackedFolder(of_repository(where, model.revision) if model.source is Source.hub else Path(where))
 
 
 def _random(model: Model, config: PreTrainedConfig) -> PreTrainedModel:

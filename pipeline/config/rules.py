@@ -75,8 +75,8 @@ def _choice_rules(choice: str) -> Iterator[Rule]:
 
 
 def _files(model: Model) -> Iterator[Problem]:
-    """The files that are to be loaded."""
-    if model.path is not None:
+    """The files that are to be loaded, and a type that no files are needed to refuse."""
+    if model.path is not None or model.source is Source.random:
         try:
             sources.find(model)
         except UserError as error:

@@ -7,8 +7,8 @@ a model that is not a local file.
 import importlib.util
 from pathlib import Path
 
+from pipeline.checkpoint import early, gguf_metadata
 from pipeline.checkpoint import files as checkpoint_files
-from pipeline.checkpoint import gguf_metadata
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_path, readable
 from pipeline.core.layout import CHECKPOINT
@@ -21,10 +21,11 @@ MADE_BY = {"models/gemma-3-270m-q4_k_m.gguf": "run make gemma3, which downloads 
 def find(model: Model) -> Path | None:
     """The absolute path of the local folder or GGUF file; None for a model that is not a local file.
 
-    Raises UserError when it is missing, a local folder is not a complete checkpoint, or a GGUF file is damaged, split
-    or of a model that cannot be built.
+    Raises UserError when it is missing, a local folder is not a complete checkpoint, a GGUF file is damaged, split or
+    of a model that cannot be built, or a type of model is refused by pipeline.checkpoint.early.
     """
     if model.source not in (Source.local, Source.gguf):
+        early.check(model, Path())
         return None
     path = _root(model) / Path(model.path or "").expanduser()
     with readable(path, "model.path"):
@@ -40,6 +41,7 @@ def find(model: Model) -> Path | None:
             raise UserError(found)
         return path.resolve()
     checkpoint_files.check(path, trusted=model.trust_remote_code)
+    early.check(model, path)
     return path.resolve()
 
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection
 
 from transformers import DynamicCache, PreTrainedModel
 
-from pipeline.core.errors import Refusal, UserError
-from pipeline.core.tables.refusals import FIXES, Category
+from pipeline.core.errors import UserError
+from pipeline.core.tables import refusals
+from pipeline.core.tables.refusals import Category, needed_inputs, other_state
 from pipeline.model.adapters.tables import has_alibi, tables
 from pipeline.model.arguments import cache_name, takes_positions
 
 # by name, as not every version of transformers has the last: a layer without a state of its own
 KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
-STATES = {"cache_params", "state"}  # arguments of recurrent models, in place of a cache
 
 
 def unsupported_reason(model: PreTrainedModel) -> UserError | None:
@@ -47,9 +47,8 @@ def _state(model: PreTrainedModel, parts: Collection[str], others: bool) -> str 
 
 def _recurrent(model: PreTrainedModel) -> str | None:
     """Layers with a convolution's or a recurrence's state; a forward that takes such a state in place of a cache."""
-    if states := STATES & set(inspect.signature(model.forward).parameters):
-        return f"its forward takes {', '.join(sorted(states))}, a state other than keys and values"
-    return _state(model, ("LinearAttention", "Mamba", "Conv", "Recurrent"), others=False)
+    by_layer = ("LinearAttention", "Mamba", "Conv", "Recurrent")
+    return other_state(_parameters(model)) or _state(model, by_layer, others=False)
 
 
 def _indexer(model: PreTrainedModel) -> str | None:
@@ -73,10 +72,13 @@ def _encoder(model: PreTrainedModel) -> str | None:
 
 def _inputs(model: PreTrainedModel) -> str | None:
     """A forward with arguments that have no default, besides the tokens."""
+    return needed_inputs(_parameters(model))
+
+
+def _parameters(model: PreTrainedModel) -> dict[str, bool]:
+    """The parameters of a forward -> whether they have no default."""
     parameters = inspect.signature(model.forward).parameters.values()
-    named = (p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
-    needed = [p.name for p in named if p.default is p.empty and p.name != "input_ids"]
-    return f"its forward needs {', '.join(needed)}" if needed else None
+    return {p.name: p.default is p.empty for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
 
 
 def _positions(model: PreTrainedModel) -> str | None:
@@ -108,5 +110,4 @@ RULES: tuple[tuple[Category, Callable[[PreTrainedModel], str | None]], ...] = (
 
 def unsupported(architecture: str, why: str, category: Category = Category.ATTENTION) -> UserError:
     """Return the error that refuses a model, with the reason."""
-    what = f"{architecture} cannot be given a static cache: {why}"
-    return UserError(Refusal(what, "model", FIXES[category], category))
+    return UserError(refusals.unsupported(architecture, why, category))

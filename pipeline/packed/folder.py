@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import read_json
 from pipeline.packed import layouts
-from pipeline.packed.layouts import Packed, Tensors
+from pipeline.packed.integers import Packed
+from pipeline.packed.layouts import Tensors
 from pipeline.packed.methods import groups_of, quantization
+from pipeline.packed.source import CONFIG
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TILE = (128, 128)  # of small floats, where the configuration does not say
 UNREAD = tuple(f".{part}_{end}" for part in "qkv" for end in ("scale", "zero_point"))  # how a cache would be rounded
 
@@ -77,26 +78,6 @@ METHODS: Mapping[str, Method] = {
     ),
     "mxfp4": Method(("blocks",), ("_blocks", "_scales"), _mxfp4, target=""),
 }
-
-
-def of_link(link: Path) -> "PackedFolder | None":
-    """The quantized folder that a point's `checkpoint` leads to, or the repository of the hub that it names; None for
-    any other checkpoint."""
-    if link.is_dir():
-        folder = link.resolve()
-        return PackedFolder(folder) if quantization(read_json(folder / CONFIG)) else None
-    with link.open("rb") as file:
-        kind, _, name = file.read(1024).decode(errors="replace").strip().partition(" ")
-    if kind != "hub":
-        return None
-    repository, _, revision = name.rpartition("@")
-    config = Path(hf_hub_download(repository, CONFIG, revision=revision))
-    return of_repository(repository, revision) if quantization(read_json(config)) else None
-
-
-def of_repository(name: str, revision: str | None) -> "PackedFolder":
-    """A quantized repository of the hub, downloaded."""
-    return PackedFolder(Path(snapshot_download(name, revision=revision, allow_patterns=["*.json", "*.safetensors"])))
 
 
 class PackedFolder:

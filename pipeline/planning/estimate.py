@@ -25,7 +25,6 @@ TRACING = int(0.36 * GB)  # torch.export, besides
 EXPORTER = int(0.42 * GB)
 ONNXSIM = int(0.16 * GB)
 PLAIN = int(0.09 * GB)  # NumPy, ONNX Runtime, and no graph
-QUANTIZER = int(0.27 * GB)  # PyTorch, and no transformers
 VERIFYING = int(0.28 * GB)  # besides LIBRARIES: a program's graph, ONNX Runtime
 LOGITS = int(0.19 * GB)  # of a chunk of text, of both models
 ROWS = 16  # of text that verify reads at once
@@ -132,9 +131,15 @@ class Point:
         return batch * self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
 
     def engine_caches(self, batch: int) -> int:
-        """The caches of so many rows as the engine has them: in 8 or 4 bits where they are quantized."""
-        bits = self.config.cache.dtype.bits
-        return self.caches(batch) * bits // (8 * self.number) if bits else self.caches(batch)
+        """The same of an engine, which may have them in 8 or 4 bits, and whose layers with a window may hold no more than
+        that."""
+        whole, bits = self.caches(batch), int(self.config.cache.dtype.bits)
+        if bits:
+            return whole * bits // (8 * self.number)
+        if not self.config.engine.window_cache or not self.sizes.window:
+            return whole
+        left_out: int = max(self.config.cache.size - self.sizes.window, 0)
+        return whole - batch * self.sizes.windowed_slot * left_out * self.number
 
     def packed(self, weights: int) -> int:
         """What ONNX Runtime holds of a model's weights, in bytes, once it is loaded on the CPU: all but an embedding
@@ -201,11 +206,11 @@ def _simplify(point: Point) -> Cost:
 
 def _quantize(point: Point) -> Cost:
     if not point.quantized and not point.config.cache.dtype.bits:
-        return Cost(((QUANTIZER, 0),))
+        return Cost(((PLAIN, 0),))
     if not point.quantized:  # inputs and outputs of the step that shows keys and values are caches in fp32
         return Cost(((LIBRARIES + point.packed(point.weights) + 2 * point.caches(1), 0),), point.final, point.final)
-    rounding = point.final + 4 * point.sizes.largest * FP32
-    steps = [(QUANTIZER + rounding, point.sizes.largest * point.number)]
+    rounding = PLAIN + point.final + 4 * point.sizes.largest * FP32
+    steps = [(rounding, point.sizes.largest * point.number)]
     if point.config.quantize.rounding is Rounding.gptq:
         hessians = point.sizes.hessians * FP32
         tokens = min(WINDOW, point.config.axes.sequence, point.config.cache.size)

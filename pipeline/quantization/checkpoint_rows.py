@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
@@ -20,10 +21,13 @@ from gguf import GGMLQuantizationType
 
 from pipeline.core.arrays import Floats
 from pipeline.core.tables.formats import BLOCKS, FORMATS, Format, Weights
-from pipeline.packed.folder import PackedFolder, of_link
-from pipeline.packed.layouts import Packed
+from pipeline.packed.integers import Packed
+from pipeline.packed.source import of_link
 from pipeline.quantization.gguf_blocks import KINDS, Bytes, unpack
 from pipeline.quantization.grids import CHUNK, Grid, largest_block
+
+if TYPE_CHECKING:
+    from pipeline.packed.folder import PackedFolder
 
 Places = npt.NDArray[np.int64]
 
@@ -53,7 +57,9 @@ def of_checkpoint(link: Path) -> Iterator[StoredTensor]:
     if is_gguf(link):
         yield from of_gguf(link)
     elif link.exists() and (folder := of_link(link)) is not None:
-        yield from of_folder(folder)
+        from pipeline.packed.folder import PackedFolder  # imports torch, which other checkpoints do without
+
+        yield from of_folder(PackedFolder(folder))
 
 
 def of_gguf(path: Path) -> Iterator[StoredTensor]:
@@ -73,7 +79,7 @@ def of_gguf(path: Path) -> Iterator[StoredTensor]:
             yield StoredTensor(kind.name, KINDS[kind][1], shape, partial(grid, data, kind), partial(values, data, kind))
 
 
-def of_folder(folder: PackedFolder) -> Iterator[StoredTensor]:
+def of_folder(folder: "PackedFolder") -> Iterator[StoredTensor]:
     """The weights of a quantized folder that are integers in blocks; their columns may be in an order of their own."""
     recent = functools.lru_cache(maxsize=2)(folder.unpacked)  # a weight is unpacked as a whole, and read in parts
 

@@ -14,9 +14,8 @@ from transformers import dynamic_module_utils
 from pipeline.checkpoint import loading
 from pipeline.config.sources import write_link
 from pipeline.core import layout
-from pipeline.core.errors import Problem, Refusal, UserError
+from pipeline.core.errors import Problem, UserError
 from pipeline.core.schema import Model, Source
-from pipeline.core.tables.refusals import Category
 from tests.support import packed
 from tests.support.points import ROOT
 
@@ -82,7 +81,8 @@ from pathlib import Path
 from pipeline.checkpoint.loading import load
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
-from pipeline.packed.folder import of_link
+from pipeline.packed.folder import PackedFolder
+from pipeline.packed.source import of_link
 for revision in sys.argv[1]:
     model = Model(source=Source.hub, id="someone/tiny", revision=revision * 40, trust_remote_code=True)
     with contextlib.redirect_stderr(io.StringIO()) as told:
@@ -92,7 +92,7 @@ for revision in sys.argv[1]:
             answer = str(error)
     if revision == "f":  # what stage quantize is given
         Path("checkpoint").write_text(f"hub someone/tiny@{revision * 40}")
-        answer = [answer, sorted(of_link(Path("checkpoint")).layers)]
+        answer = [answer, sorted(PackedFolder(of_link(Path("checkpoint"))).layers)]
     print(json.dumps({"revision": revision, "answer": answer, "told": told.getvalue()}))
 """
 
@@ -187,24 +187,6 @@ def test_a_mistake_in_config_json(saved: Path, tmp_path: Path, config: dict[str,
     found = problem(Model(source=Source.local, path=str(folder)), folder)
     assert says in found.what
     assert found.where == str(folder / "config.json")
-
-
-@pytest.mark.parametrize(
-    ("kind", "category"),
-    [
-        ("nothing", Category.UNKNOWN),
-        ("t5", Category.ENCODER_DECODER),
-        ("whisper", None),  # its decoder alone is a causal LM
-        ("paligemma", None),  # its text decoder
-        ("modernbert", Category.ENCODER),
-        ("vit", Category.OTHER_TASK),
-    ],
-)
-def test_what_is_no_causal_lm_is_refused_with_its_category(kind: str, category: Category | None) -> None:
-    """By what transformers lists it for."""
-    found = list(loading._unknown(kind, "config.json", code=False))
-    wanted = [] if category is None else [category]
-    assert [problem.category for problem in found if isinstance(problem, Refusal)] == wanted
 
 
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])

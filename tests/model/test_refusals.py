@@ -17,7 +17,7 @@ from pipeline.model.adapters.text_part import keep_text_part
 from pipeline.model.checks import dry_run
 from pipeline.model.decoder import Decoder, cache_shapes
 from pipeline.model.refusals import unsupported_reason
-from pipeline.wrap import wrap
+from pipeline.wrapping.program import wrap
 from tests.support.architectures import ARCHITECTURES, SMALL
 
 EXPERTS = SMALL | {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}

@@ -23,7 +23,6 @@ from pipeline.checkpoint import loading
 from pipeline.core import layout
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, Source
-from pipeline.packed.folder import of_link
 from pipeline.runtime.open import open_engine
 from tests.support import packed
 from tests.support.points import build
@@ -128,13 +127,6 @@ def test_integers_are_carried_into_int4(saved: Path, tmp_path: Path) -> None:
         want = original(tokens).logits[:, -1:]
     got = open_engine(tmp_path / "point" / layout.ENGINE).session(1).step(tokens.tolist())
     torch.testing.assert_close(torch.from_numpy(got), want, atol=1e-4, rtol=1e-4)
-
-
-def test_other_checkpoints_have_no_packed_folder(saved: Path, tmp_path: Path) -> None:
-    """A folder in fp32, random weights, a GGUF file."""
-    (tmp_path / "random").write_text("random\n")
-    (tmp_path / "gguf").write_bytes(b"GGUF\xff\xfe")
-    assert [of_link(path) for path in (saved, tmp_path / "random", tmp_path / "gguf")] == [None, None, None]
 
 
 @pytest.mark.parametrize("damage", ["missing", "shape"])

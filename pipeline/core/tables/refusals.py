@@ -1,6 +1,9 @@
-"""Why a model is refused: the categories, and what a user can do about each."""
+"""Why a model is refused: the categories, what a user can do about each, and what a forward's parameters tell."""
 
+from collections.abc import Mapping
 from enum import StrEnum
+
+from pipeline.core.errors import Refusal
 
 
 class Category(StrEnum):
@@ -38,3 +41,23 @@ FIXES = {
     Category.ATTENTION: "choose a model that takes transformers' attention functions",
     Category.TRACING: "choose another model or version of transformers; KVFORGE_TRACEBACK=1 shows where it fails",
 }
+
+STATES = {"cache_params", "state"}  # parameters of recurrent models, in place of a cache
+
+
+def unsupported(architecture: str, why: str, category: Category) -> Refusal:
+    """Return the problem that refuses a model, with the reason."""
+    what = f"{architecture} cannot be given a static cache: {why}"
+    return Refusal(what, "model", FIXES[category], category)
+
+
+def needed_inputs(parameters: Mapping[str, bool]) -> str | None:
+    """A reason where a forward needs more than the tokens. parameters: name -> whether it has no default."""
+    needed = [name for name, need in parameters.items() if need and name != "input_ids"]
+    return f"its forward needs {', '.join(needed)}" if needed else None
+
+
+def other_state(parameters: Mapping[str, bool]) -> str | None:
+    """A reason where a forward takes a recurrence's state in place of a cache."""
+    states = STATES & parameters.keys()
+    return f"its forward takes {', '.join(sorted(states))}, a state other than keys and values" if states else None

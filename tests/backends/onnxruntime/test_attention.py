@@ -106,8 +106,8 @@ def test_a_quantized_cache_goes_into_the_kernel(architecture: str, dtype: str, t
         want, got = (session.step(tokens) for session in (plain, own))
         active = [row for row, new in enumerate(tokens) if new]
         np.testing.assert_allclose(got[active], want[active], atol=0.02)  # a tie may be rounded the other way
-    for tensor, want, got in zip(contract.caches, plain.caches, own.caches, strict=True):
+    for tensor, *held in zip(contract.caches, plain.caches, own.caches, strict=True):
         for row, used in enumerate(own.lengths):
-            numbers, others = (quantized_cache.numbers(contract, tensor, c[row, :, :used]) for c in (got, want))
+            others, numbers = (quantized_cache.numbers(contract, tensor, cache[row, :, :used]) for cache in held)
             assert (numbers != others).mean() < 0.003
             assert np.abs(numbers).max() > 0

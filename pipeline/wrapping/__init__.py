@@ -1,0 +1,1 @@
+"""The wrap stage: a checkpoint becomes an exported program."""
