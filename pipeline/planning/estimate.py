@@ -131,8 +131,8 @@ class Point:
         return batch * self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
 
     def engine_caches(self, batch: int) -> int:
-        """The same of an engine, which may have them in 8 or 4 bits, and whose layers with a window may hold no more than
-        that."""
+        """The same of an engine, which may have them in 8 or 4 bits, and whose layers with a window may hold no more
+        than that."""
         whole, bits = self.caches(batch), int(self.config.cache.dtype.bits)
         if bits:
             return whole * bits // (8 * self.number)
