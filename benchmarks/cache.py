@@ -4,12 +4,10 @@
     python -m benchmarks.cache POINT POINT POINT
 
 Steps of the points' engines are timed in turn after several numbers of tokens, over caches of random numbers, on one
-thread and in processor time, which other processes disturb least. Perplexity is what stage verify measured. Writes
-cache.md.
+thread and in processor time, which other processes disturb least. Writes cache.md.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from statistics import median
@@ -52,34 +50,25 @@ def steps(sessions: dict[str, Session], used: int) -> dict[str, float]:
     return {name: median(found) * 1e3 for name, found in seconds.items()}
 
 
-def perplexity(point: Path) -> str:
-    """What verify measured, with its increase over the original's."""
-    report = point / layout.VERIFY
-    if not report.exists():
-        return ""
-    found = json.loads(report.read_text(encoding="utf-8"))["artifacts"][layout.ENGINE].get("quality", {})
-    return f"{found['perplexity']:.3f} ({found['perplexity_increase']:+.2%})" if "perplexity" in found else ""
-
-
 def table(points: list[Path]) -> str:
     """One line for each engine."""
     rng = np.random.default_rng(0)
-    sessions, perplexities = {}, {}
+    sessions = {}
     for point in points:
         session = filled(point / layout.ENGINE, rng)
         dtype = session.contract.caches[0].dtype
-        sessions[BITS.get(dtype, dtype)], perplexities[BITS.get(dtype, dtype)] = session, perplexity(point)
+        sessions[BITS.get(dtype, dtype)] = session
     size = next(iter(sessions.values())).contract.cache_size
     depths = [used for used in DEPTHS if used <= size]
     times = {used: steps(sessions, used) for used in depths}
     first = next(iter(sessions))
     columns = "".join(f" {used:,} used: ms | faster |" for used in depths)
-    made = f"# Quantized caches\n\n| cache | bytes of a token |{columns} perplexity |\n"
-    made += f"|---|--:|{'--:|--:|' * len(depths)}--:|\n"
+    made = f"# Quantized caches\n\n| cache | bytes of a token |{columns}\n"
+    made += f"|---|--:|{'--:|--:|' * len(depths)}\n"
     for name, session in sessions.items():
         bytes_ = sum(cache.nbytes for cache in session.caches) // size
         cells = "".join(f" {times[used][name]:.1f} | {times[used][first] / times[used][name]:.2f} |" for used in depths)
-        made += f"| {name} | {bytes_:,} |{cells} {perplexities[name]} |\n"
+        made += f"| {name} | {bytes_:,} |{cells}\n"
     return made
 
 
@@ -90,8 +79,8 @@ def main() -> None:
     names = parser.parse_args().points
     made = table([ARTIFACTS / name for name in names])
     made += f"""
-* `python -m benchmarks.cache {" ".join(names)}`. Milliseconds of processor time on one thread, one row and one token;
-  medians of {STEPS} steps, in turn.
+* `python -m benchmarks.cache {" ".join(names)}`.
+* Milliseconds of processor time on one thread, one row and one token; medians of {STEPS} steps, in turn.
 """
     OUT.write_text(made, encoding="utf-8")
     print(made)
