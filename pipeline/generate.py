@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from pipeline.core import errors, layout, usage
 from pipeline.core.errors import Problem, UserError
@@ -23,7 +22,7 @@ from pipeline.runtime.session import Runtime, Session, not_integers, unknown_ids
 from pipeline.text.sampling import GREEDY, Sampling, choose
 from pipeline.text.stop_tokens import stop_tokens
 from pipeline.text.streaming import decode_stream
-from pipeline.text.tokens import encode, load_tokenizer
+from pipeline.text.tokenizer import TextTokenizer, open_tokenizer
 
 ARTIFACTS = Path("artifacts")
 
@@ -31,7 +30,7 @@ ARTIFACTS = Path("artifacts")
 class Generator:
     """An engine and its tokenizer. Not thread-safe."""
 
-    def __init__(self, runtime: Runtime, tokenizer: Tokenizer | None, stop: frozenset[int]) -> None:
+    def __init__(self, runtime: Runtime, tokenizer: TextTokenizer | None, stop: frozenset[int]) -> None:
         self.runtime = runtime
         self.tokenizer = tokenizer
         self.stop = stop
@@ -40,7 +39,7 @@ class Generator:
     def load(cls, point: str | Path, artifacts: Path = ARTIFACTS) -> "Generator":
         """Load a point by its name, or an engine by its folder. Raises UserError when there is none."""
         folder = point if isinstance(point, Path) else artifacts / point / layout.ENGINE
-        return cls(open_engine(folder), load_tokenizer(folder), stop_tokens(folder))
+        return cls(open_engine(folder), open_tokenizer(folder), stop_tokens(folder))
 
     def tokens(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling = GREEDY
@@ -115,11 +114,11 @@ class Generator:
             raise UserError(Problem("the model has no tokenizer", "point", "give token ids to Generator.tokens"))
         if not prompt:
             raise UserError(Problem("the prompt is empty", "prompt", "give it some text"))
-        chat = self.tokenizer.chat_template is not None if chat is None else chat
-        ids = encode(self.tokenizer, prompt, chat=chat, system=system)
+        chat = bool(self.tokenizer.templates) if chat is None else chat
+        ids = self.tokenizer.encode_prompt(prompt, chat=chat, system=system)
         room = max(self.runtime.contract.cache_size - len(ids) + 1, 1)
         steps = self.tokens([ids], room if max_new_tokens is None else max_new_tokens, sampling)
-        return decode_stream(self.tokenizer, (token for (token,) in steps if token is not None))
+        return decode_stream(self.tokenizer.decode, (token for (token,) in steps if token is not None))
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -18,8 +18,9 @@ from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, section
 from pipeline.generate import Generator, parse
 from pipeline.proof.reference import Reference
-from pipeline.text import tokens
 from pipeline.text.sampling import Sampling
+from pipeline.text.tokenizer import TransformersTokenizer
+from tests.support import gguf_files
 from tests.support.points import ROOT, build
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
@@ -183,23 +184,42 @@ def test_a_tokenizer_without_a_rust_backend(of_bytes: Path) -> None:
     """Text comes out, stopped by every end token of the checkpoint."""
     assert json.loads((of_bytes / "generation_config.json").read_text())["eos_token_id"] == [1, 7, 9, 11]
     generator = Generator.load(of_bytes)
-    assert generator.tokenizer is not None
+    assert isinstance(generator.tokenizer, TransformersTokenizer)
     assert generator.stop == {1, 7, 9, 11}
     generator.stop = frozenset()
-    ids = [token for (token,) in generator.tokens([encoded(generator, "naïve")], 20) if token is not None]
+    ids = [token for (token,) in generator.tokens([generator.tokenizer.encode("naïve")], 20) if token is not None]
     text = "".join(generator.stream("naïve", 20, chat=False))
-    assert text == generator.tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def encoded(generator: Generator, text: str) -> list[int]:
-    """Tokens of a prompt."""
-    assert generator.tokenizer is not None
-    return tokens.encode(generator.tokenizer, text, chat=False, system=None)
+    assert text == generator.tokenizer.decode(ids)
 
 
 def test_several_templates_reach_the_engine(of_bytes: Path) -> None:
     """As one file each they would be a folder, which the engine stage does not copy."""
-    again = tokens.load_tokenizer(of_bytes)
-    assert again is not None
-    assert set(again.chat_template) == {"default", "tool_use"}
-    assert again.decode(tokens.encode(again, "ab", chat=True, system=None), skip_special_tokens=True) == "ab!"
+    tokenizer = Generator.load(of_bytes).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.templates.keys() == {"default", "tool_use"}
+    assert tokenizer.decode(tokenizer.encode_prompt("ab", chat=True, system=None)) == "ab!"
+
+
+def test_neither_torch_nor_transformers_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A token of an engine with text, and a bench of it, in a process of their own: importing both takes longer than
+    a small model takes to load and answer."""
+    folder = tmp_path_factory.mktemp("gguf")
+    file = gguf_files.write(folder / "a.gguf", {"tokenizer.ggml.pre": "llama-bpe"})
+    build(folder / "point", [], model={"source": "gguf", "path": str(file)})
+    script = """
+import sys
+from pathlib import Path
+from pipeline.bench import measure
+from pipeline.core.schema import Bench, section
+from pipeline.generate import Generator
+generator = Generator.load(Path("engine"))
+assert list(generator.tokens([generator.tokenizer.encode("the end")], 1))
+generator.stream("the end", 1, chat=False)
+assert measure(generator.runtime, section(Bench, Path()))
+print(sorted({"torch", "transformers", "onnx", "huggingface_hub"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, cwd=folder / "point", env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -78,7 +78,7 @@ class OnnxRuntime(Runtime):
         self.captures = provider == CUDA
         if not self.on_cpu:
             ort.preload_dlls()  # CUDA's libraries, where packages of NVIDIA's brought them
-        with memory.use_huge_pages() if self.on_cpu else nullcontext():
+        with memory.use_huge_pages() if self.on_cpu else nullcontext() as self._moving:
             try:
                 self.inference = self._load(model, options, provider, provider_options or {})
             except Exception as error:  # onnxruntime raises classes of its own for every failure
@@ -103,6 +103,10 @@ class OnnxRuntime(Runtime):
         providers: list[Any] = [CPU] if self.on_cpu else [(provider, settings), CPU]
         with _environment(FLASH_ATTENTION_OFF, "1"):
             return ort.InferenceSession(model, options, providers=providers)
+
+    def finish_loading(self) -> None:
+        if self._moving is not None:
+            self._moving.join()
 
     def widened(self, rows: int) -> Runtime:
         if not self.on_cpu:

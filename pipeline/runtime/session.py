@@ -222,6 +222,9 @@ class Runtime(ABC):
     def session(self, batch: int) -> Session:
         """Make a session with a cache of `batch` rows. Raises UserError when no profile takes so many."""
 
+    def finish_loading(self) -> None:  # noqa: B027  # most have nothing to wait for
+        """Wait for what goes on behind the first steps: for measurements, as they take longer meanwhile."""
+
     def widened(self, rows: int) -> "Runtime":
         """The same model for batches of up to `rows`, where it can run more than its profiles say; else itself."""
         return self
