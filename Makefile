@@ -23,8 +23,8 @@ STAMP := $(VENV)/.installed
 GEMMA := models/gemma-3-270m-q4_k_m.gguf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: run test test-fast test-floor test-newest gpu-check gemma3 bench bench-build coverage lint format docs docs-serve
-.PHONY: lock bench-lock tensorrt-releases clean
+.PHONY: run test test-fast test-floor test-newest gpu-check gemma3 bench bench-build coverage coverage-others lint
+.PHONY: format docs docs-serve lock bench-lock tensorrt-releases clean
 
 run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
@@ -61,6 +61,9 @@ bench-build: $(STAMP) $(BENCH)/.installed  ## time and memory to build the ONNX,
 
 coverage: $(STAMP)  ## every causal LM of transformers as a tiny model: docs/coverage.md; make coverage TYPES=llama,bert
 	python -m benchmarks.coverage $(if $(TYPES),--types $(TYPES) --again)
+
+coverage-others: $(STAMP) $(BENCH)/.installed  ## the same list through other exporters: docs/coverage_others.md
+	$(BENCH)/bin/python -m benchmarks.rivals $(if $(TYPES),--types $(TYPES) --again)
 
 lint: $(STAMP)
 	ruff check .

@@ -115,8 +115,9 @@ def main() -> None:
         made += f"| {kind} | {sizes} | {steps[kind]:.1f} |\n"
     experts, dense = steps.values()
     made += f"""
-* `python -m benchmarks.experts --layers {layers}`. {layers} of the 48 layers of Qwen3-30B-A3B's sizes: 128 experts of width
-  {INTERMEDIATE}, {CHOSEN} for a token; the dense model's layers have a width of {CHOSEN * INTERMEDIATE}. fp32.
+* `python -m benchmarks.experts --layers {layers}`. {layers} of the 48 layers of Qwen3-30B-A3B, in its sizes: 128
+  experts of width {INTERMEDIATE}, {CHOSEN} for a token; the dense model's layers have a width of
+  {CHOSEN * INTERMEDIATE}. fp32.
 * A step takes {experts / dense:.2f} times as long as the dense model's. Milliseconds of processor time on one thread,
   medians of {ROUNDS * STEPS} steps in turn, each of another random token, so of other experts.
 """

@@ -19,6 +19,8 @@ page.
   graph (lint), and all cases pass when the network is interpreted; the plan itself runs on a GPU only.
 * **refused**: an error names the reason.
 * **fail**: anything else.
+
+[Other exporters](coverage_others.md) on the same types.
 """
 
 

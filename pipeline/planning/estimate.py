@@ -130,6 +130,14 @@ class Point:
         """The caches of so many rows, in the compute type."""
         return batch * self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
 
+    def engine_caches(self, batch: int) -> int:
+        """The same of an engine, whose layers with a window may hold no more than that."""
+        whole = self.caches(batch)
+        if not self.config.engine.window_cache or not self.sizes.window:
+            return whole
+        left_out: int = max(self.config.cache.size - self.sizes.window, 0)
+        return whole - batch * self.sizes.windowed_slot * left_out * self.number
+
     def packed(self, weights: int) -> int:
         """What ONNX Runtime holds of a model's weights, in bytes, once it is loaded on the CPU: all but an embedding
         that is not the LM head, of which it reads a row for a token. It computes fp16 in fp32, and keeps weights so."""
@@ -231,7 +239,7 @@ def _verify(point: Point) -> Cost:
         rows = min(ROWS, -(-config.verify.quality.tokens // config.verify.quality.window))
         # the original's own cache, and a copy of it each time that it grows
         read = 2 * rows * point.sizes.cache_slot * config.verify.quality.window * FP32
-        steps.append((held + point.packed(point.engine) + point.caches(rows) + read + LOGITS, 0))
+        steps.append((held + point.packed(point.engine) + point.engine_caches(rows) + read + LOGITS, 0))
     return Cost(tuple(steps))
 
 
@@ -240,7 +248,7 @@ def _bench(point: Point) -> Cost:
         return Cost(((LIBRARIES, point.final),))  # weights and caches are on the GPU
     packed = PLAIN + point.packed(point.engine)
     loading = packed, 0 if point.quantized else point.head
-    running = packed + point.caches(point.config.bench.batch), 0
+    running = packed + point.engine_caches(point.config.bench.batch), 0
     return Cost((loading, running))
 
 

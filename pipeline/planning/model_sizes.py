@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+SLIDING = "sliding_attention"  # a layer's type in a configuration; the type of all layers where it names none
 OF_EXPERTS = 3  # dimensions of a weight that holds a module's experts
 
 
@@ -33,8 +34,9 @@ class ModelSizes:
     parameters: of all weights, tied ones once. embedding, head: of the embedding and of the LM head; head is 0 where
     they are one tensor. linear: of all other matrices, which quantize rounds; experts: of those that hold all experts
     of a module; largest: of the largest matrix. inputs: of one token in all different inputs of linear layers;
-    hessians: of X^T X of these. cache_slot: of one token in the caches of all layers. stored_bytes: of the checkpoint's
-    files; 0 for random weights, and on the hub.
+    hessians: of X^T X of these. cache_slot: of one token in the caches of all layers; windowed_slot: of the layers with
+    a sliding window, which is of so many tokens. stored_bytes: of the checkpoint's files; 0 for random weights, and on
+    the hub.
     """
 
     parameters: int
@@ -51,6 +53,8 @@ class ModelSizes:
     hidden: int
     vocab: int
     stored_bytes: int = 0
+    windowed_slot: int = 0
+    window: int = 0
 
 
 def model_sizes(model: Model) -> ModelSizes:
@@ -130,11 +134,13 @@ def _of_empty(model: "PreTrainedModel", stored: int) -> ModelSizes:
     for module in model.modules():
         if isinstance(module, nn.Linear) and module is not head:
             module.register_forward_pre_hook(note)
-    slot = _cache_slot(model)
+    slots = _cache_slots(model)
     table = model.get_input_embeddings().weight
     tables = {id(head.weight), *(id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding))}
     matrices = [weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in tables]
     config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or 0
+    kinds = getattr(config, "layer_types", None) or [SLIDING] * len(slots)
     return ModelSizes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding=table.numel(),
@@ -144,17 +150,19 @@ def _of_empty(model: "PreTrainedModel", stored: int) -> ModelSizes:
         largest=max(matrices, default=0),
         inputs=sum(value.shape[-1] for value in inputs.values()),
         hessians=sum(value.shape[-1] ** 2 for value in inputs.values()),
-        cache_slot=slot,
+        cache_slot=sum(slots),
         layers=config.num_hidden_layers,
         heads=getattr(config, "num_attention_heads", 1),
         hidden=table.shape[1],
         vocab=head.weight.shape[0],
         stored_bytes=stored,
+        windowed_slot=sum(slot for slot, kind in zip(slots, kinds, strict=False) if window and kind == SLIDING),
+        window=window,
     )
 
 
-def _cache_slot(model: "PreTrainedModel") -> int:
-    """Count the numbers that one token leaves in the caches of all layers."""
+def _cache_slots(model: "PreTrainedModel") -> list[int]:
+    """Count the numbers that one token leaves in the caches of each layer."""
     from pipeline.model import decoder
 
     if any(parameter.ndim == OF_EXPERTS for parameter in model.parameters()):
@@ -166,4 +174,4 @@ def _cache_slot(model: "PreTrainedModel") -> int:
     except Exception as error:  # of any model's code, which may need numbers and not shapes alone
         what = f"the sizes of {type(model).__name__} are not known before its weights are loaded: {first_line(error)}"
         raise UserError(Problem(what, "model", "build it without a plan: check_size=false")) from error
-    return sum(prod(shape) for layer in shapes for shape in layer)
+    return [sum(map(prod, layer)) for layer in shapes]

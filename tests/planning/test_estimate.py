@@ -62,6 +62,15 @@ def test_sixteen_bits_take_half_of_the_disk() -> None:
     assert half["engine"].disk == pytest.approx(found["engine"].disk / 2, rel=0.01)
 
 
+def test_caches_of_windows() -> None:
+    """Half of the layers hold 512 tokens of 4,096: that takes 9/16 of the memory of whole caches."""
+    sizes = replace(LLAMA, windowed_slot=LLAMA.cache_slot // 2, window=512)
+    whole, narrow = (
+        costs(config("cache.size=4096", f"engine.window_cache={on}"), sizes)["bench"] for on in ("false", "true")
+    )
+    assert whole.steps[1][0] - narrow.steps[1][0] == 7 / 16 * 4096 * LLAMA.cache_slot * 4
+
+
 def test_experts_are_joined_and_put_in_order() -> None:
     """A checkpoint's experts are in memory twice while it is loaded; the engine has its own order of their rows."""
     dense, mixture = (costs(config(), replace(LLAMA, experts=count)) for count in (0, 10**8 * 2))

@@ -13,7 +13,7 @@ from pipeline.core.schema import Model, Source
 from pipeline.model import decoder
 from pipeline.planning.model_sizes import model_sizes
 from tests.support import gguf_files
-from tests.support.architectures import SMALL
+from tests.support.architectures import ARCHITECTURES, SMALL
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
@@ -50,6 +50,16 @@ def test_a_mixture_of_experts() -> None:
     assert sizes.largest == 4 * 2 * 24 * SMALL["hidden_size"]
     assert sizes.experts == SMALL["num_hidden_layers"] * 4 * 3 * 24 * SMALL["hidden_size"]
     assert sizes.cache_slot == 3 * 2 * 2 * 16
+
+
+def test_windows() -> None:
+    """Some layers have one, or all of a model whose configuration names no types of layers."""
+    gemma = model_sizes(random("gemma3_text", **ARCHITECTURES["gemma3_text"]))
+    assert gemma.window == ARCHITECTURES["gemma3_text"]["sliding_window"]
+    assert 0 < gemma.windowed_slot < gemma.cache_slot
+    mistral = model_sizes(random("mistral", **ARCHITECTURES["mistral"]))
+    assert mistral.windowed_slot == mistral.cache_slot
+    assert model_sizes(random("llama")).windowed_slot == 0
 
 
 def test_a_gguf_file(tmp_path: Path) -> None:
