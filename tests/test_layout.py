@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graph": {"core", "model"},
     "quantization": {"core", "text", "graph", "packed"},
     "runtime": {"core", "model"},
+    "generation": {"core", "text", "runtime"},
     "backends/tensorrt": {"core", "graph", "runtime"},
     "backends/onnxruntime": {"core", "graph", "runtime", "backends/tensorrt"},  # ONNX Runtime has a TensorRT provider
     "proof": {"core", "text", "checkpoint", "model", "graph", "runtime", "backends/tensorrt"},
