@@ -19,10 +19,12 @@ def large():
 before = large()
 with memory.use_huge_pages() as moving:
     pass
+moving.start()
 moving.join()
 host = large()
 with memory.use_huge_pages() as moving:
     ours = b"34" * 2**26
+moving.start()
 moving.join()
 assert (theirs, ours) == (b"12" * 2**26, b"34" * 2**26)
 print(before, host, large())
