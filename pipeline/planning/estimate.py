@@ -140,9 +140,15 @@ class Point:
 
     def packed(self, weights: int) -> int:
         """What ONNX Runtime holds of a model's weights, in bytes, once it is loaded on the CPU: all but an embedding
-        that is not the LM head, of which it reads a row for a token. It computes fp16 in fp32, and keeps weights so."""
+        that is not the LM head, of which it reads a row for a token, and experts, which stay in the mapped file. It
+        computes fp16 in fp32, and keeps weights so."""
         lookup = weights * self.sizes.embedding // self.sizes.parameters if self.sizes.head else 0
-        return (weights - lookup) * (1 if self.quantized else FP32 // self.number)
+        return (weights - lookup - self.mapped_experts) * (1 if self.quantized else FP32 // self.number)
+
+    @property
+    def mapped_experts(self) -> int:
+        """The experts' weights that ONNX Runtime reads from the mapped file, those that are chosen: of fp32."""
+        return 0 if self.quantized or self.number != FP32 else self.sizes.experts * FP32
 
     @property
     def activations(self) -> int:
@@ -221,7 +227,8 @@ def _engine(point: Point) -> Cost:
         return Cost(((BUILDER + 2 * point.final, point.final),), disk, disk)
     if point.quantized:  # packed in memory again, from the mapped file
         return Cost(((ENGINE + point.engine, point.final),), disk, disk)
-    loading = ENGINE + point.packed(point.final), max(point.head, point.sizes.largest * point.number)
+    ordered = 2 * point.mapped_experts // 3  # the first product's gate and up, read to put their rows in order
+    loading = ENGINE + point.packed(point.final), max(point.head, point.sizes.largest * point.number, ordered)
     # the weights are those of onnx/, but for experts, whose rows the kernel has in another order
     return Cost((loading,), disk, disk if point.sizes.experts else SMALL)
 
@@ -233,13 +240,15 @@ def _verify(point: Point) -> Cost:
     # PyTorch writes no cache in place; weights that equal the original's are shared with it, others stay mapped
     scores = 3 * point.activations
     program = held + 3 * point.caches(config.axes.batch) + scores, 0 if point.number == FP32 else point.weights
-    graph = held + point.packed(point.weights) + point.caches(config.axes.batch), point.head
+    graph = held + point.packed(point.weights) + point.caches(config.axes.batch), point.head + point.mapped_experts
     steps = [loading, program, graph]
     if config.verify.quality.tokens and config.engine.kind is EngineKind.onnxruntime:
         rows = min(ROWS, -(-config.verify.quality.tokens // config.verify.quality.window))
         # the original's own cache, and a copy of it each time that it grows
         read = 2 * rows * point.sizes.cache_slot * config.verify.quality.window * FP32
-        steps.append((held + point.packed(point.engine) + point.engine_caches(rows) + read + LOGITS, 0))
+        steps.append(
+            (held + point.packed(point.engine) + point.engine_caches(rows) + read + LOGITS, point.mapped_experts)
+        )
     return Cost(tuple(steps))
 
 
@@ -248,7 +257,7 @@ def _bench(point: Point) -> Cost:
         return Cost(((LIBRARIES, point.final),))  # weights and caches are on the GPU
     packed = PLAIN + point.packed(point.engine)
     loading = packed, 0 if point.quantized else point.head
-    running = packed + point.engine_caches(point.config.bench.batch), 0
+    running = packed + point.engine_caches(point.config.bench.batch), point.mapped_experts
     return Cost((loading, running))
 
 

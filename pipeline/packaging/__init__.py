@@ -1,0 +1,1 @@
+"""What a package of a built point holds, and how it is put together."""
