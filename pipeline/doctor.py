@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
+CLIENT = "onnxruntime-genai"  # the extra `clients`
 INSTALL = "pip install --no-deps -r requirements.lock, which lists what was tested"
 
 
@@ -125,6 +126,15 @@ def _onnxruntime(_kind: EngineKind) -> Iterator[Finding]:
         yield Finding("note", "engine=onnxruntime_cuda: this ONNX Runtime has no CUDA provider", fix)
 
 
+def _client(kind: EngineKind) -> Iterator[Finding]:
+    own = _version(CLIENT)
+    if own:
+        yield Finding("ok", f"engine={kind.value}: builds and runs; verify runs it in {CLIENT} {own} too")
+    else:
+        fix = "pip install -e '.[clients]', so that verify runs it there as well"
+        yield Finding("note", f"engine={kind.value}: builds and runs; {CLIENT} is not installed", fix)
+
+
 def _tensorrt(kind: EngineKind) -> Iterator[Finding]:
     from pipeline.runtime import tensorrt_api
 
@@ -185,6 +195,7 @@ def _checkout() -> Iterator[Finding]:
 
 OF_KIND = {
     EngineKind.onnxruntime: _onnxruntime,
+    EngineKind.onnxruntime_client: _client,
     EngineKind.tensorrt: _tensorrt,
     EngineKind.tensorrt_rtx: _tensorrt,
 }

@@ -22,6 +22,7 @@ PACKAGES = {  # key -> the distributions that may provide it, the first one inst
     "onnx": ("onnx",),
     "onnxscript": ("onnxscript",),
     "onnxsim": ("onnxsim",),
+    "onnxruntime_genai": ("onnxruntime-genai",),
     **{kind.value: KINDS[kind].distributions for kind in EngineKind},
 }
 

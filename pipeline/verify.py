@@ -88,7 +88,11 @@ def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, a
     results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}
     cases = catalog(*allowed)
     for case in cases:
-        runs[case.name] = partial(run_case, case, runtime, proof.answers, gates)
+        reason = runtime.inexpressible(case.cached, case.steps)
+        if reason:
+            results[case.name] = Result(not_run=reason)
+        else:
+            runs[case.name] = partial(run_case, case, runtime, proof.answers, gates)
     batches = greedy_batches(proof.prompts, runtime, options.greedy_tokens)
     new = options.greedy_tokens
     if not all_text and len(batches[GREEDY_BATCH]) == len(proof.prompts):
@@ -99,7 +103,8 @@ def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, a
         results[label] = Result()
         with _recorded(results[label]):
             results[label] = run()
-    ran = {size for case in cases if not results[case.name].traceback for size in case.sizes()}
+    done = [case for case in cases if not results[case.name].traceback and not results[case.name].not_run]
+    ran = {size for case in done for size in case.sizes()}
     interface.failures += size_findings(
         {"batch": {batch for batch, _ in ran}, "sequence": {sequence for _, sequence in ran}},
         runtime.profiles.max_sizes(),
@@ -190,7 +195,7 @@ def verify(point: Path, model: Model, options: Verify, only: Collection[str] = (
             unavailable = artifact.why_unavailable()
             if unavailable is not None:
                 found.skipped[artifact.name] = unavailable
-            else:
+            elif artifact.name != layout.CLIENT:  # the engine itself generates all the text
                 runnable.append((artifact.quantized, artifact.max_batch() >= len(prompts), artifact.name))
         if damaged.failures:
             found.results[artifact.name] = {"contract": damaged}

@@ -19,6 +19,7 @@ from pipeline.core import hardware, layout
 from pipeline.core.contract import GraphContract
 from tests.support import common
 from tests.support.architectures import random_model
+from tests.support.clients import engine_for_clients
 from tests.support.points import build_once
 
 # how long an example takes is the machine's affair; the rest is hypothesis' default, on CI its own for CI
@@ -79,6 +80,14 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]
     """A tiny Llama with random weights, built up to its engine: its folder and its contract. Not to be changed."""
     folder = tmp_path_factory.mktemp("tiny")
     return folder, build_once(folder, [])
+
+
+@pytest.fixture(scope="session")
+def client(tiny: tuple[Path, GraphContract], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]:
+    """The tiny Llama with an engine for clients in place of its own. Not to be changed."""
+    folder = Path(shutil.copytree(tiny[0], tmp_path_factory.mktemp("client") / "point", symlinks=True))
+    engine_for_clients(folder)
+    return folder, tiny[1]
 
 
 @pytest.fixture(scope="session")

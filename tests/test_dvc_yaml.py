@@ -25,6 +25,7 @@ KEYS = {  # imported package -> its key in toolchain.json
     "onnx_ir": "onnx",
     "onnxscript": "onnxscript",
     "onnxruntime": "onnxruntime",
+    "onnxruntime_genai": "onnxruntime_genai",
     "gguf": "gguf",
 }
 # used without an import statement: onnxsim is run as a command, TensorRT is imported by name

@@ -24,7 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generation": {"core", "text", "runtime"},
     "packaging": {"core", "text", "checkpoint", "runtime"},
     "backends/tensorrt": {"core", "graph", "runtime"},
-    "backends/onnxruntime": {"core", "graph", "runtime", "backends/tensorrt"},  # ONNX Runtime has a TensorRT provider
+    # ONNX Runtime has a TensorRT provider
+    "backends/onnxruntime": {"core", "text", "graph", "runtime", "backends/tensorrt"},
     "proof": {"core", "text", "checkpoint", "model", "graph", "runtime", "backends/tensorrt"},
 }
 LARGEST = 14  # modules of a folder: more do not show an architecture

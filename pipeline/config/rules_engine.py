@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.config.keys import Rule
 from pipeline.core.errors import Problem
 from pipeline.core.schema import ComputeType, Embedding, Rounding, Weights
-from pipeline.core.tables.engines import PROVIDERS, EngineKind
+from pipeline.core.tables.engines import CPU, ON_ONNXRUNTIME, PROVIDERS, EngineKind
 from pipeline.core.tables.formats import FORMATS
 
 
@@ -52,6 +52,9 @@ def _no_effect(key: str, value: str, weights: Weights, fix: str) -> Problem:
 
 
 def _provider(kind: EngineKind, provider: str, weights: Weights) -> Iterator[Problem]:
+    if kind is EngineKind.onnxruntime_client and provider != CPU:
+        what = f"engine=onnxruntime_client is built for {CPU}, not for {provider}"
+        yield Problem(what, "engine.provider", f"engine.provider={CPU}, or engine=onnxruntime_cuda")
     if kind is EngineKind.onnxruntime and provider not in PROVIDERS:
         what = f"{kind.value} has no provider {provider} here"
         yield Problem(what, "engine.provider", f"choose {' or '.join(PROVIDERS)}")
@@ -71,7 +74,7 @@ def _kernels(kind: EngineKind, targets: Sequence[float], weights: Weights) -> It
     if weights not in FORMATS:
         return
     least = FORMATS[weights].min_capability or 0.0
-    if kind is EngineKind.onnxruntime and not FORMATS[weights].providers:
+    if kind in ON_ONNXRUNTIME and not FORMATS[weights].providers:
         what = f"ONNX Runtime has no kernels for weights of {weights.value}"
         yield Problem(what, "quantize.weights", "engine=tensorrt_rtx, or precision=int8 or int4")
     old = [target for target in targets if target < least]

@@ -11,6 +11,7 @@ from pathlib import Path
 from pipeline.core.tables.dtypes import COMPUTE
 
 LOGITS = "logits"
+TOTAL = "total_sequence"  # the axis of a client's attention_mask: tokens in the cache and new ones
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,22 @@ class GraphContract:
     def logits(self) -> Tensor:
         """The logits among the outputs; their last dimension is the vocabulary."""
         return next(t for t in self.outputs if t.name == LOGITS)
+
+    @property
+    def is_for_clients(self) -> bool:
+        """Whether it is the interface that `for_clients` makes."""
+        return all(tensor.name != "cache_position" for tensor in self.inputs)
+
+    def for_clients(self) -> "GraphContract":
+        """The same model with the inputs that onnxruntime-genai gives: attention_mask [batch, total_sequence], which
+        has ones for a row's tokens in the cache and for its new ones, and no cache_position: that is the first of
+        position_ids."""
+        inputs = tuple(
+            replace(tensor, shape=("batch", TOTAL)) if tensor.name == "attention_mask" else tensor
+            for tensor in self.inputs
+            if tensor.name != "cache_position"
+        )
+        return replace(self, inputs=inputs, unused=tuple(name for name in self.unused if name != "position_ids"))
 
     def narrowed(self, windows: Mapping[str, int], slots: Mapping[str, int]) -> "GraphContract":
         """The contract of an engine whose caches `windows` have only so many `slots`, by cache input."""

@@ -14,6 +14,7 @@ ONNX = "onnx"
 SIMPLIFIED = "simplified"
 QUANTIZED = "quantized"
 ENGINE = "engine"
+CLIENT = "client"  # not a folder: engine/ in onnxruntime-genai
 NETWORK = "network"  # not a folder: the network that TensorRT parsed before it built the engine
 
 PROGRAM = "model.pt2"
@@ -25,6 +26,7 @@ CHANGES = "simplify.json"
 QUANTIZATION = "quantize.json"
 PLAN = "model.plan"  # TensorRT's engine
 ENGINE_INFO = "engine.json"
+GENAI_CONFIG = "genai_config.json"  # of an engine for clients
 VERIFY = "verify.json"
 ACCURACY = "accuracy.json"
 BENCH = "bench.json"

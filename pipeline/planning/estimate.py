@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from pipeline.core.schema import EngineKind, Logits, Rounding, Source
+from pipeline.core.schema import Logits, Rounding, Source
 from pipeline.core.tables.dtypes import COMPUTE
+from pipeline.core.tables.engines import ON_ONNXRUNTIME
 from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.planning.model_sizes import ModelSizes
 
@@ -222,7 +223,7 @@ def _quantize(point: Point) -> Cost:
 
 def _engine(point: Point) -> Cost:
     disk = point.engine + SMALL
-    if point.config.engine.kind is not EngineKind.onnxruntime:
+    if point.config.engine.kind not in ON_ONNXRUNTIME:
         # with copies of the weights, as benchmarks/tensorrt_plans.md shows
         return Cost(((BUILDER + 2 * point.final, point.final),), disk, disk)
     if point.quantized:  # packed in memory again, from the mapped file
@@ -242,7 +243,7 @@ def _verify(point: Point) -> Cost:
     program = held + 3 * point.caches(config.axes.batch) + scores, 0 if point.number == FP32 else point.weights
     graph = held + point.packed(point.weights) + point.caches(config.axes.batch), point.head + point.mapped_experts
     steps = [loading, program, graph]
-    if config.verify.quality.tokens and config.engine.kind is EngineKind.onnxruntime:
+    if config.verify.quality.tokens and config.engine.kind in ON_ONNXRUNTIME:
         rows = min(ROWS, -(-config.verify.quality.tokens // config.verify.quality.window))
         # the original's own cache, and a copy of it each time that it grows
         read = 2 * rows * point.sizes.cache_slot * config.verify.quality.window * FP32
@@ -253,7 +254,7 @@ def _verify(point: Point) -> Cost:
 
 
 def _bench(point: Point) -> Cost:
-    if point.config.engine.kind is not EngineKind.onnxruntime:
+    if point.config.engine.kind not in ON_ONNXRUNTIME:
         return Cost(((LIBRARIES, point.final),))  # weights and caches are on the GPU
     packed = PLAIN + point.packed(point.engine)
     loading = packed, 0 if point.quantized else point.head

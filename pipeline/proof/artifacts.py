@@ -19,11 +19,12 @@ from pipeline.core.tables.formats import FORMATS, Weights
 from pipeline.model import pt2
 from pipeline.proof.interface import interface_findings, onnx_findings, program_findings, window_findings
 from pipeline.proof.reference import Reference
-from pipeline.runtime import engine_info, tensorrt
+from pipeline.runtime import engine_info, genai, tensorrt
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.open import open_engine, why_unavailable
 from pipeline.runtime.session import Runtime
 from pipeline.runtime.torch import Torch
+from pipeline.text.stop_tokens import stop_tokens
 
 
 @dataclass
@@ -146,15 +147,36 @@ class Engine(Artifact):
         own = engine_info.read(path.parent).contract
         slots = {cache.name: int(cache.shape[2]) for cache in own.caches if cache.name in own.windows}
         want = self.contract.narrowed(own.windows, slots)
+        if own.is_for_clients:
+            want = want.for_clients()
         return interface_findings(model, want) + window_findings(model, want)
 
     def open(self, reference: Reference | None = None) -> Runtime:
         return open_engine(self.point / self.name)
 
 
+class Client(Artifact):
+    """engine/ in onnxruntime-genai, where it was built for clients."""
+
+    def why_unavailable(self) -> str | None:
+        return genai.why_unavailable()
+
+    def findings(self) -> list[str]:
+        folder = self.point / layout.ENGINE
+        stated = json.loads((folder / layout.GENAI_CONFIG).read_text(encoding="utf-8"))["model"]
+        vocab = int(self.contract.logits.shape[2])
+        stop = sorted(
+            token for token in stop_tokens(folder) if token < vocab
+        )  # cases run with another one, so that no row ends
+        return [] if stated["eos_token_id"] == stop else [f"it ends at {stated['eos_token_id']}, the model at {stop}"]
+
+    def open(self, reference: Reference | None = None) -> Runtime:
+        return genai.Genai(self.point / layout.ENGINE)
+
+
 def artifacts(point: Path, contract: GraphContract) -> Iterator[Artifact]:
-    """A point's artifacts in the order of the stages. quantized/ holds a model only where weights were quantized, and
-    only TensorRT's plans have a network."""
+    """A point's artifacts in the order of the stages. quantized/ holds a model only where weights were quantized, only
+    TensorRT's plans have a network, and only engines for clients run in one."""
     yield Program(point, contract, layout.WRAPPED)
     yield Graph(point, contract, layout.ONNX)
     yield Graph(point, contract, layout.SIMPLIFIED)
@@ -164,3 +186,5 @@ def artifacts(point: Path, contract: GraphContract) -> Iterator[Artifact]:
     if (point / layout.ENGINE / layout.PLAN).exists():
         yield Network(point, contract, layout.NETWORK, quantized)
     yield Engine(point, contract, layout.ENGINE, quantized)
+    if (point / layout.ENGINE / layout.GENAI_CONFIG).exists():
+        yield Client(point, contract, layout.CLIENT, quantized)

@@ -126,6 +126,20 @@ def run_case(case: Case, runtime: Runtime, answers: ReferenceAnswers, limits: Li
     """Run the steps of a case; compare logits at every step, and the whole cache at the end."""
     session = runtime.session(case.batch)
     rows = [answers.row(case, r) for r in range(case.batch)]
+    if session.shows_caches:
+        _fill_caches(session, rows)
+    session.lengths[:] = case.cached
+    result = Result()
+    judge = Judge(case, answers, limits, result)
+    _compare_logits(case, session, rows, answers.every_position, judge)
+    if session.shows_caches:
+        _compare_caches(case, session, rows, judge)
+    judge.conclude()
+    return result
+
+
+def _fill_caches(session: Session, rows: list[Row]) -> None:
+    """Put each row's cached slots into the caches, and a sentinel into the others."""
     caches = session.read_caches()
     for i, cache in enumerate(caches):
         cache[...] = SENTINEL
@@ -134,13 +148,6 @@ def run_case(case: Case, runtime: Runtime, answers: ReferenceAnswers, limits: Li
                 first = session.contract.dropped(session.contract.caches[i], row.used)
                 cache[r, :, : row.used - first] = row.cached_slots(i)[:, first:]
     session.write_caches(caches)
-    session.lengths[:] = case.cached
-    result = Result()
-    judge = Judge(case, answers, limits, result)
-    _compare_logits(case, session, rows, answers.every_position, judge)
-    _compare_caches(case, session, rows, judge)
-    judge.conclude()
-    return result
 
 
 class Judge:
@@ -181,6 +188,8 @@ class Judge:
     def conclude(self) -> None:
         """Write figures and failures into the result."""
         for metric in COMPARISONS:
+            if not self.found[metric.name]:
+                continue  # caches that cannot be seen
             value, where = metric.worst(self.found[metric.name])
             self.result.record(metric.name, value)
             if not math.isfinite(value):

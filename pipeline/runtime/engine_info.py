@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from pipeline.core.contract import LOGITS, GraphContract
+from pipeline.core.contract import LOGITS, TOTAL, GraphContract
 from pipeline.core.errors import Problem, UserError, one_line
 from pipeline.core.files import readable, write_json
 from pipeline.core.layout import ENGINE_INFO
@@ -124,7 +124,7 @@ def _contract(raw: dict[str, Any]) -> GraphContract:
     if LOGITS not in outputs:
         raise ValueError(f"there is no output {LOGITS}")
     for tensor in (*contract.inputs, *contract.outputs):
-        if not isinstance(tensor.dtype, str) or not all(type(d) is int or d in AXES for d in tensor.shape):
+        if not isinstance(tensor.dtype, str) or not all(type(d) is int or d in (*AXES, TOTAL) for d in tensor.shape):
             raise ValueError(f"tensor {tensor.name} is {tensor.dtype} of shape {list(tensor.shape)}")
     if not contract.aliases or not set(contract.aliases) <= outputs or not set(contract.aliases.values()) <= inputs:
         raise ValueError("aliases names tensors that are not there")

@@ -129,10 +129,15 @@ class OnnxRuntime(Runtime):
 
 def open_engine(folder: Path, info: EngineInfo, threads: int | None) -> OnnxRuntime:
     """Load the engine in `folder`. Raises UserError when it needs a later version or a provider that is not here."""
+    return load(OnnxRuntime, folder, info, threads)
+
+
+def load(form: type[OnnxRuntime], folder: Path, info: EngineInfo, threads: int | None) -> OnnxRuntime:
+    """See open_engine; `form`: the class, which decides on the sessions."""
     problem = too_old(folder, info, ort.__version__)
     if problem is not None:
         raise UserError(problem)
-    return OnnxRuntime(
+    return form(
         folder / KINDS[info.kind].model,
         info.contract,
         info.profiles,

@@ -28,10 +28,12 @@ class Session(ABC):
     slots where it keeps a window only: slot i holds the row's token contract.dropped(tensor, lengths[r]) + i. Where the
     caches are on a GPU these are copies, which `read_caches` updates; `write_caches` puts others in their place.
     `chunk`: the largest number of tokens of a row that are run at once, a longer step is run in several chunks; None:
-    as many as the engine was built for.
+    as many as the engine was built for. `shows_caches`: whether `caches`, `read_caches` and `write_caches` are those
+    that the model reads; they are not where another library keeps them.
     """
 
     chunk: int | None = None
+    shows_caches = True
 
     def __init__(self, contract: GraphContract, profiles: Profiles, batch: int) -> None:
         refused = _refusal(profiles, batch=batch)
@@ -224,6 +226,11 @@ class Runtime(ABC):
 
     def finish_loading(self) -> None:  # noqa: B027  # most have nothing to wait for
         """Wait for what goes on behind the first steps: for measurements, as they take longer meanwhile."""
+
+    def inexpressible(self, cached: Sequence[int], steps: Sequence[Sequence[int]]) -> str:
+        """Why rows with so many tokens in their caches, and these numbers of new ones in each step, cannot be given to
+        it by any session; empty when they can. Profiles and cache size are checked elsewhere."""
+        return ""
 
     def widened(self, rows: int) -> "Runtime":
         """The same model for batches of up to `rows`, where it can run more than its profiles say; else itself."""

@@ -52,6 +52,8 @@ WRONG = [
         "model.architecture",
         "hub accepts id, revision, trust_remote_code",
     ),
+    (["engine=onnxruntime_client", "engine.provider=CUDAExecutionProvider"], "engine.provider", "is built for CPU"),
+    (["engine=onnxruntime_client", "engine.lower=true"], "engine.lower", "no effect with engine.kind=onnxruntime_cl"),
     (["engine=tensorrt_rtx", "engine.workspace_gb=0"], "engine.workspace_gb", "above 0"),
     (["point=a.b"], "point", "letters, digits, _ and -"),
     (["cache.size=500", "verify.quality.tokens=0"], "axes.sequence", "axes.sequence=500 at most"),

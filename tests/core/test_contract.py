@@ -32,6 +32,18 @@ def test_logits_at_every_position() -> None:
     assert every.logits.sized(batch=2, sequence=5) == (2, 5, 512)
 
 
+def test_the_inputs_of_clients() -> None:
+    """A mask over all slots in use, and no cache_position, which their position_ids give."""
+    contract = replace(CONTRACT, unused=("position_ids",))
+    other = contract.for_clients()
+    assert [tensor.name for tensor in other.inputs[:4]] == [
+        "input_ids", "attention_mask", "position_ids", "past_key_values.0.key"
+    ]  # fmt: skip
+    assert other.inputs[1].shape == ("batch", "total_sequence")
+    assert (other.outputs, other.aliases, other.unused) == (contract.outputs, contract.aliases, ())
+    assert (contract.is_for_clients, other.is_for_clients) == (False, True)
+
+
 def test_a_shape_in_numbers() -> None:
     """Every axis of it must be given."""
     assert CONTRACT.caches[0].sized(batch=3) == (3, *KEY)

@@ -45,10 +45,14 @@ def names(point: Path, contract: GraphContract) -> list[tuple[str, bool]]:
 
 
 def test_the_artifacts_of_a_point(tiny_copy: Callable[[], Path], tiny: tuple[Path, GraphContract]) -> None:
-    """In the order of the stages; quantized/ where it holds a model, the network where there is a plan."""
+    """In the order of the stages; quantized/ where it holds a model, the network where there is a plan, the client
+    where the engine is for one."""
     point, contract = tiny_copy(), tiny[1]
     plain = [(name, False) for name in (layout.WRAPPED, layout.ONNX, layout.SIMPLIFIED)]
     assert names(point, contract) == [*plain, (layout.ENGINE, False)]
+    (point / layout.ENGINE / layout.GENAI_CONFIG).touch()
+    assert names(point, contract) == [*plain, (layout.ENGINE, False), (layout.CLIENT, False)]
+    (point / layout.ENGINE / layout.GENAI_CONFIG).unlink()
     (point / layout.QUANTIZED / layout.MODEL).touch()
     (point / layout.ENGINE / layout.PLAN).touch()
     quantized = [(name, True) for name in (layout.QUANTIZED, layout.NETWORK, layout.ENGINE)]

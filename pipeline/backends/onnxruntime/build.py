@@ -2,7 +2,8 @@
 
 For the CPU the graph is lowered to ONNX Runtime's own operators, for CUDA all but attention: there the standard one
 reads the used part of the cache (flash attention, 16 bits), while GroupQueryAttention's CUDA kernel does not support
-ragged chunks. For the TensorRT provider it stays standard, with masks instead of attention's lengths.
+ragged chunks. For clients (engine=onnxruntime_client) the lowered graph gets their inputs, and genai_config.json is
+beside it. For the TensorRT provider it stays standard, with masks instead of attention's lengths.
 """
 
 import shutil
@@ -11,6 +12,8 @@ from pathlib import Path
 import onnx_ir as ir
 import onnxruntime
 
+from pipeline.backends.onnxruntime import genai_config
+from pipeline.backends.onnxruntime.client import QUERY_LENGTHS, to_clients
 from pipeline.backends.onnxruntime.lower import lower
 from pipeline.backends.tensorrt import prepare
 from pipeline.core import layout
@@ -18,23 +21,22 @@ from pipeline.core.contract import GraphContract
 from pipeline.core.errors import Problem, UserError, first_line
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Engine
-from pipeline.core.tables.engines import CPU, TENSORRT
+from pipeline.core.tables.engines import CPU, TENSORRT, EngineKind
 from pipeline.graph import onnx_file
 from pipeline.graph.editor import dimension
 from pipeline.runtime import engine_info
 from pipeline.runtime.open import open_engine, why_unavailable
 
 OWN_WEIGHTS = {"MatMulNBits", "MoE", "QMoE"}  # operators that read weights in an order of their own
-QUERY_LENGTHS = 16  # the input of GroupQueryAttention that makes ragged chunks right; older versions have 16 inputs
 
 
 def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContract, out: Path) -> None:
     """Write model and engine.json to `out` and load them once, so that an engine that does not load fails here; an
     engine for a GPU is loaded only on a machine with one."""
-    lowered = onnx_file.load(model)
+    lowered, for_clients = onnx_file.load(model), engine.kind is EngineKind.onnxruntime_client
     if engine.provider == TENSORRT:
         prepare.prepare(lowered, lengths=False)  # its parser drops the lengths of attention
-    elif engine.lower:
+    elif engine.lower or for_clients:
         windows = lower(
             lowered,
             int8_activations=engine.int8_activations,
@@ -45,6 +47,9 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
         contract = contract.narrowed(windows, slots)
         if engine.window_cache and not windows:
             print(f"engine.window_cache has no effect: no layer's window is shorter than {contract.cache_size} tokens")
+    if for_clients:
+        contract = to_clients(lowered, contract)
+        genai_config.write(out, contract, engine.threads)
     if any(node.op_type in OWN_WEIGHTS for node in lowered.graph):
         onnx_file.save(lowered, out)
     else:  # the same bytes as before, which DVC's cache then stores once
@@ -59,7 +64,7 @@ def build(model: Path, engine: Engine, profiles: Profiles, contract: GraphContra
         provider_options=shapes(profiles, contract) if engine.provider == TENSORRT else {},
         optimization=engine.optimization.value,
         threads=engine.threads,
-        lower=engine.lower,
+        lower=engine.lower or for_clients,
         int8_activations=engine.int8_activations,
         onnxruntime=onnxruntime.__version__,
         needs=needed(lowered),

@@ -18,6 +18,7 @@ class EngineKind(Enum):
     """Who runs the engine."""
 
     onnxruntime = "onnxruntime"
+    onnxruntime_client = "onnxruntime_client"
     tensorrt = "tensorrt"
     tensorrt_rtx = "tensorrt_rtx"
 
@@ -40,6 +41,15 @@ class Kind:
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 PROVIDERS = (CPU, CUDA, TENSORRT)  # of ONNX Runtime
+ON_ONNXRUNTIME = (EngineKind.onnxruntime, EngineKind.onnxruntime_client)
+ONNXRUNTIME_KEYS: dict[str, type] = {
+    "provider": str,
+    "provider_options": dict,
+    "optimization": str,
+    "threads": int,
+    "onnxruntime": str,
+    "needs": str,
+}
 PLAN_KEYS: dict[str, type] = {"version": str, "targets": list}
 
 KINDS: dict[EngineKind, Kind] = {
@@ -49,14 +59,16 @@ KINDS: dict[EngineKind, Kind] = {
         runtime="pipeline.runtime.onnxruntime",
         model=layout.MODEL,
         config_keys=("provider", "lower", "int8_activations", "window_cache", "optimization", "threads"),
-        info_keys={
-            "provider": str,
-            "provider_options": dict,
-            "optimization": str,
-            "threads": int,
-            "onnxruntime": str,
-            "needs": str,
-        },
+        info_keys=ONNXRUNTIME_KEYS,
+        distributions=("onnxruntime", "onnxruntime-gpu"),
+    ),
+    EngineKind.onnxruntime_client: Kind(
+        product="ONNX Runtime",
+        builder="pipeline.backends.onnxruntime.build",
+        runtime="pipeline.runtime.onnxruntime_client",
+        model=layout.MODEL,
+        config_keys=("provider", "int8_activations", "optimization", "threads"),
+        info_keys=ONNXRUNTIME_KEYS,
         distributions=("onnxruntime", "onnxruntime-gpu"),
     ),
     EngineKind.tensorrt: Kind(
