@@ -225,6 +225,9 @@ class Runtime(ABC):
     def session(self, batch: int) -> Session:
         """Make a session with a cache of `batch` rows. Raises UserError when no profile takes so many."""
 
+    def finish_loading(self) -> None:  # noqa: B027  # most have nothing to wait for
+        """Wait for what goes on behind the first steps: for measurements, as they take longer meanwhile."""
+
     def inexpressible(self, cached: Sequence[int], steps: Sequence[Sequence[int]]) -> str:
         """Why rows with so many tokens in their caches, and these numbers of new ones in each step, cannot be given to
         it by any session; empty when they can. Profiles and cache size are checked elsewhere."""
