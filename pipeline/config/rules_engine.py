@@ -96,7 +96,9 @@ def _cache(dtype: CacheType, kind: EngineKind, provider: str, compute: ComputeTy
     if dtype is CacheType.auto:
         return
     given = f"cache.dtype={dtype.value}"
-    if kind is not EngineKind.onnxruntime:
+    if kind is EngineKind.onnxruntime_client:
+        yield Problem(f"{given}: clients make caches of floats", "cache.dtype", "cache.dtype=auto")
+    elif kind is not EngineKind.onnxruntime:
         what = f"{given}: the cache update of {KINDS[kind].product} takes floats only"
         yield Problem(what, "cache.dtype", "cache.dtype=auto, or engine=onnxruntime_cpu")
     elif provider in PROVIDERS[1:]:

@@ -28,10 +28,6 @@ class ClientSession(OnnxRuntimeSession):
     """See Session. Several new tokens of several rows, after a cache that is not empty, are run row by row: the graph
     takes them for one row only."""
 
-    def __init__(self, runtime: ClientRuntime, batch: int) -> None:
-        super().__init__(runtime, batch)
-        self._runtime = runtime
-
     @cached_property
     def _rows(self) -> list["ClientSession"]:
         """A session for each row, over this session's caches."""
