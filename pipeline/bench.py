@@ -31,6 +31,7 @@ class Run:
 
 def measure(runtime: Runtime, options: Bench) -> list[Run]:
     """Time bench.repeats runs of one session, after a short one to warm up."""
+    runtime.finish_loading()
     session = runtime.session(options.batch)
     vocab = int(runtime.contract.logits.shape[2])
     prompts = np.random.default_rng(0).integers(0, vocab, (options.batch, options.prompt)).tolist()

@@ -34,7 +34,7 @@ def build(wrapped: Path, model: Path, engine: Engine, profile: Profile, out: Pat
     for file in wrapped.iterdir():
         if file.name not in ONLY_WRAPPED:
             shutil.copy2(file, out / file.name)
-    contract = GraphContract.load(wrapped / layout.CONTRACT)
+    contract = GraphContract.load(layout.contract(wrapped, model))
     profiles = Profiles.from_config(profile)
     builder = cast(BuilderModule, import_module(KINDS[engine.kind].builder))  # no kind's packages for another
     builder.build(model, engine, profiles, contract, out)

@@ -1,9 +1,10 @@
-"""Stage quantize: simplified/ -> quantized/, the same graph with weights of 8 or 4 bits, in standard operators.
+"""Stage quantize: simplified/ -> quantized/, the same graph with weights and cache of few bits, in standard operators.
 
 Which weights: pipeline.quantization.find. Their numbers: grids and gptq, or the checkpoint's own, checkpoint_rows.
 The formats: pipeline.core.tables.formats. Weights are read one at a time from the data file; quantized ones stay in
 memory, and with GPTQ the Hessians of the layers' inputs, three quarters of the weights' bytes.
-With quantize.weights=none quantized/ holds the report alone, and the engine is made of simplified/.
+The cache: pipeline.quantization.caches; quantized/ then has a contract of its own, with the cache's scales.
+Where neither is quantized, quantized/ holds the report alone, and the engine is made of simplified/.
 """
 
 import functools
@@ -23,10 +24,10 @@ from pipeline.core.arrays import Floats
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import Problem, UserError
 from pipeline.core.files import atomic_folder, write_json
-from pipeline.core.schema import Calibration, Quantize, Rounding, section
+from pipeline.core.schema import Cache, Calibration, Quantize, Rounding, section
 from pipeline.core.tables.formats import FORMATS, Format, Weights
 from pipeline.graph import onnx_file
-from pipeline.quantization import grids
+from pipeline.quantization import caches, grids
 from pipeline.quantization.checkpoint_rows import CheckpointRows, of_checkpoint
 from pipeline.quantization.find import Weight, find
 from pipeline.quantization.gptq import gptq, inverse_hessian_cholesky
@@ -248,6 +249,22 @@ def hessians(options: Calibration, names: set[str]) -> dict[str, Floats]:
     return calibration.hessians(Path(layout.SIMPLIFIED), contract, names, windows)
 
 
+def quantize_cache(model: ir.Model, options: Calibration, bits: int) -> GraphContract:
+    """Quantize the cache of a point's model in place, in the point's folder; return its contract."""
+    from pipeline.quantization import calibration  # as above
+
+    contract = GraphContract.load(Path(layout.WRAPPED, layout.CONTRACT))
+    simplified = onnx_file.load(Path(layout.SIMPLIFIED))
+    writes = caches.writes(simplified, [cache.name for cache in contract.caches])
+    windows = calibration.windows(Path(), options, contract)
+    print(f"calibration: {sum(map(len, windows))} tokens, keys and values of {len(writes) // 2} layers")
+    updates = {name: str(node.inputs[1].name) for name, node in writes.items() if node.inputs[1] is not None}
+    found = calibration.extents(Path(layout.SIMPLIFIED), contract, updates, windows)
+    scales = {name: caches.scales(each.largest, np.concatenate(each.sample), bits) for name, each in found.items()}
+    caches.quantize(model, scales, bits)
+    return contract.quantized(bits, {name: scale.tolist() for name, scale in scales.items()})
+
+
 def summary(options: Quantize, reports: list[WeightReport]) -> dict[str, Any]:
     """The content of quantize.json."""
     totals = {name: sum(getattr(r, name) for r in reports) for name in ("bytes_before", "bytes_after")}
@@ -256,15 +273,18 @@ def summary(options: Quantize, reports: list[WeightReport]) -> dict[str, Any]:
 
 def main() -> None:
     """Run the stage in a point's folder."""
-    options = section(Quantize)
+    options, bits = section(Quantize), section(Cache).dtype.bits
     with atomic_folder(Path(layout.QUANTIZED)) as out:
         reports: list[WeightReport] = []
+        model = onnx_file.load(Path(layout.SIMPLIFIED))
         if options.weights is not Weights.none:
-            model = onnx_file.load(Path(layout.SIMPLIFIED))
             logits = model.graph.outputs[0].dtype
             assert logits is not None
             rows = own_rows_of(Path(layout.CHECKPOINT), logits.numpy()) if options.gguf_blocks else lambda: None
             reports = quantize(model, Quantizer(options, rows, partial(hessians, options.calibration)))
+        if bits:
+            quantize_cache(model, options.calibration, bits).save(out / layout.CONTRACT)
+        if options.weights is not Weights.none or bits:
             onnx_file.save(model, out)
         totals = summary(options, reports)
         write_json(out / layout.QUANTIZATION, totals)

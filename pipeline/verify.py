@@ -1,8 +1,8 @@
 """Stage verify: compare every artifact with the original model in fp32; fail when a gate is missed.
 
-verify.json: {"passed", "gates", "quantized_gates", "headroom", "quality", "notes": warnings of stage wrap, "skipped":
-{artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}. An
-artifact that cannot run here is only inspected.
+verify.json: {"passed", "gates", "quantized_gates", "cache_gates", "headroom", "quality", "notes": warnings of stage
+wrap, "skipped": {artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was
+not run}}}. An artifact that cannot run here is only inspected.
 accuracy.json: the worst value of each figure of each artifact, for `dvc metrics`.
 
 All artifacts run all cases. When several hold the same weights, only the last one generates all the greedy text. The
@@ -37,7 +37,7 @@ from pipeline.proof.compare import ReferenceAnswers, run_case, run_greedy
 from pipeline.proof.interface import size_findings
 from pipeline.proof.metrics import METRICS
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import GATES, QUALITY, Result, for_json, limits
+from pipeline.proof.results import GATES, QUALITY, Result, for_json, limits, with_cache
 from pipeline.runtime.session import Runtime
 from pipeline.text import texts
 from pipeline.text.tokens import load_tokenizer
@@ -83,7 +83,8 @@ def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, a
         return results
     runs: dict[str, Callable[[], Result]] = {}
     options, contract = proof.options, artifact.contract
-    gates = {**limits(*gates_of(artifact, options)), **limits(options.quality, QUALITY)}
+    gates = limits(*gates_of(artifact, options)) | limits(options.quality, QUALITY)
+    gates = with_cache(gates, contract, options.cache_gates)
     allowed = runtime.profiles, contract.cache_size, contract.limits
     results |= {name: Result(not_run=reason) for name, reason in not_run(*allowed).items()}
     cases = catalog(*allowed)
@@ -115,7 +116,7 @@ def verify_artifact(artifact: Artifact, proof: Proof, unavailable: str | None, a
         with _recorded(results["quality"]):
             carried = quality.carried_over(artifact.point)
             given = proof.answers.reference, proof.windows, options.quality
-            results["quality"] = quality.measure(artifact.open_beside(), *given, carried)
+            results["quality"] = quality.measure(artifact.open_beside(), *given, carried, options.cache_gates)
     return results
 
 
@@ -278,6 +279,7 @@ def main() -> None:
         "passed": not missed,
         "gates": asdict(options.gates),
         "quantized_gates": asdict(options.quantized_gates),
+        "cache_gates": asdict(options.cache_gates),
         "headroom": options.headroom,
         "quality": asdict(options.quality),
         "notes": json.loads((Path(layout.WRAPPED) / layout.NOTES).read_text(encoding="utf-8")),

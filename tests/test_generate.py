@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -17,10 +18,14 @@ from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Model, section
 from pipeline.generate import Generator, parse
+from pipeline.generation.lookup import Lookup
+from pipeline.generation.prompts import Prompt
 from pipeline.proof.reference import Reference
-from pipeline.text import tokens
+from pipeline.runtime.session import Session
 from pipeline.text.sampling import Sampling
-from tests.support.points import ROOT, build
+from pipeline.text.tokenizer import TransformersTokenizer
+from tests.support import gguf_files
+from tests.support.points import ROOT, build, build_once
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], [11, 12], [13, 14, 15, 16]]
 
@@ -125,9 +130,15 @@ def test_arguments_are_taken_as_they_stand() -> None:
         "top_k": 0,
         "top_p": 0.5,
         "seed": 0,
+        "batch": None,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "stop": [],
     }
     assert parse(["p", "x"]).chat is None
     assert parse(["p", "x", "--chat"]).chat is True
+    assert parse(["p", "x", "--stop", "a", "--stop=b"]).stop == ["a", "b"]
+    assert parse(["p", "--batch", "f"]).batch == "f"
 
 
 def test_all_wrong_arguments_are_named_at_once() -> None:
@@ -135,6 +146,8 @@ def test_all_wrong_arguments_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
         parse(["--colour=red", "--top-k", "many", "p"])
     assert [p.where for p in caught.value.problems] == ["--top-k", "--colour=red", "PROMPT"]
+    with pytest.raises(UserError, match="unexpected argument 'x'"):
+        parse(["p", "x", "--batch=f"])
 
 
 def test_a_missing_engine_says_how_to_get_one(tmp_path: Path) -> None:
@@ -183,23 +196,119 @@ def test_a_tokenizer_without_a_rust_backend(of_bytes: Path) -> None:
     """Text comes out, stopped by every end token of the checkpoint."""
     assert json.loads((of_bytes / "generation_config.json").read_text())["eos_token_id"] == [1, 7, 9, 11]
     generator = Generator.load(of_bytes)
-    assert generator.tokenizer is not None
+    assert isinstance(generator.tokenizer, TransformersTokenizer)
     assert generator.stop == {1, 7, 9, 11}
     generator.stop = frozenset()
-    ids = [token for (token,) in generator.tokens([encoded(generator, "naïve")], 20) if token is not None]
+    ids = [token for (token,) in generator.tokens([generator.tokenizer.encode("naïve")], 20) if token is not None]
     text = "".join(generator.stream("naïve", 20, chat=False))
-    assert text == generator.tokenizer.decode(ids, skip_special_tokens=True)
-
-
-def encoded(generator: Generator, text: str) -> list[int]:
-    """Tokens of a prompt."""
-    assert generator.tokenizer is not None
-    return tokens.encode(generator.tokenizer, text, chat=False, system=None)
+    assert text == generator.tokenizer.decode(ids)
 
 
 def test_several_templates_reach_the_engine(of_bytes: Path) -> None:
     """As one file each they would be a folder, which the engine stage does not copy."""
-    again = tokens.load_tokenizer(of_bytes)
-    assert again is not None
-    assert set(again.chat_template) == {"default", "tool_use"}
-    assert again.decode(tokens.encode(again, "ab", chat=True, system=None), skip_special_tokens=True) == "ab!"
+    tokenizer = Generator.load(of_bytes).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.templates.keys() == {"default", "tool_use"}
+    assert tokenizer.decode(tokenizer.encode_prompt("ab", chat=True, system=None)) == "ab!"
+
+
+def test_answers_are_those_of_single_prompts(of_bytes: Path) -> None:
+    """Texts and chats of a file, more than the engine takes rows, in order; stop strings and limits."""
+    generator = Generator.load(of_bytes)
+    generator.stop = frozenset()
+    texts = ["naïve", "a", "the end of it", "b", "c", "d"]
+    prompts = [Prompt(f"f:{n}", text) for n, text in enumerate(texts)]
+    chat = Prompt("f:6", None, ({"role": "user", "content": "é"},))
+    alone = ["".join(generator.stream(text, 9, chat=False)) for text in texts]
+    found = list(generator.answers([*prompts, chat], 9, chat=False))
+    assert [answer.text for answer in found] == [*alone, "".join(generator.stream("é", 9))]
+    assert {(answer.tokens, answer.finish) for answer in found} == {(9, "length")}
+    stop = alone[0][1:3]
+    assert stop
+    (cut,) = generator.answers(prompts[:1], 9, chat=False, stop=[stop])
+    assert cut.finish == "stop"
+    assert cut.text == "".join(generator.stream("naïve", 9, chat=False, stop=[stop])) == alone[0][: alone[0].find(stop)]
+
+
+def test_every_wrong_prompt_of_a_batch_is_named(of_bytes: Path) -> None:
+    """By its line, before anything runs."""
+    generator = Generator.load(of_bytes)
+    prompts = [Prompt("f:1", "x" * 100), Prompt("f:2", "x"), Prompt("f:3", "x" * 200)]
+    with pytest.raises(UserError) as caught:
+        generator.answers(prompts, 4, Sampling(-1), chat=False)
+    assert [problem.where for problem in caught.value.problems] == ["temperature", "f:1", "f:3"]
+    with pytest.raises(UserError, match="stop string is empty"):
+        generator.answers(prompts[1:2], 4, stop=[""])
+
+
+def test_a_batch_as_a_command(of_bytes: Path) -> None:
+    """JSON lines on stdout, in the order of stdin's lines; the progress on stderr."""
+    folder = of_bytes.parent.parent / "artifacts"
+    folder.mkdir()
+    (folder / "p").symlink_to(of_bytes.parent)
+    command = [sys.executable, "-m", "pipeline.generate", "p", "--batch", "-", "--no-chat", "--max-new-tokens", "3"]
+    lines = 'ab\n{"prompt": "c"}\n'
+    done = subprocess.run(
+        command,
+        cwd=folder.parent, env={"PYTHONPATH": str(ROOT)}, input=lines, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert [json.loads(line).keys() for line in done.stdout.splitlines()] == [{"text", "tokens", "finish"}] * 2
+    assert "generate: " in done.stderr
+
+
+def test_guesses_change_no_token(tmp_path: Path) -> None:
+    """Greedy text of an engine with all logits, up to the last slot: the same tokens, whatever is guessed. Guesses are
+    the next tokens, as many as asked for or fewer, and wrong from some token on. They take fewer steps, and do not hide
+    a stop token."""
+    build_once(tmp_path, ["wrap.logits=all"])
+    generator = Generator.load(tmp_path / layout.ENGINE)
+    generator.stop = frozenset()
+    rng = np.random.default_rng(0)
+    for length in (1, 4, 20, 40):
+        prompt = rng.integers(0, 512, length).tolist()
+        new = 65 - length
+        generator.lookup = False
+        (want,) = rows(generator, [prompt], new)
+        generator.lookup = True
+        assert rows(generator, [prompt], new) == [want]
+
+        def guess(lookup: Lookup, limit: int, answer: list[int] = want, skip: int = length) -> list[int]:
+            start = len(lookup._tokens) - skip
+            guessed = answer[start : start + min(limit, int(rng.integers(0, 9)))]
+            wrong = int(rng.integers(0, 12))
+            return [token if n < wrong else (token + 1) % 512 for n, token in enumerate(guessed)]
+
+        with (
+            patch.object(Lookup, "guess", guess),
+            patch.object(Session, "step", autospec=True, side_effect=Session.step) as step,
+        ):
+            assert rows(generator, [prompt], new) == [want]
+            assert step.call_count < new * 0.7
+            generator.stop = frozenset({want[10]})
+            assert rows(generator, [prompt], new) == [want[: want.index(want[10])]]
+            generator.stop = frozenset()
+
+
+def test_neither_torch_nor_transformers_is_imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A token of an engine with text, and a bench of it, in a process of their own: importing both takes longer than
+    a small model takes to load and answer."""
+    folder = tmp_path_factory.mktemp("gguf")
+    file = gguf_files.write(folder / "a.gguf", {"tokenizer.ggml.pre": "llama-bpe"})
+    build(folder / "point", [], model={"source": "gguf", "path": str(file)})
+    script = """
+import sys
+from pathlib import Path
+from pipeline.bench import measure
+from pipeline.core.schema import Bench, section
+from pipeline.generate import Generator
+generator = Generator.load(Path("engine"))
+assert list(generator.tokens([generator.tokenizer.encode("the end")], 1))
+generator.stream("the end", 1, chat=False)
+assert measure(generator.runtime, section(Bench, Path()))
+print(sorted({"torch", "transformers", "onnx", "huggingface_hub"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(
+        command, cwd=folder / "point", env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "graph": {"core", "model"},
     "quantization": {"core", "text", "graph", "packed"},
     "runtime": {"core", "model"},
+    "generation": {"core", "text", "runtime"},
     "packaging": {"core", "text", "checkpoint", "runtime"},
     "backends/tensorrt": {"core", "graph", "runtime"},
     # ONNX Runtime has a TensorRT provider

@@ -23,7 +23,6 @@ from pipeline.proof.interface import onnx_findings
 from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.text.sampling import Sampling
 from pipeline.text.streaming import decode_stream
-from pipeline.text.tokens import encode
 from tests.support import repository
 
 pytestmark = [pytest.mark.slow, pytest.mark.real]
@@ -53,7 +52,7 @@ def generator(point: Path) -> Generator:
 @pytest.fixture(scope="module")
 def prompts(point: Path, generator: Generator) -> list[list[int]]:
     """The texts of verify.prompts, as tokens: about 10, 20 and 30."""
-    tokens = [encode(generator.tokenizer, text, chat=False, system=None) for text in section(Verify, point).prompts]
+    tokens = [generator.tokenizer.encode(text) for text in section(Verify, point).prompts]
     assert [round(len(prompt), -1) for prompt in tokens] == [10, 20, 30]
     return tokens
 
@@ -172,8 +171,8 @@ def test_sampled_text_varies_with_its_seed_only(generator: Generator) -> None:
 def test_streamed_pieces_are_whole_characters(generator: Generator) -> None:
     """A text with characters of several tokens comes in pieces that join to it, none of them broken."""
     text = "naïve café, 東京, 🙂"
-    ids = encode(generator.tokenizer, text, chat=False, system=None)
-    pieces = list(decode_stream(generator.tokenizer, iter(ids)))
+    ids = generator.tokenizer.encode(text)
+    pieces = list(decode_stream(generator.tokenizer.decode, iter(ids)))
     assert "".join(pieces) == text
     assert "\ufffd" not in "".join(pieces)
     assert len(pieces) > 5

@@ -26,7 +26,7 @@ from pipeline.proof.cases import Case
 from pipeline.proof.compare import ReferenceAnswers, run_case, run_greedy
 from pipeline.proof.reference import Reference
 from pipeline.proof.repetition import repetition
-from pipeline.proof.results import QUALITY, Limit, Result, limits
+from pipeline.proof.results import QUALITY, Limit, Result, limits, with_cache
 from pipeline.runtime import genai
 from pipeline.runtime.open import open_engine
 from pipeline.runtime.torch import Torch
@@ -342,6 +342,35 @@ def test_gates_behind_quantized_weights(tiny_copy: Callable[[], Path], answers: 
     )  # of which no row may be further off
     failures = run_case(case, open_engine(folder / layout.ENGINE), bare, limits(gates, group)).failures
     assert [failure.split(", ")[-1] for failure in failures] == ["verify.quantized_gates.logits_error is 0"]
+
+
+def wide_scales(model: onnx.ModelProto) -> None:
+    """Make the first layer's values four times as coarse: the kernel writes and reads them alike."""
+    (scales,) = (t for t in model.graph.initializer if t.name == "past_key_values.0.value.scale.flat")
+    scales.CopyFrom(onnx.numpy_helper.from_array(4 * onnx.numpy_helper.to_array(scales), scales.name))
+
+
+def test_a_quantized_cache_is_compared_with_the_original(tmp_path: Path, answers: ReferenceAnswers) -> None:
+    """The portable graph and the engine pass the gates of its type, text included, and are as far off as each other:
+    what they do is what the scales cost. A wrong scale in the engine is found."""
+    contract = build_once(tmp_path, ["cache.dtype=int8"])
+    options = section(Verify, tmp_path)
+    own = {artifact.name: artifact for artifact in artifacts(tmp_path, contract)}
+    proof = Proof(answers, [[1, 2, 3, 4, 5], [6, 7, 8]], [list(range(1, 30))], options)
+    found = {
+        name: verify_artifact(own[name], proof, None, all_text=False) for name in (layout.QUANTIZED, layout.ENGINE)
+    }
+    assert {name: problems({name: results}) for name, results in found.items()} == {name: [] for name in found}
+    errors = [worst(results)["cache_error"] for results in found.values()]
+    assert 1e-3 < float(errors[0]) == pytest.approx(float(errors[1]), rel=0.05)
+    path = tmp_path / layout.ENGINE / layout.MODEL
+    model = onnx.load(path, load_external_data=False)
+    wide_scales(model)
+    onnx.save(model, path)
+    case = Case("prefill", (0,), ((10,),))
+    gates = with_cache(limits(options.gates), own[layout.ENGINE].contract, options.cache_gates)
+    (failure, *_) = run_case(case, open_engine(path.parent), answers, gates).failures
+    assert "verify.cache_gates.int8" in failure
 
 
 @pytest.mark.parametrize("rows", [4, 2, 1])

@@ -19,6 +19,7 @@ class System(Peer):
     def __init__(self, folder: Path, options: dict[str, Any], threads: int) -> None:
         self.folder = folder
         self.runtime = open_engine(folder)
+        self.runtime.finish_loading()
 
     def begin(self, batch: int, cache: int) -> None:
         size = self.runtime.contract.cache_size

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from pipeline.config.keys import Rule
 from pipeline.core.errors import Problem
-from pipeline.core.schema import ComputeType, Embedding, Rounding, Weights
-from pipeline.core.tables.engines import CPU, ON_ONNXRUNTIME, PROVIDERS, EngineKind
+from pipeline.core.schema import CacheType, ComputeType, Embedding, Rounding, Weights
+from pipeline.core.tables.engines import CPU, KINDS, ON_ONNXRUNTIME, PROVIDERS, EngineKind
 from pipeline.core.tables.formats import FORMATS
 
 
@@ -91,6 +91,28 @@ def _window_cache(kind: EngineKind, provider: str, lower: bool, window_cache: bo
         yield Problem(what, "engine.window_cache", fix)
 
 
+def _cache(dtype: CacheType, kind: EngineKind, provider: str, compute: ComputeType) -> Iterator[Problem]:
+    """Engines and types that a quantized cache goes with."""
+    if dtype is CacheType.auto:
+        return
+    given = f"cache.dtype={dtype.value}"
+    if kind is not EngineKind.onnxruntime:
+        what = f"{given}: the cache update of {KINDS[kind].product} takes floats only"
+        yield Problem(what, "cache.dtype", "cache.dtype=auto, or engine=onnxruntime_cpu")
+    elif provider in PROVIDERS[1:]:
+        what = f"{given}: kvforge has a quantized cache on the CPU only, not with {provider}"
+        yield Problem(what, "cache.dtype", "cache.dtype=auto, or engine=onnxruntime_cpu")
+    elif compute is not ComputeType.fp32:
+        what = f"{given} is computed with in fp32, not in {compute.value}"
+        yield Problem(what, "precision.compute", "cache.dtype=auto, or precision=fp32, int8 or int4")
+
+
+def _windows_and_cache(dtype: CacheType, window_cache: bool) -> Iterator[Problem]:
+    if dtype is not CacheType.auto and window_cache:
+        what = f"cache.dtype={dtype.value} and engine.window_cache=true do not go together"
+        yield Problem(what, "engine.window_cache", "remove one of them")
+
+
 RULES: tuple[Rule, ...] = (
     (_compute, "engine.provider", "precision.compute"),
     (_block_size, "quantize.weights", "quantize.block_size"),
@@ -99,6 +121,8 @@ RULES: tuple[Rule, ...] = (
     (_embedding, "quantize.weights", "quantize.embedding"),
     (_provider, "engine.kind", "engine.provider", "quantize.weights"),
     (_window_cache, "engine.kind", "engine.provider", "engine.lower", "engine.window_cache"),
+    (_cache, "cache.dtype", "engine.kind", "engine.provider", "precision.compute"),
+    (_windows_and_cache, "cache.dtype", "engine.window_cache"),
     (_targets, "engine.kind", "engine.targets"),
     (_kernels, "engine.kind", "engine.targets", "quantize.weights"),
 )

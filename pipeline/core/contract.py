@@ -12,6 +12,7 @@ from pipeline.core.tables.dtypes import COMPUTE
 
 LOGITS = "logits"
 TOTAL = "total_sequence"  # the axis of a client's attention_mask: tokens in the cache and new ones
+CACHE_TYPES = {8: "int8", 4: "uint8"}  # bits of a quantized cache's numbers -> the type that holds them
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class GraphContract:
     limits: tuple[int, ...] = ()  # token counts at which the model behaves differently, such as sliding windows
     windows: dict[str, int] = field(default_factory=dict)  # cache input -> its window, where it keeps no other tokens
     unused: tuple[str, ...] = ()  # inputs that the model does not read: position_ids, where slots stand for positions
+    # cache input of 8 bits (int8) or 4 (uint8, two numbers in each) -> scales [kv_heads][head_dim] of its numbers
+    scales: dict[str, list[list[float]]] = field(default_factory=dict)
 
     @property
     def caches(self) -> tuple[Tensor, ...]:
@@ -78,6 +81,20 @@ class GraphContract:
 
         return replace(self, inputs=resized(self.inputs), outputs=resized(self.outputs), windows=dict(windows))
 
+    def quantized(self, bits: int, scales: Mapping[str, list[list[float]]]) -> "GraphContract":
+        """The contract with caches of 8 or 4 bits; `scales` by cache input, [kv_heads][head_dim]."""
+        caches = {*self.aliases, *self.aliases.values()}
+
+        def stored(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(
+                Tensor(t.name, CACHE_TYPES[bits], (*t.shape[:3], int(t.shape[3]) * bits // 8))
+                if t.name in caches
+                else t
+                for t in tensors
+            )
+
+        return replace(self, inputs=stored(self.inputs), outputs=stored(self.outputs), scales=dict(scales))
+
     def dropped(self, cache: Tensor, tokens: int) -> int:
         """How many of a row's first tokens a cache no longer holds when the row has `tokens`. Slot i then holds token
         dropped + i. A cache that is full drops as many as leave window - 1 tokens and the new one."""
@@ -107,7 +124,8 @@ class GraphContract:
         unused = tuple(raw.get("unused", ()))
         windows = dict(raw.get("windows", {}))
         inputs, outputs = tensors(raw["inputs"]), tensors(raw["outputs"])
-        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, windows, unused)
+        scales = dict(raw.get("scales", {}))
+        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, windows, unused, scales)
 
 
 def contract_for(

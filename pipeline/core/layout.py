@@ -33,6 +33,13 @@ BENCH = "bench.json"
 LATENCY = "latency.json"
 
 
+def contract(wrapped: Path, model: Path) -> Path:
+    """The file of the contract of the model in a folder: its own if it has one, as with a quantized cache, else that of
+    wrapped/."""
+    own = model / CONTRACT
+    return own if own.exists() else wrapped / CONTRACT
+
+
 def final_model(point: Path) -> Path:
     """The folder of the portable model that a point's engine is built from: quantized/ if it holds a model."""
     quantized = point / QUANTIZED

@@ -10,10 +10,12 @@ the ranges that a user gives.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.contract import GraphContract
-from pipeline.core.schema import Profile
+
+if TYPE_CHECKING:
+    from pipeline.core.schema import Profile  # imports OmegaConf, which an engine that runs does without
 
 AXES = ("batch", "sequence")
 ENDS = ("min", "opt", "max")
@@ -65,7 +67,7 @@ class Profiles:
     by_name: Mapping[str, StepSizes]
 
     @classmethod
-    def from_config(cls, profile: Profile) -> "Profiles":
+    def from_config(cls, profile: "Profile") -> "Profiles":
         """From the section `profile` of params.yaml."""
         named = {
             name: StepSizes(*(Sizes(*(getattr(getattr(shapes, axis), end) for end in ENDS)) for axis in AXES))

@@ -17,6 +17,7 @@ from pipeline.core.tables.engines import EngineKind as EngineKind  # sections an
 from pipeline.core.tables.formats import FORMATS
 from pipeline.core.tables.formats import Weights as Weights
 from pipeline.core.tables.keys import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE, Interval, key
+from pipeline.core.tables.keys import CacheType as CacheType
 from pipeline.core.tables.keys import ComputeType as ComputeType
 from pipeline.core.tables.keys import Embedding as Embedding
 from pipeline.core.tables.keys import Logits as Logits
@@ -70,13 +71,19 @@ class Cache:
     """The static KV cache."""
 
     size: int = key("Slots per row: the most tokens that a prompt and its answer have together.", COUNT)
+    dtype: CacheType = key(
+        "Type of the keys and values: auto for the compute type, or int8 or int4, with a scale for each layer, head "
+        "and channel that is found on quantize.calibration: a quarter or an eighth of the memory of fp32. It needs "
+        "precision.compute=fp32 and ONNX Runtime on the CPU.",
+        default=CacheType.auto,
+    )  # fmt: skip
 
 
 @dataclass
 class Precision:
     """The type that is computed in."""
 
-    compute: ComputeType = key("Type of activations and cache, and of weights that are not quantized.")
+    compute: ComputeType = key("Type of activations, and of weights and a cache that are not quantized.")
 
 
 @dataclass
@@ -175,7 +182,7 @@ class Simplify:
 
 @dataclass
 class Calibration:
-    """The text that gptq reads."""
+    """The text that gptq reads, and that a quantized cache's scales are found on."""
 
     text: str | None = key("Path of a UTF-8 file; null for Python's own documentation.", default=None)
     tokens: int = key("Tokens of it that are read, from its end; verify.quality reads from the beginning.", COUNT)
@@ -200,7 +207,7 @@ class Quantize:
         "How linear layers' weights become whole numbers: nearest, each by itself, or gptq, which reads a text and "
         "lets later weights compensate for the errors of earlier ones."
     )
-    calibration: Calibration = key("The text that gptq reads.", default=Calibration)
+    calibration: Calibration = key("The text that gptq and a quantized cache's scales read.", default=Calibration)
 
 
 @dataclass
@@ -239,11 +246,37 @@ class Quality:
 
 
 @dataclass
+class CacheLimits:
+    """What a cache of few bits may cost: a gate of its artifacts is never narrower than this."""
+
+    logits_error: float = key("As verify.gates.logits_error.", NOT_NEGATIVE)
+    kl: float = key("As verify.gates.kl.", NOT_NEGATIVE)
+    cache_error: float = key("As verify.gates.cache_error.", NOT_NEGATIVE)
+    greedy_agreement: float = key("As verify.gates.greedy_agreement.", SHARE)
+    perplexity_increase: float = key("As verify.quality.perplexity.", NOT_NEGATIVE)
+    mean_kl: float = key("As verify.quality.kl.", NOT_NEGATIVE)
+    top1: float = key("As verify.quality.top1.", SHARE)
+
+
+@dataclass
+class CacheGates:
+    """Gates of the artifacts with a quantized cache, by cache.dtype."""
+
+    int8: CacheLimits = key("With a cache of 8 bits.", default=CacheLimits)
+    int4: CacheLimits = key("With a cache of 4 bits.", default=CacheLimits)
+
+
+@dataclass
 class Verify:
     """Stage verify: every artifact against the original model in fp32. A missed gate fails the stage."""
 
     gates: Gates = key("Gates of the artifacts before weights are quantized.", default=Gates)
     quantized_gates: Gates = key("The same with quantized weights; by default those of verify.gates.", default=Gates)
+    cache_gates: CacheGates = key(
+        "What a quantized cache may cost: each of its artifacts' gates is this one or the one above, whichever allows "
+        "more.",
+        default=CacheGates,
+    )  # fmt: skip
     headroom: float = key(
         "A row that misses a gate of errors still passes when its error is at most this many times the error that "
         "rounding to the compute type causes in the original on that row; 0 turns this off. Some models, and some "

@@ -132,8 +132,11 @@ class Point:
         return batch * self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
 
     def engine_caches(self, batch: int) -> int:
-        """The same of an engine, whose layers with a window may hold no more than that."""
-        whole = self.caches(batch)
+        """The same of an engine, which may have them in 8 or 4 bits, and whose layers with a window may hold no more
+        than that."""
+        whole, bits = self.caches(batch), int(self.config.cache.dtype.bits)
+        if bits:
+            return whole * bits // (8 * self.number)
         if not self.config.engine.window_cache or not self.sizes.window:
             return whole
         left_out: int = max(self.config.cache.size - self.sizes.window, 0)
@@ -179,8 +182,8 @@ def parts(config: DictConfig, sizes: ModelSizes) -> dict[str, int]:
     return {
         "checkpoint": point.stored,
         "weights": point.weights,
-        "cache_row": point.caches(1),
-        "caches": point.caches(batch),
+        "cache_row": point.engine_caches(1),
+        "caches": point.engine_caches(batch),
         "activations": point.activations,
     }
 
@@ -209,8 +212,10 @@ def _simplify(point: Point) -> Cost:
 
 
 def _quantize(point: Point) -> Cost:
-    if not point.quantized:
+    if not point.quantized and not point.config.cache.dtype.bits:
         return Cost(((PLAIN, 0),))
+    if not point.quantized:  # inputs and outputs of the step that shows keys and values are caches in fp32
+        return Cost(((LIBRARIES + point.packed(point.weights) + 2 * point.caches(1), 0),), point.final, point.final)
     rounding = PLAIN + point.final + 4 * point.sizes.largest * FP32
     steps = [(rounding, point.sizes.largest * point.number)]
     if point.config.quantize.rounding is Rounding.gptq:

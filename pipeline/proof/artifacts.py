@@ -98,8 +98,8 @@ class Quantized(Graph):
 
     def why_unavailable(self) -> str | None:
         report = json.loads((self.point / self.name / layout.QUANTIZATION).read_text(encoding="utf-8"))
-        fmt = FORMATS[Weights(report["weights"])]
-        if not fmt.cpu_dequantizes:
+        fmt = FORMATS.get(Weights(report["weights"]))
+        if fmt is not None and not fmt.cpu_dequantizes:
             return f"ONNX Runtime has no CPU kernels for {fmt.bits}-bit {'floats' if fmt.is_float else 'integers'}"
         return super().why_unavailable()
 
@@ -129,6 +129,8 @@ class Engine(Artifact):
         return problem.what if problem else None
 
     def fix(self) -> str:
+        if self.contract.scales:
+            return "set cache.dtype=auto, so that keys and values are not rounded"
         rounds = self.quantized and engine_info.read(self.point / self.name).raw.get("int8_activations", False)
         return "set engine.int8_activations=false, so that activations are not rounded to 8 bits" if rounds else ""
 
@@ -180,8 +182,10 @@ def artifacts(point: Path, contract: GraphContract) -> Iterator[Artifact]:
     yield Program(point, contract, layout.WRAPPED)
     yield Graph(point, contract, layout.ONNX)
     yield Graph(point, contract, layout.SIMPLIFIED)
-    quantized = layout.final_model(point).name == layout.QUANTIZED
+    final = layout.final_model(point)
+    quantized = final.name == layout.QUANTIZED
     if quantized:
+        contract = GraphContract.load(layout.contract(point / layout.WRAPPED, final))
         yield Quantized(point, contract, layout.QUANTIZED, quantized)
     if (point / layout.ENGINE / layout.PLAN).exists():
         yield Network(point, contract, layout.NETWORK, quantized)

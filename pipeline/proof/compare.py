@@ -14,6 +14,7 @@ from pipeline.proof.metrics import CACHES, COMPARISONS, LOGITS, SMALLEST, Compar
 from pipeline.proof.reference import Expected, Reference
 from pipeline.proof.repetition import repetition
 from pipeline.proof.results import Limits, Result
+from pipeline.runtime import quantized_cache
 from pipeline.runtime.session import Runtime, Session
 
 SENTINEL = 100.0  # fills unused slots: far from any real key or value, so that a read of one shows
@@ -145,8 +146,10 @@ def _fill_caches(session: Session, rows: list[Row]) -> None:
         cache[...] = SENTINEL
         for r, row in enumerate(rows):
             if row.used:
-                first = session.contract.dropped(session.contract.caches[i], row.used)
-                cache[r, :, : row.used - first] = row.cached_slots(i)[:, first:]
+                contract, tensor = session.contract, session.contract.caches[i]
+                first = contract.dropped(tensor, row.used)
+                held = quantized_cache.stored(contract, tensor, row.cached_slots(i)[:, first:])
+                cache[r, :, : row.used - first] = held
     session.write_caches(caches)
 
 
@@ -230,8 +233,10 @@ def _compare_caches(case: Case, session: Session, rows: list[Row], judge: Judge)
             judge.result.dropped = max(judge.result.dropped, first)
             held, old = cache[r, :, : end - first], max(start - first, 0)
             want = row.expected.caches[i][:, max(first - start, 0) :]
-            judge.compare(CACHES, held[:, old:].astype(np.float32), want, name, r)
-            if old and not np.array_equal(held[:, :old], row.cached_slots(i)[:, first:].astype(cache.dtype)):
+            contract = session.contract
+            judge.compare(CACHES, quantized_cache.numbers(contract, tensor, held[:, old:]), want, name, r)
+            before = row.cached_slots(i)[:, first:] if old else want[:, :0]
+            if not np.array_equal(held[:, :old], quantized_cache.stored(contract, tensor, before)):
                 touched.append(f"{name}: slots before {start} were changed")
             if not first and (cache[r, :, case.written(r) :] != SENTINEL).any():
                 touched.append(f"{name}: slots from {case.written(r)} on were changed")

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from pipeline.core import layout
 from pipeline.core.errors import Problem, UserError
-from pipeline.core.schema import Quality
+from pipeline.core.schema import CacheGates, Quality
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import QUALITY, Limit, Result, limits
+from pipeline.proof.results import QUALITY, Limit, Result, limits, with_cache
 from pipeline.runtime.session import Runtime
 from pipeline.text import texts
 from pipeline.text.tokens import cut, load_tokenizer, split
@@ -53,12 +53,18 @@ class Sums:
 
 
 def measure(
-    engine: Runtime, reference: Reference, windows: list[list[int]], quality: Quality, carried_over: bool = False
+    engine: Runtime,
+    reference: Reference,
+    windows: list[list[int]],
+    quality: Quality,
+    carried_over: bool = False,
+    cache_gates: CacheGates | None = None,
 ) -> Result:
     """Perplexity (exp of the mean negative log-likelihood) of both models over tokens 2 to the last of each window,
     its relative increase, the mean KL(original || engine) in nats, and how often both rank the same token first.
 
     carried_over: whether all weights of 4 bits are the checkpoint's own; perplexity may have a gate of its own then.
+    cache_gates: what a quantized cache may cost.
     """
     engine = engine.widened(min(ROWS, len(windows)))
     sums, rows = Sums(), engine.profiles.admitting(sequence=1).max("batch")
@@ -69,10 +75,12 @@ def measure(
     original, own = (
         float(torch.tensor(total / sums.seen, dtype=torch.float64).exp()) for total in (sums.original, sums.engine)
     )
-    held = dict(limits(quality, QUALITY))
+    held = limits(quality, QUALITY)
     if carried_over and quality.perplexity_carried_over is not None:
         key = f"{QUALITY}.perplexity_carried_over"
         held["perplexity_increase"] = Limit(quality.perplexity_carried_over, key)
+    if cache_gates is not None:
+        held = with_cache(held, engine.contract, cache_gates)
     result = Result()
     result.record("perplexity", own)
     result.record("perplexity_original", original)

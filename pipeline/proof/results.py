@@ -1,11 +1,12 @@
 """The result of one artifact in one case: its figures, and where it misses a gate."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from pipeline.core.schema import Gates, Quality
+from pipeline.core.contract import CACHE_TYPES, GraphContract
+from pipeline.core.schema import CacheGates, CacheLimits, CacheType, Gates, Quality
 from pipeline.proof.metrics import METRICS, Found
 
 GATES = "verify.gates"
@@ -29,13 +30,26 @@ class Limit:
 Limits = Mapping[str, Limit]  # metric -> its limit
 
 
-def limits(gates: Gates | Quality, section: str = GATES) -> Limits:
+def limits(gates: Gates | Quality, section: str = GATES) -> dict[str, Limit]:
     """The limit of each metric whose gate is in this section of the configuration."""
     return {
         metric.name: Limit(getattr(gates, metric.key), f"{section}.{metric.key}")
         for metric in METRICS.values()
         if metric.section is type(gates)
     }
+
+
+def with_cache(limits: dict[str, Limit], contract: GraphContract, gates: CacheGates) -> dict[str, Limit]:
+    """The limits of an artifact: with a quantized cache those of its type, where they allow more."""
+    if not contract.scales:
+        return limits
+    dtype = CacheType.int8 if contract.caches[0].dtype == CACHE_TYPES[8] else CacheType.int4
+    costs: CacheLimits = getattr(gates, dtype.value)
+    found = dict(limits)
+    for name, value in asdict(costs).items():  # its keys are names of metrics
+        if name in found and METRICS[name].passes(found[name].value, value):
+            found[name] = Limit(value, f"verify.cache_gates.{dtype.value}.{name}")
+    return found
 
 
 @dataclass

@@ -1,9 +1,11 @@
-"""Hessians for GPTQ: H = X^T X of each linear layer's inputs over a text.
+"""What a text makes of a model's values: Hessians for GPTQ, H = X^T X of each linear layer's inputs, and how large keys
+and values are.
 
-The simplified graph itself reads the text in ONNX Runtime, with these inputs as its outputs. So this works for any
-architecture, and nothing of the original model is loaded. All inputs are those of the model before rounding.
+The simplified graph itself reads the text in ONNX Runtime, with these values as its outputs. So this works for any
+architecture, and nothing of the original model is loaded. All values are those of the model before rounding.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from pipeline.core.schema import Calibration
 from pipeline.core.tables.engines import CPU
 from pipeline.text import texts, tokens
 
+SAMPLED = 16
 WINDOW = 512  # tokens read from an empty cache at a time, if the model accepts that many
 FIX = "quantize.rounding=nearest, which reads no text, or precision.compute=fp32"
 
@@ -62,6 +65,40 @@ def hessians(model: Path, contract: GraphContract, names: set[str], read: list[l
     return sums
 
 
+@dataclass
+class Extent:
+    """How large one layer's keys or values are. largest: absolute numbers, [kv_heads, head_dim]; sample: every
+    SAMPLED-th token's, [tokens, kv_heads, head_dim] each."""
+
+    largest: Floats
+    sample: list[Floats]
+
+
+def extents(model: Path, contract: GraphContract, updates: dict[str, str], read: list[list[int]]) -> dict[str, Extent]:
+    """How large what is written into each cache is over the windows read. updates: cache -> the value written,
+    [1, kv_heads, tokens, head_dim].
+
+    The windows are spread over all positions of the cache: rotation moves a key's numbers from channel to channel, and
+    the slowest channels show that only after many tokens. Raises UserError if a number is not finite.
+    """
+    names = list(updates)
+    inference = _observing(model, [updates[name] for name in names])
+    found: dict[str, Extent] = {}
+    last = contract.cache_size - max(map(len, read))
+    starts = np.linspace(0, last, len(read)).astype(np.int64).tolist()
+    for window, start in tqdm(list(zip(read, starts, strict=True)), desc="cache", unit="window", leave=False):
+        for name, value in zip(names, inference.run(None, _feeds(contract, window, start)), strict=True):
+            numbers = value[0].swapaxes(0, 1)
+            largest = np.abs(numbers).max(0)
+            if not np.isfinite(largest).all():
+                what = f"{updates[name]}, which goes into the cache, is not finite on the calibration text"
+                raise UserError(Problem(what, "cache.dtype", "cache.dtype=auto"))
+            extent = found.setdefault(name, Extent(largest, []))
+            extent.largest = np.maximum(extent.largest, largest)
+            extent.sample.append(numbers[::SAMPLED].copy())
+    return found
+
+
 def _observing(folder: Path, names: list[str]) -> ort.InferenceSession:
     """The model with these values as its outputs; its weights stay in their file, memory-mapped."""
     model = onnx.load(folder / layout.MODEL, load_external_data=False)
@@ -74,12 +111,12 @@ def _observing(folder: Path, names: list[str]) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, providers=[CPU])
 
 
-def _feeds(contract: GraphContract, window: list[int]) -> dict[str, npt.NDArray[np.generic]]:
-    """One row of tokens into an empty cache."""
+def _feeds(contract: GraphContract, window: list[int], position: int = 0) -> dict[str, npt.NDArray[np.generic]]:
+    """One row of tokens into an empty cache; position: of the first."""
     ids = np.array([window], np.int64)
     return {t.name: np.zeros(t.sized(batch=1), t.dtype) for t in contract.caches} | {
         "input_ids": ids,
         "attention_mask": np.ones_like(ids),
-        "position_ids": np.arange(len(window))[None],
+        "position_ids": np.arange(position, position + len(window))[None],
         "cache_position": np.zeros(1, np.int64),
     }

@@ -13,8 +13,8 @@ from pipeline.core.errors import Problem, UserError, one_line
 from pipeline.core.files import readable, write_json
 from pipeline.core.layout import ENGINE_INFO
 from pipeline.core.profiles import AXES, Profiles
-from pipeline.core.schema import Optimization
 from pipeline.core.tables.engines import KINDS, EngineKind
+from pipeline.core.tables.keys import Optimization
 
 FORMAT, WINDOWS_FORMAT = 1, 2  # raised where older code could misread a new file: 2 has caches of windows only
 LEVELS = [level.value for level in Optimization]

@@ -78,7 +78,7 @@ class OnnxRuntime(Runtime):
         self.captures = provider == CUDA
         if not self.on_cpu:
             ort.preload_dlls()  # CUDA's libraries, where packages of NVIDIA's brought them
-        with memory.use_huge_pages() if self.on_cpu else nullcontext():
+        with memory.use_huge_pages() if self.on_cpu else nullcontext() as self._moving:
             try:
                 self.inference = self._load(model, options, provider, provider_options or {})
             except Exception as error:  # onnxruntime raises classes of its own for every failure
@@ -103,6 +103,18 @@ class OnnxRuntime(Runtime):
         providers: list[Any] = [CPU] if self.on_cpu else [(provider, settings), CPU]
         with _environment(FLASH_ATTENTION_OFF, "1"):
             return ort.InferenceSession(model, options, providers=providers)
+
+    def move_weights(self) -> None:
+        """Start moving the weights to huge pages, unless that was done."""
+        if self._moving is not None and self._moving.ident is None:
+            with _LOCK:
+                if self._moving.ident is None:  # no other thread was first
+                    self._moving.start()
+
+    def finish_loading(self) -> None:
+        self.move_weights()
+        if self._moving is not None:
+            self._moving.join()
 
     def widened(self, rows: int) -> Runtime:
         if not self.on_cpu:
@@ -176,7 +188,7 @@ class OnnxRuntimeSession(Session):
 
     _plain: ort.RunOptions | None = None
     _shrinking: ort.RunOptions | None = _run_options("memory.enable_memory_arena_shrinkage", "cpu:0")
-    _grown = False
+    _grown = _ran = False
 
     def __init__(self, runtime: OnnxRuntime, batch: int) -> None:
         super().__init__(runtime.contract, runtime.profiles, batch)
@@ -184,6 +196,7 @@ class OnnxRuntimeSession(Session):
         # in two chunks. Memory for activations then depends on neither prompt nor batch: 80 MB less for 8 rows of 512
         # in the same time. Chunks of half this size would take 8 % more time.
         self.chunk = max(1, min(256, 1024 // batch))
+        self._runtime = runtime
         self._inference = runtime.inference
         self._binding = self._inference.io_binding()
         self._bind_caches()
@@ -197,6 +210,9 @@ class OnnxRuntimeSession(Session):
             self._binding.bind_output(present[tensor.name], *where)
 
     def _run(self, feeds: dict[str, Array]) -> Array:
+        if self._ran:  # not before the first token
+            self._runtime.move_weights()
+        self._ran = True
         for name, value in feeds.items():
             self._binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
         logits = self.contract.logits

@@ -25,7 +25,8 @@ class Session(ABC):
     `lengths`: [batch] int64, tokens in each row's cache; row r's next token goes to slot lengths[r]. Less takes a row's
     last tokens back; where caches keep a window only (contract.windows), `step` refuses it once tokens were dropped.
     `caches`: one array [batch, kv_heads, cache_size, head_dim] per cache input, in the contract's order; with fewer
-    slots where it keeps a window only: slot i holds the row's token contract.dropped(tensor, lengths[r]) + i. Where the
+    slots where it keeps a window only: slot i holds the row's token contract.dropped(tensor, lengths[r]) + i.
+    A quantized cache (contract.scales) holds what pipeline.runtime.quantized_cache makes of keys and values. Where the
     caches are on a GPU these are copies, which `read_caches` updates; `write_caches` puts others in their place.
     `chunk`: the largest number of tokens of a row that are run at once, a longer step is run in several chunks; None:
     as many as the engine was built for. `shows_caches`: whether `caches`, `read_caches` and `write_caches` are those
@@ -223,6 +224,9 @@ class Runtime(ABC):
     @abstractmethod
     def session(self, batch: int) -> Session:
         """Make a session with a cache of `batch` rows. Raises UserError when no profile takes so many."""
+
+    def finish_loading(self) -> None:  # noqa: B027  # most have nothing to wait for
+        """Wait for what goes on behind the first steps: for measurements, as they take longer meanwhile."""
 
     def inexpressible(self, cached: Sequence[int], steps: Sequence[Sequence[int]]) -> str:
         """Why rows with so many tokens in their caches, and these numbers of new ones in each step, cannot be given to

@@ -1,8 +1,8 @@
 """Tokens to text, piece by piece as they are generated."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from transformers import PreTrainedTokenizerBase as Tokenizer
+Decode = Callable[[list[int]], str]  # tokens to their text, without special tokens
 
 INCOMPLETE = "\ufffd"  # a decoder writes it for bytes that are not a character, or not yet
 # tokens held back because they may begin a character: each new token decodes all of them again
@@ -10,7 +10,7 @@ PENDING = 16
 UNSETTLED = 3  # the last of these, whose bytes may still become a character: it has at most 4 bytes
 
 
-def decode_stream(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
+def decode_stream(decode: Decode, tokens: Iterator[int]) -> Iterator[str]:
     """Yield pieces of text as tokens come in. Joined, they equal the text of all tokens decoded at once.
 
     A character of several tokens is yielded whole. Special tokens are skipped, and so are up to PENDING tokens at the
@@ -23,13 +23,13 @@ def decode_stream(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
     start = shown = 0
     for token in tokens:
         ids.append(token)
-        before, text = _decoded(tokenizer, ids[start:shown]), _decoded(tokenizer, ids[start:])
+        before, text = decode(ids[start:shown]), decode(ids[start:])
         if len(text) > len(before) and not text.endswith(INCOMPLETE):
             yield text[len(before) :]
             start, shown = shown, len(ids)
         elif len(ids) - shown > PENDING:
-            end = _settled(tokenizer, ids, start, text)
-            piece = _decoded(tokenizer, ids[start:end])[len(before) :]
+            end = _settled(decode, ids, start, text)
+            piece = decode(ids[start:end])[len(before) :]
             if piece:
                 yield piece
                 start, shown = shown, end
@@ -37,14 +37,10 @@ def decode_stream(tokenizer: Tokenizer, tokens: Iterator[int]) -> Iterator[str]:
                 del ids[shown:end]
 
 
-def _settled(tokenizer: Tokenizer, ids: list[int], start: int, text: str) -> int:
+def _settled(decode: Decode, ids: list[int], start: int, text: str) -> int:
     """The end of the tokens from `start` on whose text no later token changes; `text`: the text of all of them."""
     last = len(ids) - UNSETTLED
     for end in range(last, last - UNSETTLED - 1, -1):  # not within a character
-        if text.startswith(_decoded(tokenizer, ids[start:end])):
+        if text.startswith(decode(ids[start:end])):
             return end
     return last
-
-
-def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))

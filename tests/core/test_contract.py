@@ -74,3 +74,16 @@ def test_a_narrow_cache_drops_a_rows_first_tokens(window: int, slots: int) -> No
             held = held[slots - window + 1 :]
         held.append(token)
     assert GraphContract.from_dict(asdict(narrow)) == narrow
+
+
+def test_a_quantized_cache(tmp_path: Path) -> None:
+    """Its type on both sides, two numbers of 4 bits in a byte, and scales that survive the file; all else stays."""
+    plain = contract_for([((2, 8, 4), (2, 8, 6))], 9, "fp32", "last", {"batch": 2, "sequence": 4})
+    scales = {cache.name: [[0.1] * int(cache.shape[3])] * 2 for cache in plain.caches}
+    for bits, dtype, widths in ((8, "int8", [4, 6]), (4, "uint8", [2, 3])):
+        quantized = plain.quantized(bits, scales)
+        for tensors in (quantized.caches, quantized.outputs[1:]):
+            assert [(t.dtype, *t.shape) for t in tensors] == [(dtype, "batch", 2, 8, width) for width in widths]
+        assert (quantized.inputs[:4], quantized.logits) == (plain.inputs[:4], plain.logits)
+        quantized.save(tmp_path / "signature.json")
+        assert GraphContract.load(tmp_path / "signature.json") == quantized

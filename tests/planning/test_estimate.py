@@ -6,7 +6,7 @@ import pytest
 from omegaconf import DictConfig
 
 from pipeline.config.compose import compose
-from pipeline.planning.estimate import GB, Cost, costs, largest_in_memory, largest_on_disk, parts
+from pipeline.planning.estimate import GB, SMALL, Cost, costs, largest_in_memory, largest_on_disk, parts
 from pipeline.planning.model_sizes import ModelSizes
 from tests.support.points import ROOT
 
@@ -104,3 +104,12 @@ def test_the_largest_moment_counts() -> None:
     """Each with its own mapped files."""
     cost = Cost(((3, 4), (5, 1)))
     assert (cost.memory, cost.held) == (7, 5)
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("int8", 4), ("int4", 8)])
+def test_a_quantized_cache_takes_its_share(dtype: str, share: int) -> None:
+    """In the engine. Stage quantize then reads a text even if no weight is quantized."""
+    plain, point = config(), config(f"cache.dtype={dtype}")
+    assert parts(plain, LLAMA)["caches"] == share * parts(point, LLAMA)["caches"]
+    assert costs(point, LLAMA)["quantize"].memory > costs(plain, LLAMA)["quantize"].memory
+    assert costs(point, LLAMA)["quantize"].disk == costs(plain, LLAMA)["wrap"].disk - SMALL

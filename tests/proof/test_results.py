@@ -5,9 +5,10 @@ import math
 
 import pytest
 
+from pipeline.core.contract import contract_for
 from pipeline.proof.metrics import METRICS
-from pipeline.proof.results import QUALITY, Limit, Result, limits
-from tests.support.gates import gates, quality
+from pipeline.proof.results import QUALITY, Limit, Result, limits, with_cache
+from tests.support.gates import cache_gates, gates, quality
 
 GATES = gates(kl=1e-8, greedy_agreement=0.97)
 
@@ -74,3 +75,20 @@ def test_a_report_is_json() -> None:
         "traceback": ["a", "b"],
     }
     assert Result(not_run="needs 2 rows").as_dict() == {"not_run": "needs 2 rows"}
+
+
+@pytest.mark.parametrize(("bits", "name"), [(8, "int8"), (4, "int4")])
+def test_a_quantized_cache_widens_gates_and_narrows_none(bits: int, name: str) -> None:
+    """Its own key is then in the failure; without such a cache all gates stay."""
+    contract = contract_for([((1, 4, 2), (1, 4, 2))], 9, "fp32", "last", {"batch": 1, "sequence": 1})
+    costs = cache_gates(
+        name, logits_error=0, kl=0.5, cache_error=0, greedy_agreement=0.9, perplexity_increase=0.3, mean_kl=0, top1=1
+    )
+    known = limits(GATES) | limits(quality(perplexity=0.1), QUALITY)
+    assert with_cache(known, contract, costs) == known
+    found = with_cache(known, contract.quantized(bits, {"past_key_values.0.key": [[1.0, 1.0]]}), costs)
+    changed = {metric: limit for metric, limit in found.items() if limit != known[metric]}
+    assert changed == {
+        metric: Limit(value, f"verify.cache_gates.{name}.{metric}")
+        for metric, value in (("kl", 0.5), ("greedy_agreement", 0.9), ("perplexity_increase", 0.3))
+    }

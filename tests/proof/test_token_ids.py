@@ -29,7 +29,7 @@ def test_an_engine_of_a_gguf_file(of_gguf: Path) -> None:
     generator = Generator.load(of_gguf / layout.ENGINE)
     assert generator.stop == {1, 2}
     assert generator.tokenizer is not None
-    ids = tokens.encode(generator.tokenizer, "the  123", chat=False, system=None)
+    ids = generator.tokenizer.encode("the  123")
     assert ids == [1, *(gguf_files.TOKENS.index(t) for t in ("the", "Ġ", "Ġ", "123"))]
     for folder in (layout.WRAPPED, layout.ENGINE):
         tokenizer = tokens.load_tokenizer(of_gguf / folder)

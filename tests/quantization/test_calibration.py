@@ -13,7 +13,8 @@ from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.core.schema import Calibration, Model, section
 from pipeline.graph import onnx_file
-from pipeline.quantization import calibration
+from pipeline.proof.reference import Reference
+from pipeline.quantization import caches, calibration
 from pipeline.quantization.find import find
 
 
@@ -76,3 +77,24 @@ def test_a_text_without_tokens(speaking: Path, tiny: tuple[Path, GraphContract])
     with pytest.raises(UserError, match="no token") as error:
         calibration.windows(speaking, Calibration(text="", tokens=40), tiny[1])
     assert error.value.problems[0].where == "quantize.calibration.text"
+
+
+def test_extents_are_those_of_what_is_written(tiny: tuple[Path, GraphContract]) -> None:
+    """Of keys and values over all windows, which are spread over the positions of the cache: rotated keys differ from
+    those at the beginning, values do not."""
+    point, contract = tiny
+    windows = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
+    writes = caches.writes(onnx_file.load(point / layout.SIMPLIFIED), [cache.name for cache in contract.caches])
+    updates = {name: str(node.inputs[1].name) for name, node in writes.items() if node.inputs[1] is not None}
+    found = calibration.extents(point / layout.SIMPLIFIED, contract, updates, windows)
+    reference = Reference(loading.load(section(Model, point), point / layout.CHECKPOINT))
+    answers = [reference.answer([], window, [0]).caches for window in windows]
+    for i, cache in enumerate(contract.caches):
+        want = np.abs(np.concatenate([caches[i] for caches in answers], 1)).max(1)
+        extent = found[cache.name]
+        assert [len(sample) for sample in extent.sample] == [1, 1]
+        assert np.allclose(extent.largest, want, atol=1e-5) == cache.name.endswith("value")
+        if "key" in cache.name:  # a pair's length stays
+            pairs = [np.square(each).reshape(-1, 2, each.shape[-1] // 2).sum(1) for each in (extent.sample[1][0],)]
+            at_zero = answers[1][i][:, 0]
+            np.testing.assert_allclose(pairs[0], np.square(at_zero).reshape(len(at_zero), 2, -1).sum(1), rtol=1e-3)

@@ -17,11 +17,15 @@ theirs = b"12" * 2**26  # 128 MiB; numpy asks for large pages itself
 def large():
     return memory.MAPS.with_name("smaps_rollup").read_text().partition("AnonHugePages:")[2].split()[0]
 before = large()
-with memory.use_huge_pages():
+with memory.use_huge_pages() as moving:
     pass
+moving.start()
+moving.join()
 host = large()
-with memory.use_huge_pages():
+with memory.use_huge_pages() as moving:
     ours = b"34" * 2**26
+moving.start()
+moving.join()
 assert (theirs, ours) == (b"12" * 2**26, b"34" * 2**26)
 print(before, host, large())
 """

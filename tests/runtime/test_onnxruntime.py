@@ -109,3 +109,20 @@ def test_an_engine_opens_under_a_limit_of_address_space(tiny: tuple[Path, GraphC
     shell = ["bash", "-c", 'ulimit -v 4000000; exec "$@"', "bash", *command]
     done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "(1, 1, 512)\n", done.stderr
+
+
+def test_weights_move_after_the_first_token(tiny: tuple[Path, GraphContract]) -> None:
+    """Not before it, once for all sessions, and a measurement waits for it."""
+    runtime = open_engine(tiny[0] / layout.ENGINE)
+    assert isinstance(runtime, OnnxRuntime)
+    moving = runtime._moving
+    assert moving is not None
+    first, second = runtime.session(1), runtime.session(1)
+    first.step([[1, 2]])
+    second.step([[1]])
+    assert moving.ident is None
+    first.step([[3]])
+    assert moving.ident is not None
+    second.step([[3]])
+    runtime.finish_loading()
+    assert not moving.is_alive()

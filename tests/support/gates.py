@@ -4,7 +4,7 @@ from dataclasses import fields
 from functools import cache
 from typing import Any
 
-from pipeline.core.schema import Gates, Quality
+from pipeline.core.schema import CacheGates, CacheLimits, Gates, Quality
 from pipeline.proof.results import QUALITY, Limits, limits
 from tests.support.points import composed
 
@@ -18,6 +18,14 @@ def _verify() -> dict[str, Any]:
 def gates(**changes: float) -> Gates:
     """Return verify.gates of the tiny point with changes."""
     return Gates(**_verify()["gates"] | changes)
+
+
+def cache_gates(dtype: str, **changes: float) -> CacheGates:
+    """Return verify.cache_gates of the tiny point with changes in those of one type."""
+    known = _verify()["cache_gates"]
+    return CacheGates(
+        **{name: CacheLimits(**each | (changes if name == dtype else {})) for name, each in known.items()}
+    )
 
 
 def quality(**changes: Any) -> Quality:

@@ -9,6 +9,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from pipeline.text import streaming
 from pipeline.text.streaming import decode_stream
+from pipeline.text.tokenizer import TransformersTokenizer
 from tests.support import gguf_files
 
 
@@ -21,7 +22,10 @@ def test_pieces_join_to_the_text_of_all_tokens(bytewise: PreTrainedTokenizerBase
 
 def assert_joined(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> None:
     """Pieces join to the whole text, but for a few tokens at its end that are not whole characters."""
-    joined, whole = "".join(decode_stream(tokenizer, iter(ids))), tokenizer.decode(ids, skip_special_tokens=True)
+    joined, whole = (
+        "".join(decode_stream(TransformersTokenizer(tokenizer).decode, iter(ids))),
+        tokenizer.decode(ids, skip_special_tokens=True),
+    )
     assert whole.startswith(joined)
     assert set(whole[len(joined) :]) <= {"\ufffd"}
     assert len(whole) - len(joined) <= streaming.PENDING
@@ -41,18 +45,15 @@ def test_long_runs_that_are_not_characters(bytewise: PreTrainedTokenizerBase, da
 
 
 @pytest.mark.parametrize(("token", "wanted"), [(BYTES[0xFF], "\ufffd"), (0, "")])
-def test_tokens_without_a_character_come_soon(
-    bytewise: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, token: int, wanted: str
-) -> None:
+def test_tokens_without_a_character_come_soon(bytewise: PreTrainedTokenizerBase, token: int, wanted: str) -> None:
     """500 of them, which no character ends: held back to the end they would be decoded 125,250 times."""
-    decoded, whole = [], streaming._decoded
+    decoded, whole = [], TransformersTokenizer(bytewise).decode
 
-    def counted(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    def counted(ids: list[int]) -> str:
         decoded.append(len(ids))
-        return whole(tokenizer, ids)
+        return whole(ids)
 
-    monkeypatch.setattr(streaming, "_decoded", counted)
-    text = "".join(decode_stream(bytewise, iter([BYTES[ord("a")], *[token] * 500, BYTES[ord("b")]])))
+    text = "".join(decode_stream(counted, iter([BYTES[ord("a")], *[token] * 500, BYTES[ord("b")]])))
     assert text == f"a{wanted * 500}b"
     assert sum(decoded) < 500 * 4 * streaming.PENDING
 
@@ -64,14 +65,14 @@ def test_a_space_behind_many_special_tokens() -> None:
     backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     backend.add_special_tokens(["<unk>"])
     tokenizer = TokenizersBackend(tokenizer_object=backend)
-    assert list(decode_stream(tokenizer, iter([1, *[0] * 50, 2]))) == ["the", " cat"]
+    assert list(decode_stream(TransformersTokenizer(tokenizer).decode, iter([1, *[0] * 50, 2]))) == ["the", " cat"]
 
 
 @given(text=st.text(max_size=40))
 def test_pieces_of_a_text_are_whole_characters(bytewise: PreTrainedTokenizerBase, text: str) -> None:
     """Any text comes back, no character in parts."""
     ids = bytewise(text)["input_ids"]
-    pieces = list(decode_stream(bytewise, iter(ids)))
+    pieces = list(decode_stream(TransformersTokenizer(bytewise).decode, iter(ids)))
     assert "".join(pieces) == text.rstrip("\ufffd")
     assert all(pieces)
 
@@ -82,8 +83,9 @@ def test_a_tokenizer_without_a_rust_backend(text: str, broken: list[int]) -> Non
     tokenizer = ByT5Tokenizer()
     assert not hasattr(tokenizer, "backend_tokenizer")
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert "".join(decode_stream(tokenizer, iter(ids))) == tokenizer.decode(ids, skip_special_tokens=True)
-    "".join(decode_stream(tokenizer, iter(ids + broken)))
+    decode = TransformersTokenizer(tokenizer).decode
+    assert "".join(decode_stream(decode, iter(ids))) == decode(ids)
+    "".join(decode_stream(decode, iter(ids + broken)))
 
 
 def test_byte_fallback_comes_whole() -> None:
@@ -96,4 +98,4 @@ def test_byte_fallback_comes_whole() -> None:
     )
     tokenizer = TokenizersBackend(tokenizer_object=backend)
     ids = [257, *(1 + byte for byte in "é東".encode()), 258, 257]
-    assert list(decode_stream(tokenizer, iter(ids))) == ["the", "é", "東", " cat", " the"]
+    assert list(decode_stream(TransformersTokenizer(tokenizer).decode, iter(ids))) == ["the", "é", "東", " cat", " the"]

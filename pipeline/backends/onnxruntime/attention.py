@@ -21,9 +21,11 @@ from pipeline.backends.onnxruntime.used_slots import UsedSlots
 from pipeline.core.tables.engines import CPU
 from pipeline.graph.attention import AttentionForm, Sink
 from pipeline.graph.editor import SWAP, Editor, attribute, dimension, producer_if
+from pipeline.graph.quantized_cache import CacheRead
 
 DOMAIN = "com.microsoft"
 HEAD_DIM_STEP = 16
+PER_CHANNEL = "PER_CHANNEL"
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,15 @@ class AttentionLowering:
         """Put a GroupQueryAttention in an Attention's place; whether there is one that computes the same."""
         sink = Sink.of(node)
         query, keys, values = node.inputs[:3]
-        write_key, write_value = producer_if(keys, "TensorScatter"), producer_if(values, "TensorScatter")
-        if query is None or write_key is None or write_value is None:
+        cached_key, cached_value = CacheRead.of(keys), CacheRead.of(values)
+        if query is None or cached_key is None or cached_value is None or cached_key.bits != cached_value.bits:
             return False
-        past_key, key = write_key.inputs[:2]
-        past_value, value = write_value.inputs[:2]
-        head_dim = dimension(past_key, 3)
-        if head_dim % HEAD_DIM_STEP or head_dim != dimension(past_value, 3):
+        write_key, write_value = cached_key.write, cached_value.write
+        key: ir.Value | None = cached_key.new
+        value = cached_value.new
+        past_key, past_value = write_key.inputs[0], write_value.inputs[0]
+        head_dim = dimension(key, 3)
+        if head_dim % HEAD_DIM_STEP or head_dim != dimension(value, 3):
             return False  # no kernel
         if _comes_from(form.mask, {write_key, write_value}):
             return False  # it would need the cache that it writes (Doge)
@@ -90,6 +94,8 @@ class AttentionLowering:
         scale = form.scale(head_dim)
         window = self._window(form.mask, dimension(past_key, 2))
         more: dict[str, Any] = {}
+        if cached_key.scales is not None:
+            more |= {"k_quant_type": PER_CHANNEL, "v_quant_type": PER_CHANNEL, "kv_cache_bit_width": cached_key.bits}
         if window is not None and window < dimension(past_key, 2):
             more["local_window_size"] = window
             if self._is_narrow(window, write_key, write_value, node):
@@ -108,11 +114,12 @@ class AttentionLowering:
                 *(shared.last, shared.total, cos, sin, positions),
                 None if form.mask is None or window is not None else self._bias(form.mask, node),
                 head_sink,
-                *[None] * 4,  # scales of a quantized cache, norms: not on the CPU
+                *(self._scales(cached.scales) for cached in (cached_key, cached_value)),
+                *[None] * 2,  # norms: not on the CPU
                 shared.new,
             ],
             domain=DOMAIN,
-            like=(None, keys, values),
+            like=(None, cached_key.stored, cached_value.stored),
             num_heads=heads,
             kv_num_heads=dimension(past_key, 1),
             scale=scale,
@@ -233,6 +240,12 @@ class AttentionLowering:
         if sink.scores.const_value is None:
             return sink.per_head()
         return self.editor.constant(f"{sink.scores.name}.per_head", sink.scores.const_value.numpy().reshape(-1))
+
+    def _scales(self, scales: ir.Value | None) -> ir.Value | None:
+        """The scales [kv_heads, 1, head_dim] of a quantized cache as the kernel takes them, [kv_heads * head_dim]."""
+        if scales is None or scales.const_value is None:
+            return None
+        return self.editor.constant(f"{scales.name}.flat", scales.const_value.numpy().reshape(-1))
 
     def _rewire_consumers(self, node: ir.Node, out: ir.Value, flat: ir.Value, heads: int) -> None:
         """Let the readers of an attention's result read `flat` [batch, sequence, heads * head_dim], usually for a

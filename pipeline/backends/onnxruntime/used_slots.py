@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from pipeline.graph.attention import KEY, MASK, VALUE, AttentionForm
 from pipeline.graph.editor import Editor, attribute, producer_if
+from pipeline.graph.quantized_cache import CacheRead, dequantized
 
 SLOT_AXIS = {KEY: 2, VALUE: 2, MASK: 3}
 
@@ -36,6 +37,12 @@ class UsedSlots:
         """A value's used slots, made before `node`."""
         if value not in self.parts:
             joined = _joined(value)
+            quantized = _quantized(value)
+            if quantized is not None:
+                assert quantized.scales is not None
+                part = self._part(quantized.stored, axis, node, total)
+                self.parts[value] = dequantized(self.editor, node, part, quantized.bits, quantized.scales)
+                return self.parts[value]
             if joined:
                 parts = [self._part(part, axis, node, total) for part in joined]
                 made = self.editor.insert(node, "Concat", parts, axis=-1)
@@ -48,8 +55,15 @@ class UsedSlots:
 
 
 def _is_cache(value: ir.Value) -> bool:
-    """Whether a value is a cache with the new keys or values in it."""
-    return value.is_graph_output() and value.shape is not None and len(value.shape) == 4
+    """Whether a value is a cache with the new keys or values in it, or the numbers of a quantized one."""
+    own = value.is_graph_output() and value.shape is not None and len(value.shape) == 4
+    return own or _quantized(value) is not None
+
+
+def _quantized(value: ir.Value) -> CacheRead | None:
+    """How a value reads a quantized cache; None for any other value."""
+    read = CacheRead.of(value)
+    return read if read is not None and read.bits else None
 
 
 def _joined(value: ir.Value) -> list[ir.Value]:

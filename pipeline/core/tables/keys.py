@@ -87,11 +87,24 @@ class Source(Enum):
 
 
 class ComputeType(Enum):
-    """Type of activations, weights and cache."""
+    """Type of activations and weights, and of a cache that is not quantized."""
 
     fp32 = "fp32"
     fp16 = "fp16"
     bf16 = "bf16"
+
+
+class CacheType(Enum):
+    """Type of the cache; auto for the compute type."""
+
+    auto = "auto"
+    int8 = "int8"
+    int4 = "int4"
+
+    @property
+    def bits(self) -> int:
+        """Of a number in a quantized cache; 0 for auto."""
+        return 0 if self is CacheType.auto else int(self.value.removeprefix("int"))
 
 
 class Logits(Enum):

@@ -10,12 +10,23 @@ import pytest
 from pipeline.backends.onnxruntime.attention import AttentionLowering
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.core.profiles import Profiles
 from pipeline.graph import onnx_file
 from pipeline.graph.editor import Editor
+from pipeline.runtime import quantized_cache
+from pipeline.runtime.onnxruntime import OnnxRuntime
 from pipeline.runtime.open import open_engine
 from tests.support.architectures import mostly_slow, random_model
 from tests.support.lowered import WIDE, assert_no_answer_changed, operators
 from tests.support.points import build_once
+
+QUANTIZED_CACHES = [
+    ("llama", "int8"),
+    pytest.param("llama", "int4", marks=pytest.mark.slow),
+    pytest.param("gpt_oss", "int8", marks=pytest.mark.slow),  # sinks
+    pytest.param("gemma2", "int4", marks=pytest.mark.slow),  # windows and soft caps
+    pytest.param("gpt2", "int4", marks=pytest.mark.slow),  # heads of 8: no kernel
+]
 
 
 def test_slots_beyond_the_used_ones_are_not_read(tiny: tuple[Path, GraphContract]) -> None:
@@ -74,3 +85,29 @@ def test_options_that_the_kernel_lacks_stay_standard(tiny: tuple[Path, GraphCont
         "Attention": "model.layers.0.self_attn.Attention",
         "GroupQueryAttention": "model.layers.1.self_attn.GroupQueryAttention",
     }
+
+
+@pytest.mark.parametrize(("architecture", "dtype"), QUANTIZED_CACHES)
+def test_a_quantized_cache_goes_into_the_kernel(architecture: str, dtype: str, tmp_path: Path) -> None:
+    """With sinks, windows and soft caps as well. It stores the numbers that the portable graph stores, and the answers
+    stay; an attention without a kernel reads the used slots by the standard operators."""
+    options = [f"cache.dtype={dtype}", "cache.size=96", "quantize.calibration.tokens=256"]
+    build_once(tmp_path, options, model=random_model(architecture))
+    contract = GraphContract.load(tmp_path / layout.QUANTIZED / layout.CONTRACT)
+    assert {cache.dtype for cache in contract.caches} == {"int8" if dtype == "int8" else "uint8"}
+    count = operators(tmp_path / layout.ENGINE)
+    fused = architecture in ("llama", "gpt_oss", "gemma2")
+    assert ("GroupQueryAttention" in count, "DequantizeLinear" in count) == (fused, not fused)
+    rows = [np.random.default_rng(0).integers(0, 128, n).tolist() for n in (30, 11)]
+    steps = (rows, [[7], [8, 9, 10]], [[11], [12]], [[], [13]])
+    plain = OnnxRuntime(tmp_path / layout.QUANTIZED / layout.MODEL, contract, Profiles.of_axes(contract)).session(2)
+    own = open_engine(tmp_path / layout.ENGINE).session(2)
+    for tokens in steps:
+        want, got = (session.step(tokens) for session in (plain, own))
+        active = [row for row, new in enumerate(tokens) if new]
+        np.testing.assert_allclose(got[active], want[active], atol=0.02)  # a tie may be rounded the other way
+    for tensor, *held in zip(contract.caches, plain.caches, own.caches, strict=True):
+        for row, used in enumerate(own.lengths):
+            others, numbers = (quantized_cache.numbers(contract, tensor, cache[row, :, :used]) for cache in held)
+            assert (numbers != others).mean() < 0.003
+            assert np.abs(numbers).max() > 0
