@@ -196,7 +196,7 @@ class OnnxRuntimeSession(Session):
         # in two chunks. Memory for activations then depends on neither prompt nor batch: 80 MB less for 8 rows of 512
         # in the same time. Chunks of half this size would take 8 % more time.
         self.chunk = max(1, min(256, 1024 // batch))
-        self._runtime = runtime
+        self._loaded = runtime
         self._inference = runtime.inference
         self._binding = self._inference.io_binding()
         self._bind_caches()
@@ -211,7 +211,7 @@ class OnnxRuntimeSession(Session):
 
     def _run(self, feeds: dict[str, Array]) -> Array:
         if self._ran:  # not before the first token
-            self._runtime.move_weights()
+            self._loaded.move_weights()
         self._ran = True
         for name, value in feeds.items():
             self._binding.bind_input(name, "cpu", 0, value.dtype.type, value.shape, value.ctypes.data)
