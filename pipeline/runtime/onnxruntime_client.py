@@ -31,7 +31,7 @@ class ClientSession(OnnxRuntimeSession):
     @cached_property
     def _rows(self) -> list["ClientSession"]:
         """A session for each row, over this session's caches."""
-        rows = [ClientSession(self._runtime, 1) for _ in range(self.batch)]
+        rows = [ClientSession(self._loaded, 1) for _ in range(self.batch)]
         for number, row in enumerate(rows):
             row._caches = [cache[number : number + 1] for cache in self._caches]
             row._bind_caches()
