@@ -249,7 +249,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = given[: given.index("--")] if "--" in given else given
     if not any(argument.partition("=")[0] == "--batch" for argument in options):
         parser.add_required("prompt", "the text to answer or to continue")
-    parser.add_argument("--batch", metavar="FILE", help="answer each line of a file, - for stdin; write JSON lines")
+    parser.add_argument(
+        "--batch", metavar="FILE", help="answer each line of a file, - for stdin; write JSON lines; default: none"
+    )
     parser.add_number("--max-new-tokens", int, None, "most tokens to generate; default: as many as the cache holds")
     parser.add_argument(
         "--chat",
@@ -263,7 +265,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_number("--min-p", float, 0.0, "leave out tokens below this times the highest probability; default: 0")
     parser.add_number("--repetition-penalty", float, 1.0, "make tokens that are there already less likely; default: 1")
     parser.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end the answer before this text; may be repeated"
+        "--stop",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end the answer before this text; may be repeated; default: none",
     )
     parser.add_number("--seed", int, 0, "seed for sampling; default: 0")
     return parser.parse(given)
