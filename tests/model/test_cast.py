@@ -24,6 +24,7 @@ from pipeline.proof.cases import Case
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
 from pipeline.proof.results import Limits
+from pipeline.wrapping import program
 from tests.support.architectures import ARCHITECTURES, SMALL
 from tests.support.gates import held
 from tests.support.points import build, composed, write_point
@@ -134,7 +135,7 @@ def test_frequencies_of_16_bits_are_caught(
     precision: str, last: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same gates are missed in logits and cache, and the contract names the angles."""
-    monkeypatch.setattr(wrap, "cast", cast_whole)
+    monkeypatch.setattr(program, "cast", cast_whole)
     monkeypatch.setattr(positions, "wrong_frequencies", lambda *_: [])
     found = failures(tmp_path, long_point(tmp_path, precision, last), ENDS, END_GATES[precision])
     assert list(found) == ([layout.WRAPPED] if last is wrap else [layout.WRAPPED, layout.ONNX])
@@ -147,7 +148,7 @@ def test_frequencies_of_16_bits_are_caught(
 
 def test_wrap_refuses_frequencies_of_16_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were they cast again one day, no wrong model would be made."""
-    monkeypatch.setattr(wrap, "cast", cast_whole)
+    monkeypatch.setattr(program, "cast", cast_whole)
     write_point(tmp_path, composed(["experiment=tiny", "precision=fp16"]))
     with contextlib.chdir(tmp_path), pytest.raises(UserError, match=r"rotary frequencies \(float16\)"):
         wrap.main()

@@ -13,7 +13,7 @@ import torch
 import transformers
 from packaging.version import Version
 from torch.export import ExportedProgram
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, PreTrainedModel
 
 from pipeline import wrap
 from pipeline.checkpoint import loading
@@ -100,7 +100,8 @@ def test_decoder_equals_the_original(architecture: str) -> None:
 def test_unfit_architectures_are_refused(architecture: str) -> None:
     """A model without a static cache of keys and values is an error that says what is missing."""
     config, why = REFUSED[architecture]
-    original = loading.load(Model(source=Source.random, architecture=architecture, config=config), None)
+    model = Model(source=Source.random, architecture=architecture, config=config)
+    original = loading.load(model, Path(), AutoConfig.for_model(architecture, **config))
 
     def refuse() -> None:
         layers = decoder.cache_shapes(original, CACHE)

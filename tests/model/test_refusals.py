@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from benchmarks.coverage.configurations import tiny, types
 from pipeline.checkpoint import loading
@@ -62,9 +62,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def empty_model(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
-    """A model on the meta device."""
+    """A model on the meta device, also of a type that is refused before its class is imported."""
     model = Model(source=Source.random, architecture=architecture, config=config)
-    built = loading.empty_model(model, Path(), loading.configuration(model, Path()))
+    made = AutoConfig.for_model(architecture, **config)
+    made._attn_implementation = None  # as loading.configuration leaves it
+    built = loading.empty_model(model, Path(), made)
     assert built is not None
     return built
 

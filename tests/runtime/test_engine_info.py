@@ -51,7 +51,10 @@ def engine(tiny: tuple[Path, GraphContract], tmp_path: Path) -> Path:
         (without("format"), ["built by another version of kvforge: it has format None, this one reads 1 and 2"]),
         (having(format=3), ["built by another version of kvforge: it has format 3, this one reads 1 and 2"]),
         (lambda _: "[1]", ["built by another version of kvforge"]),
-        (having(kind="onnx_runtime"), ["unknown kind of engine 'onnx_runtime'; it must be one of onnxruntime, tensor"]),
+        (
+            having(kind="onnx_runtime"),
+            ["unknown kind of engine 'onnx_runtime'; it must be one of onnxruntime, onnxruntime_client, tensor"],
+        ),
         (without("kind"), ["unknown kind of engine None"]),
         (without("threads", "signature"), ["the key signature is missing", "the key threads is missing"]),
         (having(kind="tensorrt"), ["the key version is missing", "the key targets is missing"]),
