@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from pipeline.checkpoint import loading
@@ -177,7 +178,10 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 
 def local(folder: Path, tokenizer: Any, **config: Any) -> dict[str, str]:
     """A local checkpoint, as a section of params; its generation config has settings that transformers calls odd."""
-    LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=384, **config)).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=384, **config))
+    model.save_pretrained(folder)
     (folder / "generation_config.json").write_text('{"eos_token_id": 7, "do_sample": false, "temperature": 0.5}')
     tokenizer.save_pretrained(folder)
     return {"source": "local", "path": str(folder)}
