@@ -39,7 +39,7 @@ def draw(rows: Sequence[Row], folder: Path) -> list[Path]:
 
 def _speed(rows: Sequence[Row], axes: Any) -> list[Label]:
     """Up and to the left is better."""
-    labels = []
+    labels: list[Label] = []
     for row in rows:
         if (row["batch"], row["prompt"]) == SPEED_AT and row["perplexity"]:
             ours = row["system"] == OURS
@@ -65,7 +65,7 @@ def _time(rows: Sequence[Row], axes: Any) -> list[Label]:
     if len(every) < 2:
         return []
     smallest, largest = every[0], every[-1]
-    labels = []
+    labels: list[Label] = []
     for (system, precision), points in lines.items():
         sizes, times = zip(*sorted(points.items()), strict=True)
         if system in growing:
