@@ -1,4 +1,4 @@
-"""dry_run: attention of its own is found on the meta device, and what needs numbers is left to the run with them."""
+"""dry_run: attention of its own is found without weights, on the meta device and where the forward asks for numbers."""
 
 from pathlib import Path
 
@@ -39,11 +39,21 @@ def test_what_the_decoder_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem.category == Category.ATTENTION
 
 
-def test_what_needs_numbers() -> None:
-    """Its first operation reads a number from a tensor, which no tensor without numbers can give."""
-    model = empty("llama")
-    model.model.embed_tokens.register_forward_pre_hook(lambda _, args: args[0].sum().item())
-    assert dry_run.refusal(model) is None
+@pytest.mark.parametrize("architecture", ["mixtral", "marian", "xlm"])
+def test_what_needs_numbers(architecture: str) -> None:
+    """What does not run on the meta device runs on the CPU; only XLM's attention is refused."""
+    model = empty(architecture)
+    with pytest.raises(RuntimeError, match=r"meta|grouped_mm|BF16"):
+        dry_run._refusal(model, "meta")
+    error = dry_run.refusal(model)
+    assert (error is None) == (architecture != "xlm")
+    assert error is None or "it writes attention out by itself" in str(error)
+
+
+def test_what_needs_numbers_and_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not tried: the run with its weights tells."""
+    monkeypatch.setattr(dry_run, "LARGEST", 1000)
+    assert dry_run.refusal(empty("xlm")) is None
 
 
 @pytest.mark.parametrize("architecture", ["idefics", "kosmos-2"])
