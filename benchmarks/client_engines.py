@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -162,6 +162,12 @@ def equal(want: Rows, got: Rows) -> str:
     return f"{same} of {sum(map(len, want))}"
 
 
+def _why(error: RuntimeError) -> str:
+    """Why OpenVINO does not run a graph: the last line that says so, among many."""
+    lines = re.findall(r"^(?:GatherBlockQuantized|MatMulNBits|\[CPU\]|Check).*", str(error), re.MULTILINE)
+    return f"does not run: {' '.join(lines[-1:])}"
+
+
 def installed(package: str) -> str | None:
     """Its version."""
     try:
@@ -194,8 +200,9 @@ def measure(point: Path, number: int, count: int, modules: Path | None) -> tuple
         del original
     del session
 
-    def row(client: str, release: str | None, got: dict[int, list[list[int]]]) -> None:
-        cells = " | ".join(equal(want, got[batch]) for batch in batches)
+    def row(client: str, release: str | None, got: Mapping[int, list[list[int]] | str]) -> None:
+        made = (got[batch] for batch in batches)
+        cells = " | ".join(one if isinstance(one, str) else equal(want, one) for one in made)
         rows.append(f"| {client} | {release} | {point.name} | {cells} |")
         print(rows[-1], flush=True)
 
@@ -223,15 +230,14 @@ def measure(point: Path, number: int, count: int, modules: Path | None) -> tuple
         found = {batch: node(folder, count, modules, groups) for batch, groups in batches.items()}
         row("onnxruntime-node", found[1][1], {batch: made for batch, (made, _) in found.items()})
     if installed("openvino"):
-        try:
-            run = openvino(folder, count)
-            elsewhere = {batch: [one for group in groups for one in run(group)[0]] for batch, groups in batches.items()}
-        except RuntimeError as error:  # the line that says why is among many
-            why = re.findall(r"^(?:GatherBlockQuantized|MatMulNBits|\[CPU\]|Check).*", str(error), re.MULTILINE)
-            rows.append(f"| OpenVINO | {installed('openvino')} | {point.name} | does not run: {' '.join(why[-1:])} | |")
-            print(rows[-1], flush=True)
-        else:
-            row("OpenVINO", installed("openvino"), elsewhere)
+        cells = []
+        for groups in batches.values():
+            try:
+                run = openvino(folder, count)
+                cells.append([one for group in groups for one in run(group)[0]])
+            except RuntimeError as error:
+                cells.append(_why(error))
+        row("OpenVINO", installed("openvino"), dict(zip(batches, cells, strict=True)))
     files = [onnx.load(one / layout.MODEL, load_external_data=False).graph for one in (folder, own)]
     same = (folder / layout.DATA).read_bytes() == (own / layout.DATA).read_bytes()
     nodes = " and ".join(str(len(graph.node)) for graph in files)

@@ -79,7 +79,7 @@ def test_a_mask_is_a_window_or_not(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert windows.sliding_window(editor, mask, CACHE) == window
 
 
-@pytest.mark.parametrize("architecture", mostly_slow(["gemma2", "gemma3_text", "mistral", "starcoder2"], "gemma2"))
+@pytest.mark.parametrize("architecture", mostly_slow(["gemma2", "gemma3_text", "mistral"], "gemma2"))
 def test_an_engine_has_windows_in_place_of_masks(architecture: str, tmp_path: Path) -> None:
     """Layers without a window have none; nothing that made the masks is left."""
     contract = build_once(tmp_path, [], model=random_model(architecture))
@@ -142,7 +142,7 @@ def test_caches_of_windows_only(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["gemma3_text", "granite_swa", "mistral", "starcoder2"])
+@pytest.mark.parametrize("architecture", ["gemma3_text", "granite_swa", "mistral"])
 def test_architectures_with_caches_of_windows_only(architecture: str, tmp_path: Path) -> None:
     """With attention sinks; where all layers have a window, so that no cache has as many slots as a row has tokens."""
     contract = build_once(tmp_path, [], model=random_model(architecture))

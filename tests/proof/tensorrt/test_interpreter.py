@@ -28,13 +28,13 @@ from tests.support.points import build_once
 from tests.support.tensorrt import contract_of, quantized, rtx
 
 Point = tuple[Path, GraphContract]
-SHAPES = ("llama", "qwen3", "gemma3_text", "gpt2")
+USUAL = ("llama-fp32", "llama-fp16", "qwen3-fp16", "gemma3_text-fp32", "gemma3_text-fp16", "gpt2-fp16")
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-3}
 
 
 @pytest.fixture(
     scope="module",
-    params=mostly_slow((f"{shape}-{compute}" for shape in SHAPES for compute in TOLERANCE), "llama-fp32"),
+    params=mostly_slow(USUAL, "llama-fp32"),
 )
 def usual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A portable model of one architecture with weights of the usual size, and its type."""
