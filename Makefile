@@ -20,6 +20,7 @@ VENV := .venv
 BENCH := .venv-bench
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NODE := tests/node/node_modules/.installed
 GEMMA := models/gemma-3-270m-q4_k_m.gguf
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -30,10 +31,10 @@ run: $(STAMP)  ## build and prove the default point, then let it answer
 	dvc repro verify@$(POINT) bench@$(POINT)
 	@python -m pipeline.generate $(POINT) "$(PROMPT)" --max-new-tokens 128
 
-test: $(STAMP) lint  ## everything, the real model included
+test: $(STAMP) $(NODE) lint  ## everything, the real model included
 	python -m pytest $(PARALLEL)
 
-test-fast: $(STAMP) lint  ## without what is marked slow: the real model, sweeps, rebuilds
+test-fast: $(STAMP) $(NODE) lint  ## without what is marked slow: the real model, sweeps, rebuilds
 	python -m pytest $(PARALLEL) -m "not slow"
 
 # In .venv-floor and .venv-newest, made anew. The tools of the tests are the newest in both.
@@ -93,6 +94,12 @@ $(STAMP): requirements.lock
 	pip install --quiet torch==$(TORCH)
 	pip install --quiet --no-deps --require-hashes -r requirements.lock
 	touch $@
+
+# What clients in JavaScript need. Their tests are skipped, each with its reason, where it is not there.
+$(NODE): tests/node/package-lock.json
+	@if command -v npm > /dev/null; then cd tests/node && npm ci --silent --no-audit --no-fund --ignore-scripts; fi \
+	  || echo "npm could not install $<"
+	@mkdir -p $(@D) && touch $@
 
 # llama.cpp is compiled, for minutes. Should a package fail, the rest is installed one by one, and the benchmark says
 # why a system is missing.

@@ -7,7 +7,7 @@ A folder is a point with such an engine. Prompts of 8 tokens and more get as man
 batches of 3. In fp32 the tokens must be the original's: one forward over a text gives its choices. Otherwise they must
 be those of our own session over the engine that engine=onnxruntime_cpu gives of the same model. Our session and
 onnxruntime-genai run the same file in turn, on one thread; their seconds are of processor time. A client that is not
-installed has no rows; Node's packages are looked for in NODE_MODULES. Writes client_engines.md.
+installed has no rows; `make tests/node/node_modules/.installed` installs Node's packages. Writes client_engines.md.
 """
 
 import argparse
@@ -41,6 +41,7 @@ SCRATCH = Path(".bench/client_engines")
 OUT = Path(__file__).parent / "client_engines.md"
 RAGGED = 3
 HERE = Path(__file__).parent / "clients"
+MODULES = HERE.parents[1] / "tests/node/node_modules"
 Rows = Sequence[Sequence[int]]
 Answer = tuple[list[list[int]], float]  # tokens of each row, seconds of processor time
 
@@ -128,19 +129,19 @@ def openvino(folder: Path, count: int) -> Callable[[Rows], Answer]:
     return run
 
 
-def node(folder: Path, count: int, modules: Path, groups: Sequence[Rows]) -> tuple[list[list[int]], str]:
+def node(folder: Path, count: int, groups: Sequence[Rows]) -> tuple[list[list[int]], str]:
     """Tokens in onnxruntime-node, and its version."""
     script = SCRATCH / "node.mjs"  # modules are looked for beside the script
     shutil.copy(HERE / "node.mjs", script)
     link = SCRATCH / "node_modules"
     link.unlink(missing_ok=True)
-    link.symlink_to(modules.resolve())
+    link.symlink_to(MODULES)
     done = subprocess.run(
         ["node", script, folder.resolve(), str(count)],  # noqa: S607  # of the user's PATH
         input=json.dumps(groups), capture_output=True, text=True, check=True,
     )  # fmt: skip
     found = json.loads(done.stdout)
-    return found["answers"], json.loads((modules / "onnxruntime-node/package.json").read_text(encoding="utf-8"))[
+    return found["answers"], json.loads((MODULES / "onnxruntime-node/package.json").read_text(encoding="utf-8"))[
         "version"
     ]
 
@@ -178,7 +179,7 @@ def installed(package: str) -> str | None:
         return None
 
 
-def measure(point: Path, number: int, count: int, modules: Path | None) -> tuple[list[str], list[str]]:
+def measure(point: Path, number: int, count: int) -> tuple[list[str], list[str]]:
     """The rows of tokens and the remarks of one point."""
     folder, own = point / layout.ENGINE, cpu_engine(point)
     tokens = SCRATCH / "tokens.json"
@@ -228,8 +229,8 @@ def measure(point: Path, number: int, count: int, modules: Path | None) -> tuple
     row("our session", installed("onnxruntime"), answers["our session"])
     if "onnxruntime-genai" in answers:
         row("onnxruntime-genai", installed("onnxruntime-genai"), answers["onnxruntime-genai"])
-    if modules is not None:
-        found = {batch: node(folder, count, modules, groups) for batch, groups in batches.items()}
+    if MODULES.is_dir():
+        found = {batch: node(folder, count, groups) for batch, groups in batches.items()}
         row("onnxruntime-node", found[1][1], {batch: made for batch, (made, _) in found.items()})
     if installed("openvino"):
         cells = []
@@ -259,12 +260,11 @@ def main() -> None:
     points: list[Path] = given.points
     SCRATCH.mkdir(parents=True, exist_ok=True)
     os.environ[FLASH_ATTENTION_OFF] = "1"  # in clients too: another order of sums rounds activations to other integers
-    modules = Path(os.environ["NODE_MODULES"]) if "NODE_MODULES" in os.environ else None
     tables: list[str] = []
     speeds: list[str] = []
     notes: list[str] = []
     for point in points:
-        rows, remarks = measure(point, given.prompts, given.tokens, modules)
+        rows, remarks = measure(point, given.prompts, given.tokens)
         tables += rows
         speeds += [line for line in remarks if line.startswith("|")]
         notes += [f"* {line}." for line in remarks if not line.startswith("|")]

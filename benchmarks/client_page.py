@@ -1,15 +1,15 @@
 """The page of docs/clients.md in headless Chromium: its answer, and the seconds to its first token.
 
-    NODE_MODULES=node_modules python -m benchmarks.client_page artifacts/int4
+    make tests/node/node_modules/.installed
+    python -m benchmarks.client_page artifacts/int4
 
-A folder is a point with an engine for clients. The text must be that of our own session over the engine that
-engine.int8_activations=false gives of the same model, as WebAssembly rounds no activations. Writes client_page.md and
-client_page.png.
+It needs Chromium too. A folder is a point with an engine for clients. The text must be that of our own session over the
+engine that engine.int8_activations=false gives of the same model, as WebAssembly rounds no activations. Writes
+client_page.md and client_page.png.
 """
 
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 OUT = Path(__file__).parent / "client_page.md"
 PICTURE = OUT.with_suffix(".png")
 SCRIPT = ROOT / "tests/support/page.mjs"
+MODULES = ROOT / "tests/node/node_modules"
 PROMPT, COUNT = "Once upon a time, in a village by the sea,", 64
 
 
@@ -46,16 +47,15 @@ def main() -> None:
     )
     parser.add_argument("point", type=Path)
     point: Path = parser.parse_args().point
-    modules = Path(os.environ.get("NODE_MODULES", ROOT / "node_modules")).resolve()
     (page,) = re.findall(r"^```html\n(.*?)^```$", (ROOT / "docs/clients.md").read_text("utf-8"), re.M | re.S)
     with tempfile.TemporaryDirectory() as scratch:
         served = Path(scratch) / "served"
         served.mkdir()
         (served / "page.html").write_text(page, encoding="utf-8")
         for name in ("onnxruntime-web", "@huggingface"):
-            (served / name).symlink_to(modules / name)
+            (served / name).symlink_to(MODULES / name)
         (served / "engine").symlink_to((point / layout.ENGINE).resolve())
-        (Path(scratch) / "node_modules").symlink_to(modules)
+        (Path(scratch) / "node_modules").symlink_to(MODULES)
         script = shutil.copy(SCRIPT, scratch)
         asked = f"page.html?{urlencode({'folder': 'engine', 'count': COUNT, 'prompt': PROMPT})}"
         done = subprocess.run(
@@ -65,7 +65,7 @@ def main() -> None:
         ours.mkdir()
         same = want(point, ours)
     found = json.loads(done.stdout)
-    web = json.loads((modules / "onnxruntime-web/package.json").read_text("utf-8"))["version"]
+    web = json.loads((MODULES / "onnxruntime-web/package.json").read_text("utf-8"))["version"]
     browser = subprocess.run(["chromium", "--version"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S607
     size = sum(file.stat().st_size for file in (point / layout.ENGINE).iterdir()) / 1e6
     seconds = found["marks"]["first token"] / 1e3

@@ -1,11 +1,10 @@
 """docs/clients.md: its examples run, and answer what our own session answers.
 
 They need packages of other languages: onnxruntime-genai (the extra `clients`); onnxruntime-node, onnxruntime-web,
-@huggingface/tokenizers and playwright-core in node_modules/ or in the folder that NODE_MODULES names; and Chromium.
+@huggingface/tokenizers and playwright-core, which `make test` puts into tests/node/; and Chromium.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,10 +21,11 @@ from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.runtime import genai
 from pipeline.runtime.open import open_engine
+from tests.support.points import build_once
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/clients.md"
-MODULES = Path(os.environ.get("NODE_MODULES", ROOT / "node_modules")).resolve()
+MODULES = ROOT / "tests/node/node_modules"
 PROMPT, COUNT = "ab c", 12
 LETTERS = "".join(map(chr, range(33, 127))) + "Ġ"  # Ġ stands for a space
 
@@ -83,6 +83,47 @@ def test_python(speaking_engine: Path, answer: str, tmp_path: Path) -> None:
     script = tmp_path / "generate.py"
     script.write_text(example("python"))
     assert run([sys.executable, script, speaking_engine, PROMPT, str(COUNT)], tmp_path) == answer
+
+
+@pytest.mark.skipif(genai.why_unavailable() is not None, reason=str(genai.why_unavailable()))
+def test_answers_of_a_given_form(speaking_engine: Path) -> None:
+    """onnxruntime-genai's constrained decoding."""
+    import onnxruntime_genai as og
+
+    model = og.Model(str(speaking_engine))
+    tokenizer = og.Tokenizer(model)
+    prompt = tokenizer.encode(PROMPT)
+    params = og.GeneratorParams(model)
+    params.set_search_options(max_length=len(prompt) + COUNT)
+    params.set_guidance("regex", "[xyz]{4}!")
+    generator = og.Generator(model, params)
+    generator.append_tokens(prompt)
+    while not generator.is_done():
+        generator.generate_next_token()
+    assert re.fullmatch("[xyz]{4}!", tokenizer.decode(generator.get_sequence(0)[len(prompt) :]))
+
+
+@pytest.mark.skipif(genai.why_unavailable() is not None, reason=str(genai.why_unavailable()))
+def test_guessed_tokens(tmp_path: Path) -> None:
+    """onnxruntime-genai's guesses from the text, of an engine that gives the logits of every token."""
+    import onnxruntime_genai as og
+
+    build_once(tmp_path, ["engine=onnxruntime_client", "wrap.logits=all"])
+    config = og.Config(str(tmp_path / layout.ENGINE))
+    config.overlay(json.dumps({"model": {"eos_token_id": 511}}))  # a random model may choose the usual one
+    model = og.Model(config)
+    texts = []
+    for options in ({}, {"ngram_size": 2, "max_draft_tokens": 4}):
+        params = og.GeneratorParams(model)
+        params.set_search_options(max_length=40)
+        params.set_speculative_options(**options)
+        generator = og.Generator(model, params)
+        generator.append_tokens([7, 8, 9] * 4)
+        while not generator.is_done():
+            generator.generate_next_token()
+        texts.append(generator.get_sequence(0).tolist())
+    assert len(texts[0]) == 40
+    assert texts[0] == texts[1]
 
 
 @needs("onnxruntime-node", "@huggingface/tokenizers")
