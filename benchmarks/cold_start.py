@@ -1,8 +1,9 @@
 """One token from a cold start: what `python -m pipeline.generate POINT PROMPT --max-new-tokens 1` takes.
 
-    python -m benchmarks.cold_start smollm2 [--beside NAME=FOLDER ...]
+    python -m benchmarks.cold_start smollm2 [--beside NAME=FOLDER ...] [--llama-cpp PYTHON]
 
 FOLDER: another checkout, such as an older one; they run in turn on the same engine, whose files are in the page cache.
+PYTHON: one that has llama-cpp-python, as `make bench` installs it; it reads the same weights in fp32 from a GGUF file.
 Writes cold_start.md.
 """
 
@@ -10,6 +11,7 @@ import argparse
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,19 @@ from statistics import median
 HERE = Path(__file__).parent
 OUT = HERE / "cold_start.md"
 PROMPT = "What is the capital of France?"
+THREADS = len(os.sched_getaffinity(0))
+LLAMA_CPP = f"""
+import sys
+from llama_cpp import Llama
+model = Llama(sys.argv[1], n_ctx=1024, n_threads={THREADS}, type_k=0, type_v=0, verbose=False)  # 0: fp32
+chat = [{{"role": "user", "content": {PROMPT!r}}}]
+print(model.create_chat_completion(chat, max_tokens=1, temperature=0)["choices"][0]["message"]["content"])
+"""
+CONVERT = """
+from pathlib import Path
+from benchmarks.peers.llamacpp import System
+System.build(Path(), Path(__import__("sys").argv[1]), {"type": "ALL_F32"})
+"""
 HEAD = """# One token from a cold start
 
 | | seconds | processor seconds | peak memory, MB |
@@ -47,12 +62,11 @@ def started(command: list[str], code: Path) -> Start:
     return Start(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
 
 
-def measured(point: str, checkouts: dict[str, Path], rounds: int) -> dict[str, list[Start]]:
-    """Starts of each checkout, in turn, after one that is not counted."""
-    command = [sys.executable, "-m", "pipeline.generate", point, PROMPT, "--max-new-tokens", "1"]
-    found: dict[str, list[Start]] = {name: [] for name in checkouts}
+def measured(commands: dict[str, tuple[list[str], Path]], rounds: int) -> dict[str, list[Start]]:
+    """Starts of each command with the code of a checkout, in turn, after one that is not counted."""
+    found: dict[str, list[Start]] = {name: [] for name in commands}
     for number in range(rounds + 1):
-        for name, code in checkouts.items():
+        for name, (command, code) in commands.items():
             start = started(command, code)
             if number:
                 found[name].append(start)
@@ -72,11 +86,19 @@ def main() -> None:
     )
     parser.add_argument("point")
     parser.add_argument("--beside", action="append", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--llama-cpp", metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     checkouts = {"kvforge": HERE.parent}
     checkouts |= {name: Path(folder) for name, _, folder in (each.partition("=") for each in asked.beside)}
-    made = HEAD + "".join(row(*each) for each in measured(asked.point, checkouts, asked.rounds).items())
+    ours = [sys.executable, "-m", "pipeline.generate", asked.point, PROMPT, "--max-new-tokens", "1"]
+    commands = {name: (ours, code) for name, code in checkouts.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        if asked.llama_cpp:
+            converted = started([asked.llama_cpp, "-c", CONVERT, folder], HERE.parent)
+            print(f"fp32 GGUF written in {converted.seconds:.0f} s")
+            commands["llama.cpp"] = ([asked.llama_cpp, "-c", LLAMA_CPP, f"{folder}/model.gguf"], HERE.parent)
+        made = HEAD + "".join(row(*each) for each in measured(commands, asked.rounds).items())
     made += f"""
 * `python -m benchmarks.cold_start {asked.point}`: a process that imports, loads, reads the prompt in the model's chat
   template, prints one token and ends. {asked.rounds} starts each, in turn: the fewest seconds, median processor seconds
