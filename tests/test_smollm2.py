@@ -28,7 +28,7 @@ from tests.support import repository
 pytestmark = [pytest.mark.slow, pytest.mark.real]
 
 QUESTION = "What is the capital of France? Explain its history in a paragraph."
-NEW = 128
+NEW = 64
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def prompts(point: Path, generator: Generator) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def original_texts(point: Path, prompts: list[list[int]]) -> list[list[int]]:
-    """What the original model's own generate() continues each prompt with, greedily, 128 tokens, fp32."""
+    """What the original model's own generate() continues each prompt with, greedily, fp32."""
     model = loading.load(section(Model, point), point / layout.CHECKPOINT)
     options: dict[str, Any] = {"do_sample": False, "min_new_tokens": NEW, "max_new_tokens": NEW, "pad_token_id": 0}
     texts = []
@@ -93,7 +93,7 @@ def test_every_artifact_is_proven(point: Path) -> None:
 def test_greedy_text_is_the_originals(
     generator: Generator, prompts: list[list[int]], original_texts: list[list[int]]
 ) -> None:
-    """128 tokens of 3 prompts, each alone and all in one ragged batch, equal transformers' own generate()."""
+    """64 tokens of 3 prompts, each alone and all in one ragged batch, equal transformers' own generate()."""
     generator.stop = frozenset()
     for batch, want in [([p], [t]) for p, t in zip(prompts, original_texts, strict=True)] + [(prompts, original_texts)]:
         steps = list(generator.tokens(batch, NEW))

@@ -94,15 +94,3 @@ def test_the_same_sweep_again_builds_nothing(swept: Swept) -> None:
     assert again.ran == ["toolchain"] * 4
     assert again.restored == []
     assert (swept.folder / "params.yaml").read_text() == before
-
-
-def test_precisions_share_all_but_their_weights(tmp_path: Path) -> None:
-    """Weights of 8 and 4 bits are rounded from one model, which is wrapped, exported and simplified once."""
-    folder = make_whole(tmp_path / "repository", "points: {}\n")
-    # layers wide enough to be quantized, and a gate that 4 bits of random weights meet
-    model = ("model.config.intermediate_size=512", "verify.quality.top1=0.5")
-    build = Build.of(run(folder, sys.executable, *SWEEP[:4], "precision=int8,int4", *model))
-    shared, each = ("wrap", "export", "simplify"), downstream("quantize")
-    assert count(build.ran) == dict.fromkeys(shared, 1) | dict.fromkeys(("toolchain", "compose", *each), 2)
-    assert count(build.restored) == dict.fromkeys(shared, 1)
-    assert len({path.read_bytes() for path in folder.glob("artifacts/*/engine/model.onnx")}) == 2
