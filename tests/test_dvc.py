@@ -25,8 +25,7 @@ from tests.support.tensorrt import rtx
 # A change: an override, or one of EDITS or PACKAGES -> the stages that run, and those that run when it is undone.
 # The others of the first come back from the cache then. toolchain is left out: it always runs. `engine+` is engine and
 # all that follows from it.
-# test_sweep.py and test_resilience.py have model.seed, engine.threads and precision=int8, int4; the test of TensorRT
-# below has the engine and its profile.
+# test_sweep.py has model.seed and engine.threads, the test of TensorRT below the engine and its profile.
 ONNXRUNTIME = "another onnxruntime"
 TENSORRT = "another TensorRT-RTX"
 PACKAGES = {ONNXRUNTIME: "onnxruntime", TENSORRT: "tensorrt-rtx-cu13-bindings"}
