@@ -68,10 +68,11 @@ def hessians(model: Path, contract: GraphContract, names: set[str], read: list[l
 @dataclass
 class Extent:
     """How large one layer's keys or values are. largest: absolute numbers, [kv_heads, head_dim]; sample: every
-    SAMPLED-th token's, [tokens, kv_heads, head_dim] each."""
+    SAMPLED-th token's, [tokens, kv_heads, head_dim] each; first: of each window's first token, [kv_heads, head_dim]."""
 
     largest: Floats
     sample: list[Floats]
+    first: list[Floats]
 
 
 def extents(model: Path, contract: GraphContract, updates: dict[str, str], read: list[list[int]]) -> dict[str, Extent]:
@@ -79,7 +80,8 @@ def extents(model: Path, contract: GraphContract, updates: dict[str, str], read:
     [1, kv_heads, tokens, head_dim].
 
     The windows are spread over all positions of the cache: rotation moves a key's numbers from channel to channel, and
-    the slowest channels show that only after many tokens. Raises UserError if a number is not finite.
+    the slowest channels show that only after many tokens. A window's first token is always at position 0, as a text's
+    is. Raises UserError if a number is not finite.
     """
     names = list(updates)
     inference = _observing(model, [updates[name] for name in names])
@@ -93,9 +95,10 @@ def extents(model: Path, contract: GraphContract, updates: dict[str, str], read:
             if not np.isfinite(largest).all():
                 what = f"{updates[name]}, which goes into the cache, is not finite on the calibration text"
                 raise UserError(Problem(what, "cache.dtype", "cache.dtype=auto"))
-            extent = found.setdefault(name, Extent(largest, []))
+            extent = found.setdefault(name, Extent(largest, [], []))
             extent.largest = np.maximum(extent.largest, largest)
             extent.sample.append(numbers[::SAMPLED].copy())
+            extent.first.append(numbers[0].copy())
     return found
 
 
@@ -112,11 +115,13 @@ def _observing(folder: Path, names: list[str]) -> ort.InferenceSession:
 
 
 def _feeds(contract: GraphContract, window: list[int], position: int = 0) -> dict[str, npt.NDArray[np.generic]]:
-    """One row of tokens into an empty cache; position: of the first."""
+    """One row of tokens into an empty cache: the first at position 0, those after it from `position` + 1 on."""
     ids = np.array([window], np.int64)
+    positions = np.arange(position, position + len(window))
+    positions[0] = 0
     return {t.name: np.zeros(t.sized(batch=1), t.dtype) for t in contract.caches} | {
         "input_ids": ids,
         "attention_mask": np.ones_like(ids),
-        "position_ids": np.arange(position, position + len(window))[None],
+        "position_ids": positions[None],
         "cache_position": np.zeros(1, np.int64),
     }
