@@ -12,8 +12,8 @@ HIGHEST = {8: 127, 4: 7}  # the largest number of so many bits
 # Shares of the largest number that become HIGHEST. With 8 bits none of the text's numbers is cut off: that costs more
 # than the smaller steps of all others gain (SmolLM2-135M). With 4 bits the few large ones may be.
 SHARES = {8: np.linspace(1.0, 1.3, 61).tolist(), 4: np.linspace(0.4, 1.0, 13).tolist()}
-# What the error of a text's first token counts, beside the mean error of all tokens. Attention gives it much weight, and
-# its keys and values are nearly the same in all texts. With 8 bits the error of one token of 512 makes half of the KL
+# What the error of a first token counts, beside the mean error of all tokens. Attention gives it much weight, and its
+# keys and values are nearly the same in all texts. With 8 bits the error of one token of 512 makes half of the KL
 # divergence (SmolLM2-135M), and a step that is a few per cent larger avoids most of it. With 4 bits most of its values
 # are below half a step, whatever the step is.
 FIRST = {8: 1.0, 4: 0.0}
