@@ -116,6 +116,23 @@ def table(rows: list[Row], depths: list[int]) -> str:
     return made
 
 
+def page(rows: list[Row], depths: list[int], command: str, tokens: int) -> str:
+    """The whole page; tokens: of the text."""
+    versions = "; ".join(sorted({f"{row['system']}: {row['version']}" for row in rows}))
+    return f"""# Quantized caches
+
+{table(rows, depths)}
+* `{command}`, on a machine that was busy with other work.
+* Milliseconds of processor time of a process on one thread, one row and one token; medians of {ROUNDS * STEPS} steps in
+  turn. Weights are in fp32. `faster`: than the first cache of the same system.
+* Perplexity over a text of {tokens:,} tokens that is read whole, in chunks of {CHUNK}; its increase over the first
+  cache of the same system, with the standard error of that difference.
+* OpenVINO attends to the first chunk before it is rounded. Its bytes in u8 are a head's numbers and their scale and
+  offset in fp32. Its default is u8, llama.cpp's is fp16; Q8_0 has a scale for each 32 channels of a token.
+* {versions}.
+"""
+
+
 def main() -> None:
     """Measure the points on the command line, and the peers."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cache", description=(__doc__ or "").splitlines()[0])
@@ -129,10 +146,14 @@ def main() -> None:
     size = GraphContract.load(ARTIFACTS / names[0] / layout.QUANTIZED / layout.CONTRACT).cache_size
     depths = [used for used in DEPTHS if used <= size]
     systems = workers(names, tokens, source)
+    rows = [row for row, _ in systems]
+    command = f"python -m benchmarks.cache {' '.join(names)}"
+    count = len(json.loads(tokens.read_text(encoding="utf-8")))
     try:
         for used in depths:
             steps(systems, used)
         for row, worker in systems:
+            OUT.write_text(page(rows, depths, command, count), encoding="utf-8")  # reading takes minutes each
             answer = worker.ask({"do": "read", "chunk": CHUNK})
             row |= {"nlls": answer["nlls"]} if "nlls" in answer else {}
             print(row["system"], row["cache"], answer.get("why", "read"), file=sys.stderr)
@@ -140,22 +161,8 @@ def main() -> None:
     finally:
         for _, worker in systems:
             worker.close()
-    versions = "; ".join(sorted({f"{row['system']}: {row['version']}" for row, _ in systems}))
-    count = len(json.loads(tokens.read_text(encoding="utf-8")))
-    made = f"""# Quantized caches
-
-{table([row for row, _ in systems], depths)}
-* `python -m benchmarks.cache {" ".join(names)}`, on a machine that was busy with other work.
-* Milliseconds of processor time of a process on one thread, one row and one token; medians of {ROUNDS * STEPS} steps in
-  turn. Weights are in fp32. `faster`: than the first cache of the same system.
-* Perplexity over a text of {count:,} tokens that is read whole, in chunks of {CHUNK}; its increase over the first cache
-  of the same system, with the standard error of that difference.
-* OpenVINO attends to the first chunk before it is rounded. Its bytes in u8 are a head's numbers and their scale and
-  offset in fp32. Its default is u8, llama.cpp's is fp16; Q8_0 has a scale for each 32 channels of a token.
-* {versions}.
-"""
-    OUT.write_text(made, encoding="utf-8")
-    print(made)
+    OUT.write_text(page(rows, depths, command, count), encoding="utf-8")
+    print(OUT.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
