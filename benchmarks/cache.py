@@ -28,12 +28,19 @@ from pipeline.core.contract import GraphContract
 ARTIFACTS, SCRATCH = Path("artifacts"), Path(".bench")
 OUT = Path(__file__).parent / "cache.md"
 DEPTHS = (1024, 8192, 32768)  # used slots, the new token's included
+TOGETHER = 8192  # used slots up to which the caches of all systems are in memory at once; beyond, those of one system
 ROUNDS, STEPS = 5, 8  # steps are timed in so many turns of so many steps
 CHUNK = 512  # tokens of the text that are read at once
 BITS = {"float32": "fp32", "int8": "8 bits", "uint8": "4 bits"}
 # caches of the peers' fp32 models, the one to compare with first: options, and what the table calls them
-CACHES = {"openvino": {"f32": "fp32", "u8": "u8"}, "llamacpp": {"F16": "fp16", "Q8_0": "Q8_0"}}
+CACHES = {"llamacpp": {"F16": "fp16", "Q8_0": "Q8_0"}, "openvino": {"f32": "fp32", "u8": "u8"}}
 Row = dict[str, Any]  # system, cache; then what was measured
+
+
+def contract_of(point: str) -> GraphContract:
+    """The contract of a point's engine."""
+    known = json.loads((ARTIFACTS / point / layout.ENGINE / "engine.json").read_text(encoding="utf-8"))
+    return GraphContract.from_dict(known["signature"])
 
 
 def workers(points: list[str], tokens: Path, source: Path) -> list[tuple[Row, Worker]]:
@@ -41,8 +48,7 @@ def workers(points: list[str], tokens: Path, source: Path) -> list[tuple[Row, Wo
     requests: list[tuple[Row, Row]] = []
     for name in points:
         folder = ARTIFACTS / name / layout.ENGINE
-        contract = GraphContract.load(ARTIFACTS / name / layout.QUANTIZED / layout.CONTRACT)
-        row = {"system": OURS, "cache": BITS[contract.caches[0].dtype]}
+        row = {"system": OURS, "cache": BITS[contract_of(name).caches[0].dtype]}
         requests.append((row, {"module": OURS, "folder": str(folder), "options": {"threads": 1}}))
     for module, caches in CACHES.items():
         system = next(peer for peer in PEERS if (peer.module, peer.precision) == (module, "fp32"))
@@ -64,6 +70,11 @@ def workers(points: list[str], tokens: Path, source: Path) -> list[tuple[Row, Wo
     return found
 
 
+def by_system(systems: list[tuple[Row, Worker]]) -> list[list[tuple[Row, Worker]]]:
+    """Those of one system together."""
+    return [list(group) for _, group in itertools.groupby(systems, lambda one: str(one[0]["system"]))]
+
+
 def steps(systems: list[tuple[Row, Worker]], used: int) -> None:
     """Add to each row the milliseconds of a step of one token up to which `used` slots are in use, median."""
     able = []
@@ -76,11 +87,15 @@ def steps(systems: list[tuple[Row, Worker]], used: int) -> None:
             able.append((row, worker))
             row["bytes"] = filled["bytes"]
     seconds: dict[int, list[float]] = {}
-    for _, (number, (_, worker)) in itertools.product(range(ROUNDS), enumerate(able)):
-        # the first one reads weights and cache from afar
-        seconds.setdefault(number, []).extend(worker.ask({"do": "steps", "count": STEPS + 1})["steps_s"][1:])
+    for _, (number, (row, worker)) in itertools.product(range(ROUNDS), enumerate(able)):
+        answer = worker.ask({"do": "steps", "count": STEPS + 1})
+        if "why" in answer:
+            print(f"{row['system']}, {row['cache']}, {used} slots: {answer['why']}", file=sys.stderr)
+        else:  # the first one reads weights and cache from afar
+            seconds.setdefault(number, []).extend(answer["steps_s"][1:])
     for number, (row, worker) in enumerate(able):
-        row[f"ms{used}"] = median(seconds[number]) * 1e3
+        if number in seconds:
+            row[f"ms{used}"] = median(seconds[number]) * 1e3
         worker.ask({"do": "end"})
 
 
@@ -123,8 +138,9 @@ def page(rows: list[Row], depths: list[int], command: str, tokens: int) -> str:
 
 {table(rows, depths)}
 * `{command}`, on a machine that was busy with other work.
-* Milliseconds of processor time of a process on one thread, one row and one token; medians of {ROUNDS * STEPS} steps in
-  turn. Weights are in fp32. `faster`: than the first cache of the same system.
+* Milliseconds of processor time of a process on one thread, one row and one token; medians of {ROUNDS * STEPS} steps
+  in turn: up to {TOGETHER:,} slots those of all lines, beyond those of one system. Weights are in fp32. `faster`:
+  than the first cache of the same system.
 * Perplexity over a text of {tokens:,} tokens that is read whole, in chunks of {CHUNK}; its increase over the first
   cache of the same system, with the standard error of that difference.
 * OpenVINO attends to the first chunk before it is rounded. Its bytes in u8 are a head's numbers and their scale and
@@ -143,15 +159,15 @@ def main() -> None:
     tokens = SCRATCH / text.FILE
     if not tokens.exists():
         text.write_tokens(source, tokens)
-    size = GraphContract.load(ARTIFACTS / names[0] / layout.QUANTIZED / layout.CONTRACT).cache_size
-    depths = [used for used in DEPTHS if used <= size]
+    depths = [used for used in DEPTHS if used <= min(contract_of(name).cache_size for name in names)]
     systems = workers(names, tokens, source)
     rows = [row for row, _ in systems]
     command = f"python -m benchmarks.cache {' '.join(names)}"
     count = len(json.loads(tokens.read_text(encoding="utf-8")))
     try:
         for used in depths:
-            steps(systems, used)
+            for group in [systems] if used <= TOGETHER else by_system(systems):
+                steps(group, used)
         for row, worker in systems:
             OUT.write_text(page(rows, depths, command, count), encoding="utf-8")  # reading takes minutes each
             answer = worker.ask({"do": "read", "chunk": CHUNK})

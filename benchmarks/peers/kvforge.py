@@ -52,13 +52,14 @@ class System(Peer):
         return total
 
     def fill(self, used: int, slots: int) -> None:
-        slots = max(slots, self.runtime.contract.cache_size)
-        self.begin(1, slots)
+        self.begin(1, self.runtime.contract.cache_size)
         contract, rng = self.runtime.contract, np.random.default_rng(0)
         for tensor, cache in zip(contract.caches, self.session.caches, strict=True):
             shape = int(cache.shape[1]), TILE, len(contract.scales.get(tensor.name, [[]])[0]) or int(cache.shape[3])
             some = quantized_cache.stored(contract, tensor, rng.standard_normal(shape, np.float32))
-            cache[0] = np.tile(some, (1, -(-slots // TILE), 1))[:, :slots]
+            for start in range(0, min(slots, cache.shape[2]), TILE):  # slots beyond stay without memory
+                part = cache[0, :, start : start + TILE]
+                part[...] = some[:, : part.shape[1]]
         self.session.lengths[:] = used
 
     def cache_bytes(self) -> float:
