@@ -76,10 +76,10 @@ def engine(folder: Path) -> System:
     point = folder.resolve().parent.name
     named = re.search(r"fp32|fp16|bf16|int[48](-exact)?", point)
     types = {"float32": "fp32", "float16": "fp16"}
-    kind = next(types[t["dtype"]] for t in contract["inputs"] if t["dtype"] in types)
+    kind = next((types[t["dtype"]] for t in contract["inputs"] if t["dtype"] in types), "fp32")  # quantized caches
     precision = named[0] if named else kind
     size = contract["cache_size"]
-    caches = [t for t in contract["inputs"] if t["dtype"] in types]
+    caches = [t for t in contract["inputs"] if t["name"] in contract["aliases"].values()]
     cache_mb = sum(math.prod(t["shape"][1:]) * np.dtype(t["dtype"]).itemsize for t in caches) / 2**20
     return System(OURS, precision, OURS, cache=size, folder=folder, point=point, cache_mb=cache_mb, builds=False)
 

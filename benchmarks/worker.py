@@ -3,7 +3,8 @@
     python -m benchmarks.worker '{"module": ..., "folder": ..., "options": {...}, "threads": 2, "tokens": "..."}'
 
 Commands: {"do": "case", "batch": 1, "prompt": 44, "new": 128, "cache": 1024}, {"do": "memory", "cache": 1024},
-{"do": "perplexity"}.
+{"do": "perplexity"}; of benchmarks.cache: {"do": "fill", "used": 1000, "slots": 1024}, {"do": "steps", "count": 9},
+{"do": "end"}, {"do": "read", "chunk": 512}.
 A failure is an answer too: {"why": "..."}.
 """
 
@@ -79,6 +80,22 @@ def perplexity(peer: Peer, tokens: list[int]) -> dict[str, Any]:
     return {"perplexity": math.exp(total / sum(len(window) - 1 for window in windows))}
 
 
+def fill(peer: Peer, used: int, slots: int) -> dict[str, Any]:
+    """Bytes of a token in the cache that was made."""
+    peer.fill(used, slots)
+    return {"bytes": peer.cache_bytes()}
+
+
+def steps(peer: Peer, count: int) -> dict[str, Any]:
+    """Processor time of steps of one token, of all threads of this process."""
+    seconds = []
+    for _ in range(count):
+        start = time.process_time()
+        peer.step([[5]])
+        seconds.append(time.process_time() - start)
+    return {"steps_s": seconds}
+
+
 def failure(error: Exception) -> dict[str, Any]:
     """The answer for an error; its traceback goes to the worker's log."""
     if not isinstance(error, UnsupportedError):
@@ -125,6 +142,15 @@ def main() -> None:
                     answer(run_memory(peer, tokens, command["cache"]))
                 case "perplexity":
                     answer(perplexity(peer, tokens))
+                case "fill":
+                    answer(fill(peer, command["used"], command["slots"]))
+                case "steps":
+                    answer(steps(peer, command["count"]))
+                case "end":
+                    peer.end()
+                    answer({})
+                case "read":
+                    answer({"nlls": peer.read(tokens, command["chunk"])})
         except Exception as error:
             answer(failure(error))
 

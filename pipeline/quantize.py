@@ -260,7 +260,10 @@ def quantize_cache(model: ir.Model, options: Calibration, bits: int) -> GraphCon
     print(f"calibration: {sum(map(len, windows))} tokens, keys and values of {len(writes) // 2} layers")
     updates = {name: str(node.inputs[1].name) for name, node in writes.items() if node.inputs[1] is not None}
     found = calibration.extents(Path(layout.SIMPLIFIED), contract, updates, windows)
-    scales = {name: caches.scales(each.largest, np.concatenate(each.sample), bits) for name, each in found.items()}
+    scales = {
+        name: caches.scales(each.largest, np.concatenate(each.sample), np.stack(each.first), bits)
+        for name, each in found.items()
+    }
     caches.quantize(model, scales, bits)
     return contract.quantized(bits, {name: scale.tolist() for name, scale in scales.items()})
 

@@ -11,10 +11,10 @@ import numpy as np
 import psutil
 import pytest
 
-from benchmarks import builds, report, text
+from benchmarks import builds, cache, report, text
 from benchmarks.cases import SETS, Case, interleaved
 from benchmarks.fleet import Worker
-from benchmarks.peers import UnsupportedError, nll
+from benchmarks.peers import UnsupportedError, chunks, nll
 from benchmarks.peers.kvforge import System as Kvforge
 from benchmarks.points import CACHES, PRECISIONS
 from benchmarks.systems import GROWING, PEERS, System, chosen, engine
@@ -165,6 +165,28 @@ def test_nll() -> None:
     assert nll(logits, [1, 0]) == pytest.approx(math.log(4 / 3) + math.log(2))
 
 
+def test_chunks_and_the_tokens_after_them() -> None:
+    """Each token but the first is predicted once."""
+    found = list(chunks([1, 2, 3, 4, 5], 2))
+    assert found == [([1, 2], [2, 3]), ([3, 4], [4, 5]), ([5], [])]
+    assert list(chunks([1, 2], 2)) == [([1, 2], [2])]
+
+
+def test_table_of_caches() -> None:
+    """Ratios to the first cache of the same system; what was not measured is empty."""
+    rows = [
+        {"system": "a", "cache": "fp32", "bytes": 2000, "ms8": 4.0, "nlls": [1.0, 2.0]},
+        {"system": "a", "cache": "8 bits", "bytes": 500, "ms8": 2.0, "nlls": [1.1, 2.1]},
+        {"system": "b", "cache": "fp16"},
+    ]
+    lines = cache.table(rows, [8]).splitlines()
+    assert lines[2:] == [
+        "| a | fp32 | 2,000 | 4.0 | 1.00 | 4.482 | |",
+        "| a | 8 bits | 500 | 2.0 | 2.00 | 4.953 | +10.52% ± 0.00% |",
+        "| b | fp16 | | | | | |",
+    ]
+
+
 @pytest.fixture
 def worker(tiny: tuple[Path, GraphContract], tmp_path: Path) -> Iterator[Worker]:
     """A worker with the tiny engine."""
@@ -192,6 +214,15 @@ def test_worker(worker: Worker, tiny: tuple[Path, GraphContract]) -> None:
     assert 1 < worker.ask({"do": "memory", "cache": 64})["session_mb"] < 4096
     assert "why" in worker.ask({"do": "memory", "cache": 65})
     assert psutil.Process(worker.process.pid).status() == psutil.STATUS_STOPPED
+
+
+def test_worker_fills_its_cache_and_reads(worker: Worker) -> None:
+    """Steps on a filled cache, and an engine with too few logits for a text."""
+    assert worker.ask({"do": "fill", "used": 60, "slots": 64})["bytes"] == 2 * 2 * 2 * 16 * 4
+    assert len(worker.ask({"do": "steps", "count": 3})["steps_s"]) == 3
+    assert "do not fit" in worker.ask({"do": "steps", "count": 3})["why"]
+    assert worker.ask({"do": "end"}) == {}
+    assert "wrap.logits=all" in worker.ask({"do": "read", "chunk": 32})["why"]
 
 
 def test_worker_that_does_not_load(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """llama.cpp, through llama-cpp-python's low-level calls, on the GGUF file as it is or with another type of weights."""
 
 import ctypes
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
-from benchmarks.peers import Peer, Rows, nll
+from benchmarks.peers import TILE, Peer, Rows, chunks, nll, nlls
 from benchmarks.systems import gguf
 
 MODEL = "model.gguf"
@@ -20,8 +21,9 @@ _SILENT = llama_cpp.llama_log_callback(lambda level, text, data: None)
 class System(Peer):
     """See Peer. `folder` is the GGUF file or holds one. Its cache is allocated whole, attention reads the used part.
 
-    `type`: of the weights, as llama.cpp calls it. `cache`: of keys and values, "F32" or its default, F16. Activations
-    are rounded to 8 bits in products with quantized weights. Flash attention is llama.cpp's own choice, and it does.
+    `type`: of the weights, as llama.cpp calls it. `cache`: of keys and values, such as "F32"; its default is F16.
+    Activations are rounded to 8 bits in products with quantized weights. Flash attention is llama.cpp's own choice, and
+    it does.
     """
 
     version = f"llama-cpp-python {version('llama-cpp-python')}"
@@ -43,11 +45,12 @@ class System(Peer):
         if llama_cpp.llama_model_quantize(str(gguf()).encode(), str(folder / MODEL).encode(), params):
             raise RuntimeError("llama_model_quantize failed")
 
-    def begin(self, batch: int, cache: int) -> None:
+    def begin(self, batch: int, cache: int, unified: bool = False) -> None:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = batch * cache  # shared out among the rows
         params.n_seq_max = batch
         params.n_batch = 8192
+        params.kv_unified = unified
         params.n_threads = params.n_threads_batch = self.threads
         if "cache" in self.options:
             params.type_k = params.type_v = getattr(llama_cpp, f"GGML_TYPE_{self.options['cache']}")
@@ -94,6 +97,37 @@ class System(Peer):
             total += nll(np.stack([self._logits(i) for i in range(len(row) - 1)]), row[1:])
             self.end()
         return total
+
+    def fill(self, used: int, slots: int) -> None:
+        """Read TILE tokens, restore them in other rows, and let the first row have them all: it is as slow, and made in
+        a moment. Positions repeat, which a mask does not mind."""
+        rows = -(-used // TILE)
+        self.begin(rows, -(-slots // rows), unified=True)
+        tokens = [5 + n % 1000 for n in range(min(used, TILE))]
+        self._run([tokens], every=False)
+        size = llama_cpp.llama_state_seq_get_size(self.context, 0)
+        held = (ctypes.c_uint8 * size)()
+        llama_cpp.llama_state_seq_get_data(self.context, held, size, 0)
+        self.bytes_per_token = size / len(tokens)
+        memory = llama_cpp.llama_get_memory(self.context)
+        for row in range(1, rows):
+            if not llama_cpp.llama_state_seq_set_data(self.context, held, size, row):
+                raise RuntimeError("llama_state_seq_set_data failed")
+            count = min(TILE, used - row * TILE)
+            llama_cpp.llama_memory_seq_rm(memory, row, count, -1)
+            llama_cpp.llama_memory_seq_cp(memory, row, 0, -1, -1)
+
+    def cache_bytes(self) -> float:
+        return self.bytes_per_token
+
+    def read(self, tokens: Sequence[int], chunk: int) -> list[float]:
+        self.begin(1, len(tokens))
+        found: list[float] = []
+        for part, targets in chunks(tokens, chunk):
+            self._run([part], every=True)
+            found += nlls(np.stack([self._logits(i) for i in range(len(targets))]), targets).tolist()
+        self.end()
+        return found
 
     def weight_bytes(self) -> int:
         return int(llama_cpp.llama_model_size(self.model))

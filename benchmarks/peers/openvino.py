@@ -1,5 +1,6 @@
 """OpenVINO: the model by transformers' OpenVINO exporter, weights compressed by NNCF; its cache grows inside."""
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13
 
-from benchmarks.peers import Peer, Rows, nll
+from benchmarks.peers import TILE, Peer, Rows, chunks, nll, nlls
 
 MODEL = "openvino_model.xml"
 # what stands between a compressed constant and the operator that uses it
@@ -16,7 +17,7 @@ UNPACKING = {"Convert", "Subtract", "Multiply", "Reshape", "Transpose", "FakeCon
 
 
 class System(Peer):
-    """See Peer. `precision`: fp32, bf16, int8 or int4.
+    """See Peer. `precision`: fp32, bf16, int8 or int4. `cache`: its type where it is not that of `precision`.
 
     On a CPU with AMX OpenVINO computes in bf16 unless it is told otherwise, and in products with compressed weights it
     rounds activations to 8 bits in groups of 32. So its users get the rows bf16 (of the fp32 model), int8 and int4;
@@ -34,6 +35,8 @@ class System(Peer):
         self.bf16 = options["precision"] == "bf16"
         if options["precision"] == "fp32":
             settings |= {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+        if "cache" in options:
+            settings["KV_CACHE_PRECISION"] = options["cache"]
         self.settings = settings
         last = self.model.clone()
         _keep_last(last)
@@ -96,11 +99,40 @@ class System(Peer):
         self.request = request
         return total
 
+    def fill(self, used: int, slots: int) -> None:
+        self.begin(1, slots)
+        rng = np.random.default_rng(0)
+        for state in self.request.query_state():
+            heads, head_dim = state.state.shape[1], state.state.shape[3]
+            some = rng.standard_normal((1, heads, TILE, head_dim), np.float32)
+            state.state = ov.Tensor(np.ascontiguousarray(np.tile(some, (1, 1, -(-used // TILE), 1))[:, :, :used]))
+        self.position = used
+        self.token_bytes = sum(_token_bytes(state.state, self.settings) for state in self.request.query_state())
+
+    def cache_bytes(self) -> float:
+        return self.token_bytes
+
+    def read(self, tokens: Sequence[int], chunk: int) -> list[float]:
+        request, self.request = self.request, self._request(self.model)
+        self.begin(1, len(tokens))
+        found = []
+        for part, targets in chunks(tokens, chunk):
+            found += nlls(self._run([part])[0, : len(targets)], targets).tolist()
+        self.request = request
+        return found
+
     def weight_bytes(self) -> int:
         total = sum(
             node.get_byte_size() for node in self.model.get_ops() if node.get_type_name() == "Constant" and _read(node)
         )
         return total // 2 if self.bf16 else total  # halved when the model is compiled
+
+
+def _token_bytes(state: ov.Tensor, settings: dict[str, Any]) -> int:
+    """Bytes of a token's keys or values. A state is shown in fp32 whatever it is held in; with 8 bits each head has a
+    scale and an offset in fp32."""
+    heads, head_dim = state.shape[1], state.shape[3]
+    return heads * (head_dim + 8 if settings.get("KV_CACHE_PRECISION") == "u8" else head_dim * 4)
 
 
 def _help_fusion(model: ov.Model) -> None:

@@ -68,10 +68,12 @@ def hessians(model: Path, contract: GraphContract, names: set[str], read: list[l
 @dataclass
 class Extent:
     """How large one layer's keys or values are. largest: absolute numbers, [kv_heads, head_dim]; sample: every
-    SAMPLED-th token's, [tokens, kv_heads, head_dim] each."""
+    SAMPLED-th token's, [tokens, kv_heads, head_dim] each; first: those of each window's first token at position 0,
+    [kv_heads, head_dim] each."""
 
     largest: Floats
     sample: list[Floats]
+    first: list[Floats]
 
 
 def extents(model: Path, contract: GraphContract, updates: dict[str, str], read: list[list[int]]) -> dict[str, Extent]:
@@ -79,7 +81,9 @@ def extents(model: Path, contract: GraphContract, updates: dict[str, str], read:
     [1, kv_heads, tokens, head_dim].
 
     The windows are spread over all positions of the cache: rotation moves a key's numbers from channel to channel, and
-    the slowest channels show that only after many tokens. Raises UserError if a number is not finite.
+    the slowest channels show that only after many tokens. A first token is also read alone at position 0, where that of
+    a text is: keys and values of a text's first token do not depend on others. (In its window it stays before the
+    second token: further away, a model may compute what it never does.) Raises UserError if a number is not finite.
     """
     names = list(updates)
     inference = _observing(model, [updates[name] for name in names])
@@ -87,15 +91,19 @@ def extents(model: Path, contract: GraphContract, updates: dict[str, str], read:
     last = contract.cache_size - max(map(len, read))
     starts = np.linspace(0, last, len(read)).astype(np.int64).tolist()
     for window, start in tqdm(list(zip(read, starts, strict=True)), desc="cache", unit="window", leave=False):
-        for name, value in zip(names, inference.run(None, _feeds(contract, window, start)), strict=True):
+        read_whole, read_first = (
+            inference.run(None, _feeds(contract, *given)) for given in ((window, start), (window[:1],))
+        )
+        for name, value, first in zip(names, read_whole, read_first, strict=True):
             numbers = value[0].swapaxes(0, 1)
             largest = np.abs(numbers).max(0)
             if not np.isfinite(largest).all():
                 what = f"{updates[name]}, which goes into the cache, is not finite on the calibration text"
                 raise UserError(Problem(what, "cache.dtype", "cache.dtype=auto"))
-            extent = found.setdefault(name, Extent(largest, []))
+            extent = found.setdefault(name, Extent(largest, [], []))
             extent.largest = np.maximum(extent.largest, largest)
             extent.sample.append(numbers[::SAMPLED].copy())
+            extent.first.append(first[0, :, 0].copy())
     return found
 
 

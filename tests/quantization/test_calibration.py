@@ -81,9 +81,9 @@ def test_a_text_without_tokens(speaking: Path, tiny: tuple[Path, GraphContract])
 
 def test_extents_are_those_of_what_is_written(tiny: tuple[Path, GraphContract]) -> None:
     """Of keys and values over all windows, which are spread over the positions of the cache: rotated keys differ from
-    those at the beginning, values do not."""
+    those at the beginning, values and first tokens do not."""
     point, contract = tiny
-    windows = [[1, 2, 3, 4, 5, 6, 7, 8], [9, 10, 11]]
+    windows = [[1, 2, 3, 4, 5, 6, 7, 8], list(range(9, 29))]
     writes = caches.writes(onnx_file.load(point / layout.SIMPLIFIED), [cache.name for cache in contract.caches])
     updates = {name: str(node.inputs[1].name) for name, node in writes.items() if node.inputs[1] is not None}
     found = calibration.extents(point / layout.SIMPLIFIED, contract, updates, windows)
@@ -92,9 +92,12 @@ def test_extents_are_those_of_what_is_written(tiny: tuple[Path, GraphContract]) 
     for i, cache in enumerate(contract.caches):
         want = np.abs(np.concatenate([caches[i] for caches in answers], 1)).max(1)
         extent = found[cache.name]
-        assert [len(sample) for sample in extent.sample] == [1, 1]
+        assert [len(sample) for sample in extent.sample] == [1, 2]
+        np.testing.assert_allclose(extent.first, [caches[i][:, 0] for caches in answers], atol=1e-5)
         assert np.allclose(extent.largest, want, atol=1e-5) == cache.name.endswith("value")
         if "key" in cache.name:  # a pair's length stays
-            pairs = [np.square(each).reshape(-1, 2, each.shape[-1] // 2).sum(1) for each in (extent.sample[1][0],)]
-            at_zero = answers[1][i][:, 0]
-            np.testing.assert_allclose(pairs[0], np.square(at_zero).reshape(len(at_zero), 2, -1).sum(1), rtol=1e-3)
+            own, other = (
+                np.square(numbers).reshape(-1, 2, numbers.shape[-1] // 2).sum(1)
+                for numbers in (extent.sample[1][1], answers[1][i][:, 16])
+            )
+            np.testing.assert_allclose(own, other, rtol=1e-3)
