@@ -116,8 +116,8 @@ def main() -> None:
 * `python -m benchmarks.build_profile {name}`: seconds of processor time of a process, medians of {ROUNDS} runs.
 * A program is written and read by PyTorch: its `torch.export.save` copies every node's description and
   `torch.export.load` resolves the types of every description again. Patches of both were tried and left out.
-* A builder that writes a graph for each architecture by hand, as onnxruntime-genai's, neither traces nor reads a program:
-  [beside other builders](builds.md).
+* A builder that writes a graph for each architecture by hand, as onnxruntime-genai's, neither traces nor reads a
+  program: [beside other builders](builds.md).
 """
     OUT.write_text(made, encoding="utf-8")
     print(made)
