@@ -10,7 +10,6 @@ import argparse
 import importlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -66,7 +65,6 @@ def inside(stage: str) -> None:
     spent: dict[str, float] = {}
     for module in dict.fromkeys(module for _, module, _ in STEPS[stage]):
         importlib.import_module(module)
-    importlib.import_module("transformers") if stage == "wrap" else None
     spent["imports"] = _now()
     for step, module, name in STEPS[stage]:
         owner: Any = sys.modules[module]
@@ -111,7 +109,6 @@ def main() -> None:
         for stage, steps in found.items():
             for step, seconds in steps.items():
                 made += f"| {stage} | {step} | {seconds:.1f} | {seconds / total:.0%} |\n"
-        shutil.rmtree(point / layout.WRAPPED)
     made += f"""
 * `python -m benchmarks.build_profile {name}`: seconds of processor time of a process, medians of {ROUNDS} runs.
 * A program is written and read by PyTorch: its `torch.export.save` copies every node's description and

@@ -24,6 +24,7 @@ from benchmarks.fleet import Worker
 from benchmarks.systems import OURS, PEERS
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
+from pipeline.runtime import engine_info
 
 ARTIFACTS, SCRATCH = Path("artifacts"), Path(".bench")
 OUT = Path(__file__).parent / "cache.md"
@@ -39,8 +40,7 @@ Row = dict[str, Any]  # system, cache; then what was measured
 
 def contract_of(point: str) -> GraphContract:
     """The contract of a point's engine."""
-    known = json.loads((ARTIFACTS / point / layout.ENGINE / "engine.json").read_text(encoding="utf-8"))
-    return GraphContract.from_dict(known["signature"])
+    return engine_info.read(ARTIFACTS / point / layout.ENGINE).contract
 
 
 def workers(points: list[str], tokens: Path, source: Path) -> list[tuple[Row, Worker]]:

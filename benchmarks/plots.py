@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks.systems import GROWING, OURS, PEERS
@@ -130,11 +131,7 @@ def _spread(heights: Sequence[float], gap: float) -> list[float]:
     groups: list[list[float]] = []  # of neighbours that touch: their heights less what is below each
     for number, height in enumerate(heights):
         groups.append([height - number * gap])
-        while len(groups) > 1 and _mean(groups[-2]) > _mean(groups[-1]):
+        while len(groups) > 1 and fmean(groups[-2]) > fmean(groups[-1]):
             groups[-2:] = [groups[-2] + groups[-1]]
-    level = [_mean(group) for group in groups for _ in group]
+    level = [fmean(group) for group in groups for _ in group]
     return [height + number * gap for number, height in enumerate(level)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
