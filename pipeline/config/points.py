@@ -35,19 +35,25 @@ def read() -> dict[str, list[str]]:
 
 
 def record(name: str, overrides: Sequence[str]) -> None:
-    """Record a point. Comments are kept, and the file is not touched when the point is already there."""
+    """Record a point."""
+    record_all({name: overrides})
+
+
+def record_all(new: Points) -> None:
+    """Record points. Comments are kept, and the file is not touched when all are already there."""
     with locked("params.lock"):
         yaml, document = _load()
         points = document["points"]
-        if name in points:
-            if equivalent(points[name], overrides):
-                return
-            points[name] = list(overrides)
-        else:
-            points.insert(bisect.bisect(list(points), name), name, list(overrides))
-        text = io.StringIO()
-        yaml.dump(document, text)
-        write_text(FILE, text.getvalue())
+        before = {name: list(overrides) for name, overrides in points.items()}
+        for name, overrides in new.items():
+            if name not in points:
+                points.insert(bisect.bisect(list(points), name), name, list(overrides))
+            elif not equivalent(points[name], overrides):
+                points[name] = list(overrides)
+        if points != before:
+            text = io.StringIO()
+            yaml.dump(document, text)
+            write_text(FILE, text.getvalue())
 
 
 def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:

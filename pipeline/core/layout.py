@@ -8,6 +8,7 @@ PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
 TEXT = "text"
 CALIBRATION = "calibration"
+LINEAGE = "lineage.json"  # what became of each stage, when and where
 
 WRAPPED = "wrapped"
 ONNX = "onnx"
