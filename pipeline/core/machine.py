@@ -15,7 +15,6 @@ import psutil
 
 UNLIMITED = 2**60  # bytes; version 1 writes a number of this order where there is no limit
 ROOT = Path("/")
-CORES = "KVFORGE_CORES"  # a variable of the environment: the cores that a process takes at most
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
@@ -38,14 +37,11 @@ def cores(root: Path = ROOT) -> int:
     """Physical cores that this process may use; ONNX Runtime by itself takes those of the whole machine.
 
     Of a quota of 2.5 processors it takes 2, at least 1: threads wait for each other in every product, and one more
-    than the quota pays for uses it up early, so that all stand still until the next period (100 ms). CORES in the
-    environment lowers it, as where several builds run side by side.
+    than the quota pays for uses it up early, so that all stand still until the next period (100 ms).
     root: the folder that holds proc/ and sys/, for control groups.
     """
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(allowed, psutil.cpu_count(logical=False) or allowed)
-    if os.environ.get(CORES, "").isdecimal():
-        count = max(1, min(count, int(os.environ[CORES])))
     quota = cpu_quota(root)
     return count if quota is None else max(1, min(count, int(quota)))
 

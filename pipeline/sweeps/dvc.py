@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline.core.machine import CORES
 from pipeline.core.tables.stages import NAMES
 from pipeline.sweeps.lineage import StageRun
 
@@ -63,19 +62,17 @@ class Built:
         return next((run for run in self.runs.get(point, ()) if run.outcome == "failed"), None)
 
 
-def reproduce(
-    targets: Sequence[str], progress: Progress, folder: Path = Path(), *, pull: bool = False, cores: int | None = None
-) -> Built:
+def reproduce(targets: Sequence[str], progress: Progress, folder: Path = Path(), *, pull: bool = False) -> Built:
     """Have DVC build the targets (`verify@point`) in a repository and wait for it. A failed stage stops only those that
     depend on it.
 
-    pull: take from the remote what it has. cores: how many of the machine's a stage may use; None for all.
+    pull: take from the remote what it has.
     """
     options = ["--pull"] if pull else []
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "-v", "--keep-going", *options, *targets]
     reader = Reader(progress, _locked_stages(folder))
     with subprocess.Popen(
-        command, cwd=folder, env=environment(cores), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as build:
         assert build.stdout
         for line, transient in lines(build.stdout):
@@ -100,12 +97,9 @@ def changed(targets: Sequence[str], folder: Path = Path()) -> set[str]:
     return {_point(stage) for stage in json.loads(done.stdout)} - {""}
 
 
-def environment(cores: int | None = None) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Return the variables that DVC and its stages run with: the `python` of PATH is the one that runs this."""
-    own = {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-    if cores is not None:
-        own |= dict.fromkeys((CORES, "OMP_NUM_THREADS"), str(cores))
-    return {**os.environ, **own}
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
 def lines(stream: IO[bytes]) -> Iterator[tuple[str, bool]]:

@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from platform import node
@@ -12,8 +13,10 @@ from omegaconf import DictConfig
 from pipeline.core.errors import one_line
 from pipeline.sweeps import dvc
 from pipeline.sweeps.lineage import StageRun
+from pipeline.sweeps.slots import own_cores
 from pipeline.sweeps.workspace import default_remote, workspace
 
+SLOTS = Path(".dvc/tmp/cores")
 MARKER = Path(".dvc/tmp/sweep")  # of the folder in which a sweep leaves a file, by which jobs know the repository
 
 
@@ -41,7 +44,8 @@ class Job:
     """Builds the point that a launcher names, up to a stage.
 
     root: the repository of the front door; marker: a file in it, which jobs see that share its disk. Others work in
-    the copy of the repository that their launcher made, and hand over what they built through DVC's remote.
+    the copy of the repository that their launcher made, and hand over what they built through DVC's remote. cores: of
+    this machine, for each of the jobs that share it; None where the launcher divides them.
     """
 
     root: str
@@ -67,12 +71,15 @@ class Job:
             what = f"{node()} does not share {self.root}, and no DVC remote is set, through which it could hand over"
             return JobResult(point, [], [], f"{what} what it builds: dvc remote add --default NAME URL")
         target = f"{self.stage}@{point}"
-        with workspace(root, point, self.points[point]) as folder:
-            built = dvc.reproduce([target], _printed(point), folder, pull=remote is not None, cores=self.cores)
+        with self._cores(root), workspace(root, point, self.points[point]) as folder:
+            built = dvc.reproduce([target], _printed(point), folder, pull=remote is not None)
             problem = built.problem
             if not shared and not problem:
                 problem = dvc.push(folder)
         return JobResult(point, built.runs.get(point, []), built.tail, problem)
+
+    def _cores(self, root: Path) -> AbstractContextManager[None]:
+        return own_cores(self.cores, root / SLOTS) if self.cores else nullcontext()
 
 
 def _printed(point: str) -> dvc.Progress:

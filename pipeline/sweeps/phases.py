@@ -56,4 +56,5 @@ def groups(points: Points, sections: Mapping[str, Sequence[str]]) -> dict[str, l
 def sections_of_stages(path: Path = DVC_YAML) -> dict[str, list[str]]:
     """Read from dvc.yaml the sections of a point's configuration that each stage reads."""
     stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
-    return {name: [key for key in stages[name]["do"]["params"] if isinstance(key, str)] for name in STAGES}
+    read = {name: stages.get(name, {}).get("do", {}).get("params", []) for name in STAGES}
+    return {name: [key for key in keys if isinstance(key, str)] for name, keys in read.items()}
