@@ -11,49 +11,15 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import points
-from tests.support.repository import PARAMS, ROOT, make
-
-# Stages of the same names that are done at once.
-DVC_YAML = """\
-stages:
-  verify:
-    foreach: ${points}
-    do:
-      cmd: python stage.py ${key} accuracy.json
-      outs:
-        - artifacts/${key}/accuracy.json:
-            cache: false
-  bench:
-    foreach: ${points}
-    do:
-      cmd: python stage.py ${key} bench.json
-      deps:
-        - artifacts/${key}/accuracy.json
-      outs:
-        - artifacts/${key}/bench.json:
-            cache: false
-"""
-# What they run: it writes the report, and which python ran it; the point called bad fails.
-STAGE = """\
-import json, pathlib, sys
-point, file = sys.argv[1:]
-folder = pathlib.Path("artifacts", point)
-folder.mkdir(parents=True, exist_ok=True)
-if point == "bad":
-    sys.exit(1)
-(folder / "python").write_text(sys.executable)
-(folder / file).write_text(json.dumps({"accuracy.json": {"passed": True}, "bench.json": {"decode_tok_s": 12.5}}[file]))
-"""
+from pipeline.sweeps import lineage
+from tests.support import quick
+from tests.support.repository import PARAMS, ROOT
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with those stages. Not to be changed."""
-    folder = make(tmp_path_factory.mktemp("made"))
-    (folder / "dvc.yaml").write_text(DVC_YAML)
-    (folder / "stage.py").write_text(STAGE)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm"], cwd=folder, check=True)
-    return folder
+    return quick.make(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(autouse=True)
@@ -143,25 +109,26 @@ def test_a_job_records_its_point_and_builds_it() -> None:
     assert heading.split("  ")[0] == "point"
     assert line.split() == ["tiny", "verified", "-", "-", "12.5", "tok/s", "-", "-"]
     assert points.read()["tiny"] == ["experiment=tiny"]
-    made = {f"artifacts/tiny/{name}" for name in ("python", "accuracy.json", "bench.json")}
+    made = {f"artifacts/tiny/{name}" for name in ("python", "accuracy.json", "bench.json", "lineage.json")}
     assert files() - before == made | {"dvc.lock"}
     assert Path("artifacts/tiny/python").read_text(encoding="utf-8") == sys.executable
 
 
-def test_a_failed_job_does_not_end_its_sweep() -> None:
-    """The other jobs are built, the failed one is named, and the exit code is 1."""
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_failed_job_does_not_end_its_sweep(launcher: str) -> None:
+    """The other jobs are built, the failed one is named with the reason, and the exit code is 1."""
     points.record("bad", ["experiment=tiny", "precision=fp32"])
-    done = run("-m", "experiment=tiny", "precision=fp32,fp16", "check_size=false")
+    done = run("-m", "experiment=tiny", "precision=fp32,fp16", "check_size=false", f"hydra/launcher={launcher}")
     assert done.returncode == 1
-    assert "error: the point bad was not built" in done.stderr
-    assert [line.split()[:2] for line in done.stdout.splitlines()[-2:]] == [
-        ["bad", "FAILED"],
-        ["tiny-fp16", "verified"],
-    ]
+    *_, bad, good, why = done.stdout.splitlines()
+    assert bad.split()[:2] == ["bad", "FAILED"]
+    assert good.split()[:2] == ["tiny-fp16", "verified"]
+    assert why == "bad: failed in verify: the point called bad fails"
+    assert ("verify", "failed") in {(run.stage, run.outcome) for run in lineage.read(Path("artifacts/bad"))}
 
 
-def test_parallel_launchers_take_turns() -> None:
-    """While another holds the build lock, a job waits."""
+def test_builds_take_turns() -> None:
+    """While another holds the build lock, a build waits."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     with points.locked("kvforge.lock"):
         job = subprocess.Popen(

@@ -11,12 +11,15 @@ import pytest
 import yaml
 
 from pipeline.core.tables.stages import downstream
-from tests.support.repository import Build, make_whole, run
+from pipeline.sweeps.lineage import read
+from tests.support.repository import make_whole, run
 
 pytestmark = pytest.mark.slow
 
 SWEEP = ("-m", "pipeline", "-m", "experiment=tiny", "model.seed=0,1", "engine.threads=1,2")
 OVERRIDES = [["experiment=tiny", f"model.seed={seed}", f"engine.threads={n}"] for seed in (0, 1) for n in (1, 2)]
+SHARED = ("wrap", "export", "simplify", "quantize")
+LAUNCHERS = ("basic", "joblib", "submitit_local", "ray")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,6 @@ class Swept:
 
     folder: Path
     output: str
-    build: Build
 
     @property
     def points(self) -> dict[str, list[str]]:
@@ -33,26 +35,47 @@ class Swept:
         points: dict[str, list[str]] = yaml.safe_load((self.folder / "params.yaml").read_text())["points"]
         return points
 
+    def lineage(self, point: str) -> dict[str, str]:
+        """What became of each stage of a point."""
+        return {run.stage: run.outcome for run in read(self.folder / "artifacts" / point)}
 
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+
+@pytest.fixture(scope="module", params=LAUNCHERS)
+def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """Sweep over two models and two options of the engine."""
+    if request.param == "ray":
+        pytest.importorskip("ray", reason="the extra ray is not installed")
     folder = make_whole(tmp_path_factory.mktemp("sweep") / "repository", "points: {}\n")
-    done = run(folder, sys.executable, *SWEEP)
-    return Swept(folder, done.stdout, Build.of(done))
-
-
-def count(stages: list[str]) -> dict[str, int]:
-    """How often each stage is in a list of `stage@point`."""
-    return Counter(stage.partition("@")[0] for stage in stages)
+    done = run(folder, sys.executable, *SWEEP, f"hydra/launcher={request.param}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return Swept(folder, done.stdout)
 
 
 def test_equal_stages_run_once(swept: Swept) -> None:
     """What is equal of two models is built once each; only engines are built for each of the four points."""
-    shared = dict.fromkeys(("wrap", "export", "simplify", "quantize"), 2)
-    each = dict.fromkeys(("toolchain", "compose", *downstream("engine")), 4)
-    assert count(swept.build.ran) == shared | each
-    assert count(swept.build.restored) == shared
+    outcomes = [swept.lineage(point) for point in swept.points]
+    for stage in SHARED:
+        assert Counter(found[stage] for found in outcomes) == {"ran": 2, "restored": 2}, stage
+    for stage in downstream("engine"):
+        assert Counter(found[stage] for found in outcomes) == {"ran": 4}, stage
+
+
+def test_nothing_is_left_behind(swept: Swept) -> None:
+    """A job's folder is gone when it has ended, and the repository has no file of a launcher."""
+    assert not [path for path in (swept.folder / ".dvc/tmp/points").glob("*") if path.is_dir()]
+    status = run(swept.folder, "git", "status", "--porcelain", "--untracked-files=all").stdout.split("\n")
+    names = {line[3:].split("/")[0] for line in status if line}
+    assert names == {
+        ".dvc",
+        ".dvcignore",
+        ".gitignore",
+        "artifacts",
+        "conf",
+        "dvc.lock",
+        "dvc.yaml",
+        "params.yaml",
+        "pipeline",
+    }
 
 
 def test_every_job_is_a_point_that_was_verified(swept: Swept) -> None:
@@ -90,7 +113,9 @@ def test_metrics_and_plots_show_all_points(swept: Swept) -> None:
 def test_the_same_sweep_again_builds_nothing(swept: Swept) -> None:
     """Running it a second time builds nothing and leaves params.yaml as it is."""
     before = (swept.folder / "params.yaml").read_text()
-    again = Build.of(run(swept.folder, sys.executable, *SWEEP))
-    assert again.ran == ["toolchain"] * 4
-    assert again.restored == []
+    lineages = [swept.lineage(point) for point in swept.points]
+    done = run(swept.folder, sys.executable, *SWEEP)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["point", "size", "prefill", "decode", "perplexity", "mean", "KL"]
+    assert [swept.lineage(point) for point in swept.points] == lineages
     assert (swept.folder / "params.yaml").read_text() == before

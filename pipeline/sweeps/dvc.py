@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from pipeline.core.tables.stages import NAMES
 from pipeline.sweeps.lineage import StageRun
 
 LOCK = Path("dvc.lock")
@@ -26,14 +25,15 @@ RESTORED = re.compile(r"Stage '(.+)' is cached - skipping run")
 UNCHANGED = re.compile(r"Stage '(.+)' didn't change, skipping")
 CHANGED = re.compile(r"(?:Dependency|Output) '(.+)' of stage: '(.+)' changed because it is '(.+)'\.")
 DEBUG = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ ([A-Z]+): ?(.*)")
-FAILED = re.compile(r"failed to reproduce '(.+?)'")
+FAILED = re.compile(r"failed to run: .*, exited with")
+SKIPPED = re.compile(r"Stages? .* will be skipped due to this failure")
 COST = re.compile(r"(\w+): ([\d.]+) s, peak memory ([\d.]+) GB")  # printed by pipeline.core.stage
 PROGRESS = re.compile(r"(?:(.*): +)?(\d+)%\|")  # of tqdm
 COLOR = re.compile(r"\x1b\[[0-9;]*[mKA]")
 # What DVC says besides, of no interest to who builds points.
 CHATTER = re.compile(
-    r"> (?:PYTHONPATH=\S+ )?python -m pipeline|(?:Generating|Updating) lock file|To track the changes|\tgit add"
-    r"|To enable auto staging|\tdvc config core\.autostage|Use `dvc push`|ERROR: failed to reproduce|WARNING: "
+    r"> |(?:Generating|Updating) lock file|To track the changes|\tgit add"
+    r"|To enable auto staging|\tdvc config core\.autostage|Use `dvc push`"
 )
 TAIL = 200  # lines of a build's output that are kept
 
@@ -77,7 +77,7 @@ def reproduce(targets: Sequence[str], progress: Progress, folder: Path = Path(),
         assert build.stdout
         for line, transient in lines(build.stdout):
             reader.read(line, transient)
-    return reader.finish(build.returncode, targets)
+    return reader.finish(build.returncode)
 
 
 def push(folder: Path) -> str | None:
@@ -126,6 +126,7 @@ class Reader:
         self.why: dict[str, tuple[str, ...]] = {}
         self.cost: tuple[float, int] | None = None
         self.said: list[str] = []  # by the stage that is running
+        self.error = ""  # of DVC itself
 
     def read(self, line: str, transient: bool = False) -> None:
         """Read a line; transient: the next one overwrites it."""
@@ -150,27 +151,24 @@ class Reader:
             self._end(found[1], StageRun(_name(found[1]), "unchanged"))
         elif self.running and (found := COST.fullmatch(text)) and found[1] == _name(self.running):
             self.cost = float(found[2]), int(float(found[3]) * 2**30)
-        elif level in {"WARNING", "ERROR"} and (found := FAILED.search(text)):
-            self._fail(found[1])
-        elif not CHATTER.match(text) and level == "INFO":
+        elif level == "WARNING" and self.running and FAILED.match(text):
+            self._fail(self.running)
+        elif level == "WARNING" and SKIPPED.fullmatch(text):
+            for stage in re.findall(r"'(.+?)'", text):
+                self._end(stage, StageRun(_name(stage), "skipped"))
+        elif level == "ERROR":
+            self.error = text  # DVC's last word; its traceback follows
+        elif level == "INFO" and not self.error and not CHATTER.match(text):
             self.said.append(text)
             self.built.tail = [*self.built.tail[1 - TAIL :], text]
             self.progress.text(text)
 
-    def finish(self, code: int, targets: Sequence[str]) -> Built:
-        """Return what was built, once DVC has ended with `code`. What is left of the targets' points was skipped."""
+    def finish(self, code: int) -> Built:
+        """Return what was built, once DVC has ended with `code`."""
         if self.running and code:
             self._fail(self.running)
         if code and not any(run.outcome == "failed" for runs in self.built.runs.values() for run in runs):
-            self.built.problem = self.built.tail[-1] if self.built.tail else f"DVC ended with {code}"
-        if code:
-            for point in {target.partition("@")[2] for target in targets}:
-                done = {run.stage for run in self.built.runs.setdefault(point, [])}
-                wanted = {_name(target) for target in targets if target.endswith(f"@{point}")}
-                last = max(map(NAMES.index, wanted))
-                missing = [name for name in NAMES[1 : last + 1] if name not in done and name != "bench"]
-                missing += ["bench"] if "bench" in wanted - done else []
-                self.built.runs[point] += [StageRun(name, "skipped") for name in missing]
+            self.built.problem = f"DVC: {self.error or f'it ended with {code}'}"
         return self.built
 
     def _debug(self, text: str) -> None:
@@ -186,8 +184,6 @@ class Reader:
         self.progress.started(_name(stage), _point(stage))
 
     def _fail(self, stage: str) -> None:
-        if any(run.stage == _name(stage) for run in self.built.runs.get(_point(stage), ())):
-            return
         errors = [line.removeprefix("error: ") for line in self.said if line.startswith("error: ")]
         error = errors[0] if errors else self.said[-1] if self.said else "it was ended from outside"
         self._end(stage, StageRun(_name(stage), "failed", self._why(stage), error=error))

@@ -9,6 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn
 
 from pipeline.config.compose import CONF, MAIN
+from pipeline.config.diagnose import HYDRA_ERRORS
 from pipeline.core.errors import Problem, UserError, one_line
 from pipeline.sweeps import job
 from pipeline.sweeps.job import Job, JobResult
@@ -18,10 +19,15 @@ from pipeline.sweeps.phases import Phase
 def chosen(given: Sequence[str]) -> str:
     """Return the name of the launcher that `given` and the configuration choose: basic, joblib, ...
 
-    given: overrides that concern Hydra.
+    given: overrides that concern Hydra. Raises UserError when Hydra cannot take them.
     """
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        composed = hydra.compose(MAIN, list(given), return_hydra_config=True)
+    try:
+        with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+            composed = hydra.compose(MAIN, list(given), return_hydra_config=True)
+    except HYDRA_ERRORS as error:
+        what = f"Hydra cannot take {' '.join(given)}: {one_line(error)}"
+        fix = "pip install -e '.[joblib]' (or submitit, ray) installs a launcher; without one, jobs run one by one"
+        raise UserError(Problem(what, "hydra/launcher", fix)) from error
     return str(composed.hydra.runtime.choices["hydra/launcher"])
 
 

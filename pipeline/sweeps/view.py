@@ -26,7 +26,7 @@ BAR = 24  # columns
 @contextmanager
 def view(names: Sequence[str], expected: Mapping[Key, float]) -> Iterator[Progress]:
     """Show a build of these points until it ends. expected: seconds of each stage, as far as they are known."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = Console(soft_wrap=True)
     state = View(names, expected, console)
     progress = Progress(state.started, state.ended, state.fraction, state.text)
     if not console.is_terminal:
@@ -55,7 +55,7 @@ class View:
         self.done.add((run.stage, point))
         self.running = None
         if run.outcome != "unchanged" and point:
-            self.console.print(line(point, run))
+            self.console.print(Text(line(point, run)))
 
     def fraction(self, label: str, share: float) -> None:
         """Note how far a stage is by its own progress bar."""
@@ -63,7 +63,7 @@ class View:
 
     def text(self, text: str) -> None:
         """Print a line of a stage's output."""
-        self.console.print(f"  {text}")
+        self.console.print(Text(f"  {text}"))
 
     def render(self) -> Group:
         """Return what a terminal shows now."""

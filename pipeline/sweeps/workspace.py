@@ -6,6 +6,7 @@ cache, run cache included, through which the repository gets what they built.
 
 import configparser
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,5 +96,5 @@ def _config(root: Path) -> configparser.RawConfigParser:
         key = "dir" if section == "cache" else "url"
         value = config.get(section, key, fallback=None)
         if value and "://" not in value:
-            config[section][key] = str(folder / value)
+            config[section][key] = os.path.normpath(folder / value)
     return config
