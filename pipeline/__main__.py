@@ -16,7 +16,7 @@ from pipeline.config import compose as config
 from pipeline.config import points, reference
 from pipeline.core import errors, usage
 from pipeline.core.errors import Problem, UserError
-from pipeline.sweeps import build, jobs, launch, launchers
+from pipeline.sweeps import build, jobs, launchers
 from pipeline.sweeps.expect import expected
 from pipeline.sweeps.phases import sections_of_stages
 from pipeline.sweeps.summary import summary
@@ -56,7 +56,7 @@ def sweep(arguments: list[str], flags: set[str]) -> int:
     plans = check_sizes([*arguments, *flags]) if wanted.unchecked else []
     points.record_all(wanted.overrides)
     given = jobs.of_hydra(arguments)
-    launcher = launch.chosen(given)
+    launcher = launchers.chosen(given)
     done = {}
     if launcher != launchers.BASIC:
         memory = max((plan["memory"] for plan in plans), default=0)

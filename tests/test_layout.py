@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoint": {"core", "text", "packed"},
     "config": {"core", "text", "checkpoint"},
     "model": {"core"},
+    "sweeps": {"core", "config"},
     "planning": {"core", "checkpoint", "config", "model"},
     "wrapping": {"core", "checkpoint", "model"},
     "graph": {"core", "model"},
@@ -29,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proof": {"core", "text", "checkpoint", "model", "graph", "runtime", "backends/tensorrt"},
 }
 LARGEST = 14  # modules of a folder: more do not show an architecture
-LARGER = {".": 15}  # one file for each command that users run
+LARGER = {".": 17}  # one file for each command that users run
 TESTS = Path(__file__).parent
 WITHOUT_TEST_FILE = {  # module -> why it has none
     "core.arrays": "two type aliases",

@@ -7,7 +7,7 @@ import bisect
 import fcntl
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,19 +41,25 @@ def record(name: str, overrides: Sequence[str]) -> None:
 
 def record_all(new: Points) -> None:
     """Record points. Comments are kept, and the file is not touched when all are already there."""
-    with locked("params.lock"):
-        yaml, document = _load()
-        points = document["points"]
-        before = {name: list(overrides) for name, overrides in points.items()}
+    with _document() as points:
         for name, overrides in new.items():
             if name not in points:
                 points.insert(bisect.bisect(list(points), name), name, list(overrides))
             elif not equivalent(points[name], overrides):
                 points[name] = list(overrides)
-        if points != before:
-            text = io.StringIO()
-            yaml.dump(document, text)
-            write_text(FILE, text.getvalue())
+
+
+def rename(old: str, new: str) -> None:
+    """Give a recorded point another name, in its place."""
+    with _document() as points:
+        points.insert(list(points).index(old), new, points.pop(old))
+
+
+def drop(names: Iterable[str]) -> None:
+    """Remove recorded points."""
+    with _document() as points:
+        for name in names:
+            del points[name]
 
 
 def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
@@ -102,6 +108,19 @@ def locked(name: str) -> Iterator[None]:
     with (SCRATCH / name).open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _document() -> Iterator[Any]:
+    """Read the points, to be changed in place, and write them if they were. Comments are kept."""
+    with locked("params.lock"):
+        yaml, document = _load()
+        before = [(name, list(overrides)) for name, overrides in document["points"].items()]
+        yield document["points"]
+        if [(name, list(overrides)) for name, overrides in document["points"].items()] != before:
+            text = io.StringIO()
+            yaml.dump(document, text)
+            write_text(FILE, text.getvalue())
 
 
 def _require_file() -> None:

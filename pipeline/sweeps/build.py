@@ -15,8 +15,7 @@ from pipeline.core import machine
 from pipeline.core.tables import stages
 from pipeline.sweeps import dvc, launchers, lineage
 from pipeline.sweeps.job import JobResult
-from pipeline.sweeps.launch import launch
-from pipeline.sweeps.launchers import Needs
+from pipeline.sweeps.launchers import Needs, launch
 from pipeline.sweeps.lineage import StageRun
 from pipeline.sweeps.phases import Phase, phases, sections_of_stages
 from pipeline.sweeps.workspace import default_remote, remove_leftovers

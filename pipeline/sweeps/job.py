@@ -13,8 +13,7 @@ from omegaconf import DictConfig
 from pipeline.core.errors import one_line
 from pipeline.sweeps import dvc
 from pipeline.sweeps.lineage import StageRun
-from pipeline.sweeps.slots import own_cores
-from pipeline.sweeps.workspace import default_remote, workspace
+from pipeline.sweeps.workspace import default_remote, own_cores, workspace
 
 SLOTS = Path(".dvc/tmp/cores")
 MARKER = Path(".dvc/tmp/sweep")  # of the folder in which a sweep leaves a file, by which jobs know the repository
