@@ -16,7 +16,7 @@ from pipeline.config import compose as config
 from pipeline.config import points, reference
 from pipeline.core import errors, usage
 from pipeline.core.errors import Problem, UserError
-from pipeline.sweeps import build, jobs, launchers
+from pipeline.sweeps import build, goals, jobs, launchers
 from pipeline.sweeps.expect import expected
 from pipeline.sweeps.phases import sections_of_stages
 from pipeline.sweeps.summary import summary
@@ -28,6 +28,7 @@ HELP = """\
   key=value      override a key of the configuration below, which shows the defaults: cache.size=2048
   point=NAME     name of the point; default: derived from the overrides
   -m             sweep: values separated by commas make one point each
+  goal=smallest  of a sweep, build to the end only what can be the smallest good engine; also goal=fastest
   hydra/launcher=joblib
                  build the points of a sweep side by side; also submitit_slurm, ray
 
@@ -53,23 +54,31 @@ def check_sizes(arguments: list[str]) -> list[dict[str, Any]]:
 def sweep(arguments: list[str], flags: set[str]) -> int:
     """Build the points that the arguments ask for, print a summary, and return the exit code."""
     wanted = jobs.plan(arguments, bool(flags & SWEEP))
+    names = list(wanted.overrides)
     plans = check_sizes([*arguments, *flags]) if wanted.unchecked else []
     points.record_all(wanted.overrides)
     given = jobs.of_hydra(arguments)
     launcher = launchers.chosen(given)
     done = {}
-    if launcher != launchers.BASIC:
+    new = build.not_built(names) if launcher != launchers.BASIC else []
+    if new:
         memory = max((plan["memory"] for plan in plans), default=0)
-        new = build.not_built(list(wanted.overrides))
-        if new:
-            chosen = {name: wanted.configurations[name] for name in new}
-            done = build.run_jobs(wanted.overrides, chosen, launcher, given, memory)
-            build.show_tail(done)
+        last = "engine" if wanted.goal.find else "verify"
+        chosen = {name: wanted.configurations[name] for name in new}
+        done = build.run_jobs(wanted.overrides, chosen, launcher, given, memory, last)
+        build.show_tail(done)
     seconds = expected(plans, wanted.configurations, sections_of_stages())
-    with view(list(wanted.overrides), seconds) as progress:
-        result = build.collect(list(wanted.overrides), done, progress)
-    print(*summary(wanted.overrides, result.failed), sep="\n")
-    return 1 if result.failed else 0
+    with view(names, seconds) as progress:
+        if wanted.goal.find:
+            found = goals.search(names, wanted.goal, done, progress)
+            failed = found.failed
+        else:
+            found, failed = None, build.collect(names, done, progress).failed
+    print(*summary(names, failed), sep="\n")
+    if found:
+        print(*goals.lines(found, wanted.goal), sep="\n")
+        return 0 if found.best else 1
+    return 1 if failed else 0
 
 
 def _nothing(_: DictConfig) -> None:

@@ -65,11 +65,14 @@ def compose(overrides: Sequence[str], conf: Path = CONF) -> DictConfig:
 
 
 def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
-    """The overrides of each job of a sweep: `model=a,b` makes two jobs. What cannot be read is left for `compose`."""
+    """The overrides of each job of a sweep: `model=a,b` makes two jobs. What cannot be read is left for `compose`.
+
+    An experiment may name values to sweep over, as hydra.sweeper.params does; an override of such a key comes first.
+    """
     choices: list[list[str]] = []
     with _hydra(conf) as loader:
         parser = OverridesParser.create(loader)
-        for text in overrides:
+        for text in [*overrides, *_swept(overrides)]:
             choices.append([text])
             try:
                 (override,) = parser.parse_overrides([text])  # this one gives glob(...) the groups to look into
@@ -78,6 +81,17 @@ def expand(overrides: Sequence[str], conf: Path = CONF) -> list[list[str]]:
             if override.is_discrete_sweep():
                 choices[-1] = [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
     return [list(job) for job in itertools.product(*choices)]
+
+
+def _swept(overrides: Sequence[str]) -> list[str]:
+    """The values that the configuration sweeps over, as overrides; without those of keys that are given."""
+    experiment = [text for text in overrides if text.startswith("experiment=") and "," not in text]
+    try:
+        params = hydra.compose(MAIN, experiment, return_hydra_config=True).hydra.sweeper.params
+    except HYDRA_ERRORS:  # `compose` reports it
+        return []
+    keys = {text.lstrip("+~").partition("=")[0] for text in overrides}
+    return [f"{key}={value}" for key, value in (params or {}).items() if key not in keys]
 
 
 @contextmanager

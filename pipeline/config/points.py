@@ -22,7 +22,7 @@ FILE = Path("params.yaml")
 ARTIFACTS = Path("artifacts")
 SCRATCH = Path(".dvc/tmp")  # of DVC, ignored by git
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # of a point: to DVC a dot is a level of params.yaml
-NOT_OF_A_POINT = ("point", "check_size")  # keys that do not make one point differ from another
+NOT_OF_A_POINT = ("point", "check_size", "goal")  # keys that do not make one point differ from another
 LONGEST = 100  # characters of a derived name; file systems end at 255
 
 Points = Mapping[str, Sequence[str]]
@@ -87,7 +87,7 @@ def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
 
 def point_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides that belong to a point: not its name, and nothing about Hydra itself."""
-    others = (*(f"{key}=" for key in NOT_OF_A_POINT), "hydra.", "hydra/")
+    others = (*(f"{key}{end}" for key in NOT_OF_A_POINT for end in "=."), "hydra.", "hydra/")
     return [text for text in overrides if not text.lstrip("+~").startswith(others)]
 
 

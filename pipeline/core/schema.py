@@ -20,6 +20,7 @@ from pipeline.core.tables.keys import COUNT, NOT_NEGATIVE, POSITIVE, SEED, SHARE
 from pipeline.core.tables.keys import CacheType as CacheType
 from pipeline.core.tables.keys import ComputeType as ComputeType
 from pipeline.core.tables.keys import Embedding as Embedding
+from pipeline.core.tables.keys import Find as Find
 from pipeline.core.tables.keys import Logits as Logits
 from pipeline.core.tables.keys import Optimization as Optimization
 from pipeline.core.tables.keys import Rounding as Rounding
@@ -300,6 +301,23 @@ class Bench:
 
 
 @dataclass
+class Goal:
+    """What a sweep is to find, instead of building every point to its end. It does not belong to a point."""
+
+    find: Find | None = key(
+        "The smallest engine, or the one that decodes fastest, of those within the limits; null builds all points.",
+        default=None,
+    )
+    perplexity: float = key(
+        "By how much an engine's perplexity may exceed the original's, as a share of it.", NOT_NEGATIVE, default=0.01
+    )
+    memory_gb: float | None = key(
+        "Memory that the engine may take at most while it runs, in 2^30 bytes, as stage bench measures it.",
+        POSITIVE, default=None,
+    )  # fmt: skip
+
+
+@dataclass
 class Config:
     """All that a point declares; the keys of conf/config.yaml."""
 
@@ -309,6 +327,7 @@ class Config:
         "more disk than is free, as far as `python -m pipeline.plan` knows.",
         default=True,
     )
+    goal: Goal = key("What a sweep is to find.", default=Goal)
     model: Model = key("The checkpoint, and how to load it.", default=Model)
     axes: Axes = key("The largest sizes of the symbolic axes.", default=Axes)
     cache: Cache = key("The static KV cache.", default=Cache)

@@ -17,7 +17,7 @@ from pipeline.sweeps import dvc, launchers, lineage
 from pipeline.sweeps.job import JobResult
 from pipeline.sweeps.launchers import Needs, launch
 from pipeline.sweeps.lineage import StageRun
-from pipeline.sweeps.phases import Phase, phases, sections_of_stages
+from pipeline.sweeps.phases import STAGES, Phase, phases, sections_of_stages
 from pipeline.sweeps.workspace import default_remote, remove_leftovers
 
 ROOT = Path()
@@ -31,9 +31,9 @@ class Result:
     runs: dict[str, list[StageRun]] = field(default_factory=dict)
 
 
-def targets(names: Iterable[str]) -> list[str]:
-    """Return the stages that DVC is asked for, so that these points are built."""
-    return [f"{stage}@{name}" for name in names for stage in stages.last()]
+def targets(names: Iterable[str], asked: Sequence[str] = stages.last()) -> list[str]:
+    """Return what DVC is asked for, so that these points are built up to these stages; by default whole."""
+    return [f"{stage}@{name}" for name in names for stage in asked]
 
 
 def not_built(names: Sequence[str]) -> list[str]:
@@ -48,15 +48,16 @@ def run_jobs(
     launcher: str,
     given: Sequence[str],
     memory: int,
+    last: str = STAGES[-1],
 ) -> dict[str, JobResult]:
     """Build points side by side under a launcher, into DVC's cache; return what each one's jobs did.
 
-    wanted: name -> overrides; configurations: name -> what they resolve to. memory: bytes that a job needs. A point
-    that fails is left out of later phases.
+    wanted: name -> overrides; configurations: name -> what they resolve to. memory: bytes that a job needs. last: the
+    stage up to which they are built. A point that fails is left out of later phases.
     """
     remove_leftovers(ROOT)
     results: dict[str, JobResult] = {}
-    for phase in phases(configurations, sections_of_stages()):
+    for phase in phases(configurations, sections_of_stages(), last):
         going = [name for name in phase.points if name not in results or failure(results[name]) is None]
         needs = Needs(memory, machine.memory_available(), machine.cores(), len(going))
         own = launchers.overrides(launcher, needs, given)
@@ -69,13 +70,25 @@ def run_jobs(
     return results
 
 
-def collect(names: Sequence[str], jobs: Mapping[str, JobResult], progress: dvc.Progress) -> Result:
-    """Build points in the repository; `jobs` has run some of their stages. Each point gets its lineage.json."""
+def collect(
+    names: Sequence[str],
+    jobs: Mapping[str, JobResult],
+    progress: dvc.Progress,
+    asked: Sequence[str] = stages.last(),
+) -> Result:
+    """Build points in the repository; `jobs` has run some of their stages. Each point gets its lineage.json.
+
+    asked: the stages that DVC is asked for, with all that they need.
+    """
     result = Result({name: why for name in jobs if (why := failure(jobs[name]))})
     going = [name for name in names if name not in result.failed]
     # One build at a time: when two want the same stage DVC fails one of them, even with --wait-for-lock.
     with points.locked("kvforge.lock"):
-        built = dvc.reproduce(targets(going), progress, pull=default_remote(ROOT) is not None) if going else dvc.Built()
+        built = (
+            dvc.reproduce(targets(going, asked), progress, pull=default_remote(ROOT) is not None)
+            if going
+            else dvc.Built()
+        )
         for name in names:
             by_job = jobs[name].runs if name in jobs else []
             runs = lineage.merged(lineage.read(points.ARTIFACTS / name), by_job, built.runs.get(name, []))

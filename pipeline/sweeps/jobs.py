@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -10,6 +10,7 @@ from pipeline.config import compose as config
 from pipeline.config import points
 from pipeline.core import layout
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.schema import Goal
 from pipeline.sweeps.summary import report
 
 OF_HYDRA = ("hydra.", "hydra/")
@@ -18,11 +19,13 @@ OF_HYDRA = ("hydra.", "hydra/")
 @dataclass
 class Jobs:
     """The points of a command line, in its order. overrides: name -> those of the point. configurations: name -> what
-    they resolve to. unchecked: names of points that were not built before, whose size is to be checked."""
+    they resolve to. unchecked: names of points that were not built before, whose size is to be checked. goal: what they
+    are searched for."""
 
     overrides: dict[str, list[str]] = field(default_factory=dict)
     configurations: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     unchecked: set[str] = field(default_factory=set)
+    goal: Goal = field(default_factory=Goal)
 
 
 def of_hydra(arguments: Sequence[str]) -> list[str]:
@@ -48,6 +51,7 @@ def plan(arguments: Sequence[str], sweep: bool) -> Jobs:
             if composed.check_size and not built:
                 jobs.unchecked.add(name)
             jobs.overrides[name] = known[name] = own
+            jobs.goal = cast(Goal, OmegaConf.to_object(composed.goal))
             values = OmegaConf.to_container(composed, enum_to_str=True)
             assert isinstance(values, dict)
             jobs.configurations[name] = {str(key): value for key, value in values.items()}

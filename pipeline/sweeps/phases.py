@@ -22,22 +22,22 @@ class Phase:
     points: tuple[str, ...]
 
 
-def phases(points: Points, sections: Mapping[str, Sequence[str]]) -> list[Phase]:
+def phases(points: Points, sections: Mapping[str, Sequence[str]], last: str = STAGES[-1]) -> list[Phase]:
     """Return the phases, each of which needs the ones before it.
 
-    points: name -> resolved configuration. sections: stage -> the sections of the configuration that it reads.
+    points: name -> resolved configuration. sections: stage -> the sections of the configuration that it reads. last:
+    the stage up to which jobs build.
 
     Two points share a stage when they agree in all sections that it and the stages before it read; one of them runs it
     in an early phase, and the other finds it in DVC's cache. Points that share no stage have one phase.
     """
     shared = groups(points, sections)
     found: list[Phase] = []
-    for stage, following in pairwise(STAGES):
+    for stage, following in pairwise(STAGES[: STAGES.index(last) + 1]):
         first = {members[0] for members in shared[following]}
         several = [members[0] for members in shared[stage] if len(first.intersection(members)) > 1]
         if several:
             found.append(Phase(stage, tuple(several)))
-    last = STAGES[-1]
     return [*found, Phase(last, tuple(members[0] for members in shared[last]))]
 
 

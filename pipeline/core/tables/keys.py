@@ -107,6 +107,13 @@ class CacheType(Enum):
         return 0 if self is CacheType.auto else int(self.value.removeprefix("int"))
 
 
+class Find(Enum):
+    """What a search over points is for."""
+
+    smallest = "smallest"
+    fastest = "fastest"
+
+
 class Logits(Enum):
     """Which positions get logits."""
 
