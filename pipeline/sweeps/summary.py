@@ -42,8 +42,9 @@ def report(name: str, file: str) -> dict[str, Any]:
 def _row(name: str, failed: bool) -> list[str]:
     if failed:
         return [name, "FAILED", *["-"] * len(FIGURES)]  # the reports may be of an earlier build
-    found = report(name, layout.BENCH) | report(name, layout.ACCURACY).get(layout.ENGINE, {})
-    state = "not run" if layout.ENGINE in _skipped(name) else "verified"
+    accuracy = report(name, layout.ACCURACY)
+    found = report(name, layout.BENCH) | accuracy.get(layout.ENGINE, {})
+    state = "not run" if layout.ENGINE in _skipped(name) else "verified" if accuracy else "built"
     return [name, state, *(form.format(found[key]) if key in found else "-" for key, form in FIGURES.values())]
 
 

@@ -79,6 +79,12 @@ def test_same_is_about_sections(overrides: list[str]) -> None:
     assert points.equivalent(overrides, moved)
 
 
+def test_record_all_writes_once() -> None:
+    """Several points at once, some known, some new."""
+    points.record_all({"b": ["x=1"], "a": [], "smollm2": []})
+    assert points.read() == {"a": [], "b": ["x=1"], "smollm2": []}
+
+
 def test_a_points_own_overrides() -> None:
     """Neither a point's name nor what concerns Hydra itself belongs to a point."""
     given = ["point=x", "+point=y", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "pointless=1", "cache=2k"]
@@ -105,6 +111,16 @@ def test_record_touches_nothing_without_need() -> None:
     before = points.FILE.stat()
     points.record("tiny", ["cache.size=128", "experiment=tiny"])
     assert points.FILE.stat() == before
+
+
+def test_rename_and_drop_keep_comments() -> None:
+    """A renamed point stays in its place; comments that are not a dropped point's stay."""
+    points.FILE.write_text("# all\npoints:\n  a: [x=1]\n  # the second\n  b: []\n  c: []\n", encoding="utf-8")
+    points.rename("b", "z")
+    assert list(points.read()) == ["a", "z", "c"]
+    points.drop(["a", "c"])
+    assert points.read() == {"z": []}
+    assert "# all" in points.FILE.read_text(encoding="utf-8")
 
 
 def test_record_redefines() -> None:
