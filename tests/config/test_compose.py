@@ -140,6 +140,27 @@ def test_a_sweep_expands_to_its_jobs() -> None:
     ]
 
 
+def test_an_experiment_sweeps() -> None:
+    """It names values of its own, which an override of their key replaces; other sweeps multiply them."""
+    assert config.expand(["experiment=precision_ladder"], CONF) == [
+        ["experiment=precision_ladder", f"precision={name}"] for name in ("fp32", "int8", "int4")
+    ]
+    both = config.expand(["experiment=kv_sizes", "cache.size=512,1024", "precision=fp32,int8"], CONF)
+    assert [job[1:] for job in both] == [
+        [f"cache.size={size}", f"precision={name}"] for size in (512, 1024) for name in ("fp32", "int8")
+    ]
+    assert config.expand(["experiment=nope", "cache.size=64,128"], CONF)[0] == ["experiment=nope", "cache.size=64"]
+
+
+@pytest.mark.parametrize("experiment", ["kv_sizes", "precision_ladder", "deploy_matrix"])
+def test_every_job_of_an_experiment_composes(experiment: str) -> None:
+    """The questions that docs/sweeps.md lists can be asked as they are."""
+    jobs = config.expand([f"experiment={experiment}"], CONF)
+    assert len(jobs) > 2
+    for job in jobs:
+        config.compose(job, CONF)
+
+
 def test_composing_imports_nothing_heavy() -> None:
     """Composing starts at once: torch, transformers, onnx and onnxruntime stay unimported."""
     heavy = {"torch", "transformers", "onnx", "onnxruntime", "numpy", "dvc"}

@@ -1,5 +1,6 @@
 """What launchers are told, and what their jobs bring back."""
 
+import importlib.util
 import os
 import signal
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ def test_each_launcher_is_told_in_its_own_keys() -> None:
     assert "hydra.launcher.mem_gb=4" in overrides("submitit_slurm", needs, [])
     ray = overrides("ray", needs, ["+hydra.launcher.ray.remote.num_cpus=3"])
     assert ray == [f"+hydra.launcher.ray.remote.memory={int(3 * GB * 1.15)}"]
+    assert "+hydra.launcher.ray.remote.num_cpus=2" in overrides("ray_cluster", needs, [])
     assert overrides("another", needs, []) == []
 
 
@@ -69,6 +71,8 @@ def test_the_launcher_that_is_chosen() -> None:
     """By an override, else by conf/config.yaml, else Hydra's own."""
     assert launchers.chosen([]) == "basic"
     assert launchers.chosen(["hydra/launcher=joblib", "hydra.launcher.n_jobs=3"]) == "joblib"
+    if importlib.util.find_spec("ray"):
+        assert launchers.chosen(["hydra/launcher=ray_cluster"]) == "ray_cluster"
     config = Path("conf/config.yaml")
     text = config.read_text(encoding="utf-8")
     config.write_text(
