@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline.core.hardware import cpu
 from pipeline.core.machine import cores
 from pipeline.core.tables.stages import OF_A_POINT
 from pipeline.sweeps import lineage
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "sweeps.md"
-COPIED = (".dvcignore", ".gitignore", ".dvc/.gitignore", ".dvc/config", "dvc.yaml", "conf", "pipeline")
+COPIED = (".dvcignore", "dvc.yaml", "conf", "pipeline")
 LAUNCHERS = ("basic", "joblib", "submitit_local", "ray")
 GRID = ("experiment=tiny", "model.seed=0,1", "precision=fp32,int8,int4", "engine.threads=1,2")
 CHANGED = "verify.greedy_tokens=8"
@@ -38,14 +37,17 @@ DISTINCT = {"wrap": 2, "export": 2, "simplify": 2, "quantize": 6, "engine": 12, 
 
 def repository(folder: Path) -> Path:
     """Return a copy of this repository without points."""
-    (folder / ".dvc").mkdir(parents=True)
+    folder.mkdir(parents=True)
     for name in COPIED:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copyfile(ROOT / name, folder / name)
     (folder / "params.yaml").write_text("points: {}\n")
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet", "--no-scm", "--force"], cwd=folder, check=True)
+    shutil.copyfile(ROOT / ".dvc/config", folder / ".dvc/config")
+    with (folder / ".dvc/config.local").open("w") as file:
+        file.write("[core]\n    no_scm = true\n")
     return folder
 
 
@@ -90,8 +92,9 @@ def separately(folder: Path) -> float:
 def table(rows: Sequence[tuple[str, ...]], alone: float) -> Iterator[str]:
     """Return the page."""
     yield "# Sweeps\n"
-    yield f"{len(POINTS)} tiny points ({' '.join(GRID)}) on {cores()} cores of {cpu()}. Written by `python -m benchmarks.sweeps`.\n"
-    yield "| launcher | wall time | of separate builds | stages that ran / distinct inputs | again | one option changed |"
+    yield f"{len(POINTS)} tiny points ({' '.join(GRID)}) on {cores()} cores."
+    yield "Written by `python -m benchmarks.sweeps`.\n"
+    yield "| launcher | time | of separate builds | stages that ran / distinct inputs | again | an option changed |"
     yield "|---|---|---|---|---|---|"
     for launcher, seconds, stages, again, changed in rows:
         share = float(seconds.split()[0]) / alone

@@ -25,7 +25,7 @@ SPARE = 1.15  # memory that is asked for, of what `python -m pipeline.plan` esti
 
 @dataclass(frozen=True)
 class Needs:
-    """What a job needs, and what there is on this machine. memory: bytes a job; free: bytes of this machine; jobs: in all."""
+    """What a job needs, and what there is on this machine. memory: bytes a job; free: bytes here; jobs: in all."""
 
     memory: int
     free: int

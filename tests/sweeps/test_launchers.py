@@ -76,7 +76,7 @@ def test_the_launcher_that_is_chosen() -> None:
     config = Path("conf/config.yaml")
     text = config.read_text(encoding="utf-8")
     config.write_text(
-        text.replace("  - experiment: null", "  - experiment: null\n  - override hydra/launcher: joblib"),
+        text.replace("  - goal: null", "  - goal: null\n  - override hydra/launcher: joblib"),
         encoding="utf-8",
     )
     assert launchers.chosen([]) == "joblib"
