@@ -9,6 +9,7 @@ Every artifact is compared. Writes benchmarks/hosts.md.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ NETWORK = "10.77.0"
 STORE = f"http://{NETWORK}.1:5000"  # moto_server, on the bridge
 HOSTS = {"kva": f"{NETWORK}.2", "kvb": f"{NETWORK}.3", "kvc": f"{NETWORK}.4"}  # the front door runs on the first
 BIN = Path(sys.executable).parent
+IP = shutil.which("ip") or "ip"
 SWEEP = ("-m", "experiment=tiny", "model.seed=0,1,2,3", "engine.threads=1,2", "hydra/launcher=ray_cluster")
 ONE_CORE = "+hydra.launcher.ray.remote.num_cpus=1"
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -86,7 +88,7 @@ def on(name: str, hidden: Path | None, *command: str, cwd: Path | None = None) -
         command = ("unshare", "--mount", "sh", "-c", script, "sh", *command)
     log = (Path(tempfile.gettempdir()) / f"{name}.log").open("ab")
     return subprocess.Popen(
-        ["ip", "netns", "exec", name, *command], env=ENVIRONMENT, cwd=cwd or "/", stdout=log, stderr=log
+        [IP, "netns", "exec", name, *command], env=ENVIRONMENT, cwd=cwd or "/", stdout=log, stderr=log
     )
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from pipeline.core.errors import Problem, UserError
+
 Points = Mapping[str, Mapping[str, Any]]  # name -> resolved configuration
 DVC_YAML = Path("dvc.yaml")
 STAGES = ("wrap", "export", "simplify", "quantize", "engine", "verify")  # what jobs run; bench runs when all have ended
@@ -54,7 +56,9 @@ def groups(points: Points, sections: Mapping[str, Sequence[str]]) -> dict[str, l
 
 
 def sections_of_stages(path: Path = DVC_YAML) -> dict[str, list[str]]:
-    """Read from dvc.yaml the sections of a point's configuration that each stage reads."""
+    """Read from dvc.yaml the sections of a point's configuration that each stage reads. Raises UserError without it."""
+    if not path.exists():
+        raise UserError(Problem(f"there is no {path.name}", str(path), "run from the root of the repository"))
     stages = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
     read = {name: stages.get(name, {}).get("do", {}).get("params", []) for name in STAGES}
     return {name: [key for key in keys if isinstance(key, str)] for name, keys in read.items()}

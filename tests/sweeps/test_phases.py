@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.core.errors import UserError
 from pipeline.sweeps.phases import STAGES, Phase, groups, phases, sections_of_stages
 from tests.support.repository import ROOT
 
@@ -75,3 +77,9 @@ def test_a_stage_that_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "dvc.yaml"
     path.write_text(yaml.safe_dump({"stages": {"verify": {"do": {"cmd": "x"}}}}))
     assert sections_of_stages(path) == {stage: [] for stage in STAGES}
+
+
+def test_without_dvc_yaml(tmp_path: Path) -> None:
+    """The mistake is where the command was run."""
+    with pytest.raises(UserError, match=r"there is no dvc\.yaml"):
+        sections_of_stages(tmp_path / "dvc.yaml")
