@@ -5,7 +5,7 @@ measures speed, one point after the other: a benchmark beside another process me
 """
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,10 @@ class Result:
     runs: dict[str, list[StageRun]] = field(default_factory=dict)
 
 
-def targets(names: Iterable[str], asked: Sequence[str] = stages.last()) -> list[str]:
-    """Return what DVC is asked for, so that these points are built up to these stages; by default whole."""
-    return [f"{stage}@{name}" for name in names for stage in asked]
-
-
 def not_built(names: Sequence[str]) -> list[str]:
     """Return those of the points that DVC has work for."""
-    changed = dvc.changed(targets(names))
-    return [name for name in names if name in changed]
+    changed = dvc.changed()
+    return [name for name in names if changed is None or name in changed]
 
 
 def run_jobs(
@@ -84,11 +79,8 @@ def collect(
     going = [name for name in names if name not in result.failed]
     # One build at a time: when two want the same stage DVC fails one of them, even with --wait-for-lock.
     with points.locked("kvforge.lock"):
-        built = (
-            dvc.reproduce(targets(going, asked), progress, pull=default_remote(ROOT) is not None)
-            if going
-            else dvc.Built()
-        )
+        pull = default_remote(ROOT) is not None
+        built = dvc.reproduce(asked, going, points.read(), progress, pull=pull) if going else dvc.Built()
         for name in names:
             by_job = jobs[name].runs if name in jobs else []
             runs = lineage.merged(lineage.read(points.ARTIFACTS / name), by_job, built.runs.get(name, []))

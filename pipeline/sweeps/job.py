@@ -69,9 +69,8 @@ class Job:
         if not shared and not remote:
             what = f"{node()} does not share {self.root}, and no DVC remote is set, through which it could hand over"
             return JobResult(point, [], [], f"{what} what it builds: dvc remote add --default NAME URL")
-        target = f"{self.stage}@{point}"
         with self._cores(root), workspace(root, point, self.points[point]) as folder:
-            built = dvc.reproduce([target], _printed(point), folder, pull=remote is not None)
+            built = dvc.reproduce([self.stage], [point], [point], _printed(point), folder, pull=remote is not None)
             problem = built.problem
             if not shared and not problem:
                 problem = dvc.push(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.config import points
 from pipeline.core.errors import Problem, UserError
 from pipeline.sweeps import dvc, lineage
-from pipeline.sweeps.build import collect, targets
+from pipeline.sweeps.build import collect
 from pipeline.sweeps.dvc import Progress
 from pipeline.sweeps.expect import duration
 
@@ -33,7 +33,7 @@ class Garbage:
 def table(names: Sequence[str]) -> Iterator[str]:
     """Return a line for each point: its name, whether DVC has work for it, its size, its overrides."""
     known = points.read()
-    changed = dvc.changed(targets(names)) if names else set()
+    changed = dvc.changed() or set()
     rows = [("point", "state", "size", "overrides")]
     for name in names:
         folder = points.ARTIFACTS / name
@@ -48,7 +48,7 @@ def details(name: str) -> Iterator[str]:
     """Return what there is to say about a point: its overrides, and how each of its artifacts came to be."""
     known = points.read()
     folder = points.ARTIFACTS / name
-    yield f"{name}: {_state(name, dvc.changed(targets([name])))}, {megabytes(size(folder))} in {folder}"
+    yield f"{name}: {_state(name, dvc.changed() or set())}, {megabytes(size(folder))} in {folder}"
     yield f"overrides: {' '.join(known[name]) or 'none: the defaults'}"
     for run in lineage.read(folder):
         cost = f", {duration(run.seconds)}" if run.seconds is not None else ""
@@ -73,7 +73,7 @@ def rename(old: str, new: str, progress: Progress) -> None:
         (points.ARTIFACTS / old).rename(target)
         failed = collect([new], {}, progress).failed
         if failed:
-            raise UserError(Problem(failed[new], str(target), f"fix it, then: dvc repro {' '.join(targets([new]))}"))
+            raise UserError(Problem(failed[new], str(target), f"fix it, then: dvc repro verify@{new} bench@{new}"))
 
 
 def garbage() -> Garbage:

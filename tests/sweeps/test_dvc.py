@@ -1,16 +1,21 @@
 """What DVC prints, read: of real builds whose stages are done at once, and of lines that such builds lack."""
 
+import fnmatch
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.sweeps import dvc
 from pipeline.sweeps.dvc import Built, Progress, Reader
 from pipeline.sweeps.lineage import StageRun
 from tests.support import quick
+
+LAST = ("verify", "bench")
 
 
 @pytest.fixture
@@ -20,6 +25,11 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "params.yaml").write_text("points: {bad: [experiment=tiny], good: [experiment=tiny]}\n")
     monkeypatch.chdir(folder)
     return folder
+
+
+def reproduce(point: str) -> Built:
+    """Build one of the points."""
+    return dvc.reproduce(LAST, [point], ["bad", "good"], Progress())
 
 
 def outcomes(built: Built) -> dict[str, dict[str, str]]:
@@ -35,7 +45,7 @@ def test_a_build_with_a_failed_point(repository: Path) -> None:
         ended=lambda point, run: seen.append(f"{run.stage}@{point} {run.outcome}"),
         text=seen.append,
     )
-    built = dvc.reproduce(["verify@bad", "bench@bad", "verify@good", "bench@good"], progress)
+    built = dvc.reproduce(LAST, ["bad", "good"], ["bad", "good"], progress)
     assert outcomes(built) == {
         "bad": {"verify": "failed", "bench": "skipped"},
         "good": {"verify": "ran", "bench": "ran"},
@@ -60,14 +70,13 @@ def test_a_build_with_a_failed_point(repository: Path) -> None:
 
 def test_again_and_after_a_change(repository: Path) -> None:
     """A second build changes nothing; one after a change says what has changed; `changed` tells it before."""
-    targets = ["verify@good", "bench@good"]
-    assert dvc.changed(targets) == {"good"}
-    dvc.reproduce(targets, Progress())
-    assert dvc.changed(targets) == set()
-    assert outcomes(dvc.reproduce(targets, Progress())) == {"good": {"verify": "unchanged", "bench": "unchanged"}}
+    assert dvc.changed() == {"good", "bad"}
+    reproduce("good")
+    assert dvc.changed() == {"bad"}
+    assert outcomes(reproduce("good")) == {"good": {"verify": "unchanged", "bench": "unchanged"}}
     (repository / "artifacts/good/accuracy.json").write_text("{}")
-    assert dvc.changed(targets) == {"good"}
-    (verify, _) = dvc.reproduce(targets, Progress()).runs["good"]
+    assert dvc.changed() == {"good", "bad"}
+    (verify, _) = reproduce("good").runs["good"]
     assert verify.outcome == "ran"
     assert verify.why == ("accuracy.json modified",)
 
@@ -75,12 +84,12 @@ def test_again_and_after_a_change(repository: Path) -> None:
 def test_what_dvc_itself_fails_at(repository: Path) -> None:
     """A broken dvc.yaml is DVC's problem, and no stage's; `changed` leaves it to the build."""
     (repository / "dvc.yaml").write_text("stages: [")
-    built = dvc.reproduce(["verify@good"], Progress())
+    built = reproduce("good")
     assert built.runs == {}
     assert built.problem
     assert built.problem.startswith("DVC: ")
     assert "dvc.yaml" in built.problem
-    assert dvc.changed(["verify@good"]) == {"good"}
+    assert dvc.changed() is None
 
 
 def read(*lines: str, known: tuple[str, ...] = ()) -> Reader:
@@ -179,3 +188,19 @@ def test_utf8_is_not_torn() -> None:
         os.write(writing, raw[1:])
         os.close(writing)
         assert [line for line, _ in found] == ["é"]
+
+
+@given(st.sets(st.text("ab-", min_size=1, max_size=4), min_size=1), st.data())
+def test_patterns_match_what_is_asked_for_and_nothing_else(known: set[str], data: st.DataObject) -> None:
+    """Whatever the names: one that begins as another does, or is the beginning of it."""
+    asked = data.draw(st.sets(st.sampled_from(sorted(known)), min_size=1))
+    matched = {name for pattern in dvc.patterns(asked, known) for name in fnmatch.filter(known, pattern)}
+    assert matched == asked
+
+
+def test_a_sweep_is_one_pattern() -> None:
+    """Its points begin alike."""
+    sweep = [f"tiny-cache_{size}" for size in (32, 64)]
+    assert dvc.patterns(sweep, sweep) == ["*"]
+    assert dvc.patterns(sweep, [*sweep, "tiny", "smollm2"]) == ["tiny-*"]
+    assert dvc.patterns(["tiny"], [*sweep, "tiny"]) == ["tiny"]
