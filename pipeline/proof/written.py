@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
 from pipeline.proof.results import Result, Written
-from pipeline.text.tokens import Tokenizer, load_tokenizer
+from pipeline.text.tokens import load_tokenizer
 
 ALONE = "greedy "  # of the cases in which a prompt has a batch to itself: greedy 0, greedy 1
 
