@@ -4,6 +4,8 @@ from pathlib import Path
 
 TOOLCHAIN = "artifacts/toolchain.json"  # of all points, in the repository's root
 HISTORY = "artifacts/history.jsonl"  # what stages took on this machine, a line each; there too
+REPORT = "artifacts/report.html"  # of all points; there too
+REPORT_DATA = "artifacts/report.json"
 PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
 TEXT = "text"
@@ -31,6 +33,7 @@ VERIFY = "verify.json"
 ACCURACY = "accuracy.json"
 BENCH = "bench.json"
 LATENCY = "latency.json"
+LINEAGE = "lineage.json"  # what the last `python -m pipeline` did with each stage
 
 
 def contract(wrapped: Path, model: Path) -> Path:

@@ -1,0 +1,79 @@
+"""Place labels beside what they name so that none covers another, or a mark; what finds no place is left out."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+DISTANCES = (3.0, 12.0, 24.0, 40.0)  # from a mark to its label
+SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle."""
+
+    left: float
+    bottom: float
+    right: float
+    top: float
+
+    def overlaps(self, other: "Box") -> bool:
+        """Whether they share an area."""
+        beside = self.right <= other.left or other.right <= self.left
+        return not (beside or self.top <= other.bottom or other.top <= self.bottom)
+
+    def within(self, other: "Box") -> bool:
+        """Whether it leaves the other nowhere."""
+        across = other.left <= self.left and self.right <= other.right
+        return across and other.bottom <= self.bottom and self.top <= other.top
+
+
+def around(x: float, y: float, size: float) -> Box:
+    """The square of a mark."""
+    return Box(x - size / 2, y - size / 2, x + size / 2, y + size / 2)
+
+
+def spread(heights: Sequence[float], gap: float, bottom: float, top: float) -> list[float]:
+    """Ascending heights moved as little as each can so that neighbours are `gap` apart, from `bottom` to `top`."""
+    groups: list[list[float]] = []  # of neighbours that touch: their heights less what is below each
+    for number, height in enumerate(heights):
+        groups.append([height - number * gap])
+        while len(groups) > 1 and fmean(groups[-2]) > fmean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    level = [fmean(group) for group in groups for _ in group]
+    highest = top - (len(level) - 1) * gap  # of the level: the last label then ends at the top
+    return [max(min(each, highest), bottom) + number * gap for number, each in enumerate(level)]
+
+
+def place(
+    wanted: Sequence[tuple[Box, float, float]], taken: Sequence[Box], frame: Box, reach: float = DISTANCES[-1]
+) -> list[Box | None]:
+    """A place for each label, the first ones first; None for one that does not fit anywhere near its mark.
+
+    wanted: the box of each label's mark, and the label's width and height. taken: boxes that stay free, the marks'.
+    frame: holds all labels. reach: the largest distance from a mark.
+    """
+    used, placed = list(taken), list[Box | None]()
+    for mark, width, height in wanted:
+        fitting = (box for box in _candidates(mark, width, height, reach) if box.within(frame))
+        found = next((box for box in fitting if not any(box.overlaps(other) for other in used)), None)
+        placed.append(found)
+        if found is not None:
+            used.append(found)
+    return placed
+
+
+def _candidates(mark: Box, width: float, height: float, reach: float) -> Iterator[Box]:
+    """Places around a mark, the nearest first."""
+    middle_x, middle_y = (mark.left + mark.right) / 2, (mark.bottom + mark.top) / 2
+    for distance in DISTANCES:
+        if distance > reach:
+            return
+        for across, up in SIDES:
+            left = middle_x - width / 2
+            bottom = middle_y - height / 2
+            if across:
+                left = mark.right + distance if across > 0 else mark.left - distance - width
+            if up:
+                bottom = mark.top + distance if up > 0 else mark.bottom - distance - height
+            yield Box(left, bottom, left + width, bottom + height)

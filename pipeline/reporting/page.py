@@ -1,0 +1,127 @@
+"""The report as one HTML page that loads nothing: style, plots and script are in it."""
+
+import base64
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.reporting import forms, plots
+from pipeline.reporting.plots import Numbers, Plot
+from pipeline.reporting.records import (
+    FAILED,
+    NOT_RUN,
+    OUTDATED,
+    UNBUILT,
+    UNFINISHED,
+    VERIFIED,
+    Artifact,
+    Operators,
+    Report,
+)  # fmt: skip
+
+HERE = Path(__file__).parent
+SIGNS = {VERIFIED: "✓", NOT_RUN: "◐", OUTDATED: "↻", UNFINISHED: "…", UNBUILT: "○", FAILED: "✗"}
+METRICS = {  # of verify, and what each is
+    "logits_error": "largest error of a logit, in standard deviations",
+    "kl": "KL divergence of the next token, nats",
+    "cache_error": "largest relative error in the cache",
+    "greedy_agreement": "greedy tokens equal to the original's",
+    "repetition": "repetition of the text",
+    "added_repetition": "repetition beyond the original's",
+    "perplexity": "perplexity",
+    "perplexity_original": "perplexity of the original",
+    "predicted_tokens": "predicted tokens",
+    "perplexity_increase": "relative increase of perplexity",
+    "mean_kl": "mean KL divergence over a text, nats",
+    "top1": "same most probable token over a text",
+}
+MOST_OPERATORS = 14  # of which a table has a row each
+
+
+def render(report: Report) -> str:
+    """The page."""
+    loader = jinja2.FileSystemLoader(HERE)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    names = ("number", "share", "change", "seconds", "size", "megabytes")
+    environment.filters |= {name: getattr(forms, name) for name in names}
+    style, script = (_shortened((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    numbers = Numbers(report.points)
+    text = environment.get_template("page.html.j2").render(
+        report=report,
+        several_models=len({comparison.model for comparison in report.comparisons}) > 1,
+        states=Counter(point.state for point in report.points),
+        signs=SIGNS,
+        metrics=METRICS,
+        numbers=numbers.of,
+        plots=list(figures(report, numbers)),
+        front={name for comparison in report.comparisons for name in comparison.front},
+        chosen={comparison.chosen for comparison in report.comparisons},
+        troubled=[point for point in report.points if point.state != VERIFIED],
+        case_names=case_names,
+        operator_rows=operator_rows,
+        style=Markup(style),  # noqa: S704  # our own files
+        script=Markup(script),  # noqa: S704
+        policy=_policy(script),
+    )
+    return re.sub(r"\n\s*\n+", "\n", text)
+
+
+def figures(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]]:
+    """The plots of each model that has several points, or is the only one; by model."""
+    models = dict.fromkeys(comparison.model for comparison in report.comparisons)
+    for index, model in enumerate(models):
+        points = [point for point in report.points if point.model == model]
+        if len(points) < 2 and len(models) > 1:
+            continue
+        own = [comparison for comparison in report.comparisons if comparison.model == model]
+        front = [name for comparison in own for name in (*comparison.front, comparison.chosen) if name]
+        compared = [each for each in own if len(each.points) > 1] or [each for each in own if each.points][:1]
+        drawn: list[Plot | None] = [
+            plots.quality(f"quality-{index}-{i}", each, [p for p in points if p.name in each.points], numbers)
+            for i, each in enumerate(compared)
+        ]
+        drawn.append(plots.context(f"context-{index}", points, front, numbers))
+        for key, label in (("cache.size", "slots of the cache"), ("bench.batch", "rows")):
+            name = f"{key.replace('.', '-')}-{index}"
+            drawn.append(plots.against(name, key, label, points, front, numbers))
+        drawn.append(plots.memory(f"memory-{index}", points, numbers))
+        shown = [plot for plot in drawn if plot is not None]
+        if shown:
+            yield model, shown
+
+
+def case_names(artifacts: Sequence[Artifact]) -> list[str]:
+    """The cases of all artifacts, each once."""
+    return list(dict.fromkeys(case.name for artifact in artifacts for case in artifact.cases))
+
+
+def operator_rows(found: Sequence[Operators]) -> list[tuple[str, list[int]]]:
+    """Operators with their number in each artifact: those that most artifacts have most of, then all others as one."""
+    counts = [each.counts for each in found]
+    ordered = sorted({name for each in counts for name in each}, key=lambda name: (-max(_of(name, counts)), name))
+    rows = [(name, _of(name, counts)) for name in ordered[:MOST_OPERATORS]]
+    if others := ordered[MOST_OPERATORS:]:
+        rows.append((f"{len(others)} other operators", [sum(each.get(name, 0) for name in others) for each in counts]))
+    return rows
+
+
+def _of(name: str, counts: Sequence[dict[str, int]]) -> list[int]:
+    return [each.get(name, 0) for each in counts]
+
+
+def _policy(script: str) -> str:
+    """The page's content security policy: nothing is loaded, and only its own script runs."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def _shortened(text: str) -> str:
+    """Without the spaces at the start of lines."""
+    return "\n".join(filter(None, (line.strip() for line in text.splitlines())))
