@@ -60,6 +60,7 @@ def render(report: Report) -> str:
         signs=SIGNS,
         metrics=METRICS,
         numbers=numbers.of,
+        by_name={point.name: point for point in report.points},
         plots=list(figures(report, numbers)),
         front={name for comparison in report.comparisons for name in comparison.front},
         chosen={comparison.chosen for comparison in report.comparisons},

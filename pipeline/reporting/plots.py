@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from os.path import commonprefix
 from statistics import median
 from typing import Any
 
@@ -12,13 +13,13 @@ from pipeline.reporting.choose import ALLOWED, loss, speed
 from pipeline.reporting.labels import Box
 from pipeline.reporting.records import VERIFIED, Comparison, Point
 
-SIZE = (6.0, 4.2)  # inches of 72 units
+SIZE = (5.0, 3.9)  # inches of 72 units: text has its own size on a phone that is 360 pixels wide
 BAR = 0.2  # inches of a bar of the memory plot
-FONT = 10  # units, which are pixels in a page as wide as the plot
+FONT, SMALL = 10, 8.5  # units
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "p")
 MARK = 7.0  # units across
 NAMED = 8  # lines that are named at their end
-LONGEST = 26  # characters of a name in a plot
+LONGEST = 18  # characters of a name in a plot; a longer one is its number there
 STYLE: Any = {  # Any: matplotlib has a type with every key
     "svg.fonttype": "none",
     "svg.hashsalt": "kvforge",
@@ -53,12 +54,20 @@ class Plot:
 
 
 class Numbers:
-    """The number, colour and mark of each point. Points of equal kind share colour and mark."""
+    """The number, label, colour and mark of each point. Points of equal kind share colour and mark."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self.of = {point.name: number for number, point in enumerate(points, 1)}
+        names = [point.name for point in points if point.speed] if len(points) > 2 else []
+        shared = commonprefix(names)  # noqa: RUF071  # of characters is what is meant
+        self._left_out = shared[: shared.rfind("-") + 1]  # such as the model's name
         kinds = list(dict.fromkeys(point.kind for point in points if point.kind))
         self.kinds = {kind: (svg.SERIES[i % len(svg.SERIES)], MARKS[i % len(MARKS)]) for i, kind in enumerate(kinds)}
+
+    def label(self, point: Point) -> str:
+        """Its name without what all names start with, or its number if that is long."""
+        name = point.name.removeprefix(self._left_out)
+        return name if len(name) <= LONGEST else str(self.of[point.name])
 
     def style(self, point: Point) -> tuple[str, str]:
         """Its colour and its mark."""
@@ -71,8 +80,7 @@ def quality(name: str, comparison: Comparison, points: Sequence[Point], numbers:
     title = f"Decode speed against quality, {_rows(comparison.batch)}, prompt of {comparison.prompt} tokens"
     caption = (
         f"Up and to the left is better. The shaded band is within {100 * ALLOWED:g} % of the original's perplexity. "
-        "The line is the Pareto front, whose points are named; other points have their number in the table. Hollow "
-        "points are not verified."
+        "The line is the Pareto front. Numbers are those of the table; hollow points are not verified."
     )
 
     def draw(figure: Any, axes: Any) -> None:
@@ -85,11 +93,11 @@ def quality(name: str, comparison: Comparison, points: Sequence[Point], numbers:
         axes.set_xticks(ticks, [f"{tick:g} %" for tick in ticks])
         axes.set(xlabel="difference of perplexity from the original", ylabel="new tokens per second")
         if front:
-            line = [(100 * loss(point), speed(point)) for point in front]
+            line = [(100 * loss(point), speed(point)) for point in reversed(front)]
             axes.plot(*zip(*line, strict=True), color=svg.MUTED, linewidth=1, drawstyle="steps-post", zorder=1)
         for point, (x, y) in zip(points, spots, strict=True):
             _mark(axes, point, x, y, numbers)
-        _label(figure, axes, points, spots, {*comparison.front, comparison.chosen or ""}, numbers)
+        _label(figure, axes, points, spots, {*comparison.front, comparison.chosen or ""}, numbers, others=True)
 
     described = f"{len(points)} points. On the front: " + (
         "; ".join(f"{each.name}, {speed(each):,.1f} tokens/s, {100 * loss(each):.2f} %" for each in front) or "none"
@@ -123,7 +131,7 @@ def context(name: str, points: Sequence[Point], front: Sequence[str], numbers: N
         axes.set(xlabel="tokens in the cache", ylabel="ms per step")
         low, high = axes.get_xlim()
         axes.set_xlim(low, high + 0.45 * (high - low))
-        _at_line_ends(figure, axes, {_short(p.name): smooth(p.speed.steps)[-1] for p in named if p.speed})
+        _at_line_ends(figure, axes, {numbers.label(p): smooth(p.speed.steps)[-1] for p in named if p.speed})
 
     lines = [f"{p.name}: {p.speed.steps[0][1]:.3g} to {p.speed.steps[-1][1]:.3g} ms" for p in named if p.speed]
     described = f"{len(shown)} lines. {'; '.join(lines)}"
@@ -196,8 +204,10 @@ def memory(name: str, points: Sequence[Point], numbers: Numbers) -> Plot | None:
             )  # fmt: skip
             starts = [start + size for start, size in zip(starts, sizes, strict=True)]
         for place, total in zip(places, starts, strict=True):
-            axes.annotate(f"{total:,.0f}", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-        axes.set_yticks(places, [f"{_short(point.name)}  {numbers.of[point.name]}" for point in shown], fontsize=8)
+            axes.annotate(
+                f"{total:,.0f}", (total, place), (3, 0), textcoords="offset points", va="center", fontsize=SMALL
+            )
+        axes.set_yticks(places, [_with_number(point, numbers) for point in shown], fontsize=SMALL)
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.set_xlim(0, 1.1 * max(starts))
         axes.grid(axis="y", visible=False)
@@ -252,7 +262,7 @@ def _svg(
         ]
         if handles:
             widest = max(map(len, kinds))
-            columns = max(1, min(len(kinds), 64 // (widest + 5)))
+            columns = max(1, min(len(kinds), 50 // (widest + 5)))
             figure.legend(handles=handles, loc="outside upper left", ncols=columns, fontsize=9, handletextpad=0.2)
         draw(figure, axes)
         text = io.StringIO()
@@ -276,59 +286,64 @@ def _label(
     spots: Sequence[tuple[float, float]],
     named: set[str],
     numbers: Numbers,
+    others: bool = False,
 ) -> None:
-    """Write names beside the points of `named`, with a line where they are not close, and numbers beside others."""
+    """Write labels beside the points of `named`, with a line where they are not close; numbers beside others if asked
+    for, where there is room."""
     figure.draw_without_rendering()  # settles where the axes are
     pixels = [axes.transData.transform(spot) for spot in spots]
     marks = [labels.around(x, y, MARK + 2) for x, y in pixels]
-    frame = axes.get_window_extent()
+    extent = axes.get_window_extent()
+    frame, taken = Box(extent.x0, extent.y0, extent.x1 + 4, extent.y1 + 8), list(marks)
     order = sorted(range(len(points)), key=lambda i: (points[i].name not in named, numbers.of[points[i].name]))
-    texts = {i: _short(points[i].name) if points[i].name in named else str(numbers.of[points[i].name]) for i in order}
-    sizes = {i: (FONT if points[i].name in named else 8) for i in order}
-    around = Box(frame.x0, frame.y0, frame.x1 + 4, frame.y1 + 8)
-    taken = list(marks)
     for i in order:
-        extent = figure.text(0, 0, texts[i], fontsize=sizes[i])
-        box = extent.get_window_extent()
-        extent.remove()
-        reach = labels.DISTANCES[-1] if points[i].name in named else labels.DISTANCES[0]
-        (found,) = labels.place([(marks[i], box.width, box.height)], taken, around, reach)
+        first = points[i].name in named
+        if not first and not others:
+            continue
+        label, size = (numbers.label(points[i]), FONT) if first else (str(numbers.of[points[i].name]), SMALL)
+        text = figure.text(0, 0, label, fontsize=size)
+        box = text.get_window_extent()
+        text.remove()
+        reach = labels.DISTANCES[-1] if first else labels.DISTANCES[0]
+        (found,) = labels.place([(marks[i], box.width, box.height)], taken, frame, reach)
         if found is None:
             continue
         taken.append(found)
-        # from the corner of the page, in units: the plot is drawn at 72 dots an inch
-        middle = (found.left + found.right) / 2, (found.bottom + found.top) / 2
-        far = points[i].name in named and abs(middle[0] - pixels[i][0]) + abs(middle[1] - pixels[i][1]) > box.width
+        far = first and not found.overlaps(labels.around(float(pixels[i][0]), float(pixels[i][1]), 2.5 * MARK))
         line = {"arrowstyle": "-", "color": svg.MUTED, "linewidth": 0.6, "shrinkA": 0, "shrinkB": MARK / 2}
         axes.annotate(
-            texts[i], spots[i], (found.left, middle[1]), textcoords="figure pixels", va="center_baseline", ha="left",
-            fontsize=sizes[i], color=svg.INK if points[i].name in named else svg.MUTED,
+            label, spots[i], (found.left, (found.bottom + found.top) / 2), textcoords="figure pixels",
+            va="center", ha="left", fontsize=size, color=svg.INK if first else svg.MUTED,
             arrowprops=line if far else None, annotation_clip=False, zorder=5,
-        )  # fmt: skip
+        ).set_in_layout(False)  # fmt: skip  # the axes stay where they were when the places were found
 
 
 def _at_line_ends(figure: Any, axes: Any, ends: dict[str, tuple[float, float]]) -> None:
     """Write names to the right of where lines end, one above the other, each with a line to its own."""
     figure.draw_without_rendering()
-    frame, low = axes.get_window_extent(), axes.get_ylim()[0]
-    pixels = {name: axes.transData.transform((x, max(y, low))) for name, (x, y) in ends.items()}
+    frame = axes.get_window_extent()
+    pixels = {name: axes.transData.transform(end) for name, end in ends.items()}
+    pixels = {name: (x, min(max(y, frame.y0), frame.y1)) for name, (x, y) in pixels.items()}
     order = sorted(pixels, key=lambda name: float(pixels[name][1]))
-    heights = labels.spread([float(min(pixels[name][1], frame.y1)) for name in order], FONT * 1.3, frame.y0, frame.y1)
+    heights = labels.spread([float(pixels[name][1]) for name in order], FONT * 1.3, frame.y0, frame.y1)
     left = max(x for x, _ in pixels.values()) + 0.05 * frame.width
     for name, height in zip(order, heights, strict=True):
         line = {"arrowstyle": "-", "color": svg.MUTED, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 3, "relpos": (0, 0.5)}
         axes.annotate(
             name, pixels[name], (left, height), xycoords="figure pixels", textcoords="figure pixels",
             va="center", ha="left", arrowprops=line, annotation_clip=False,
-        )  # fmt: skip
+        ).set_in_layout(False)  # fmt: skip  # as above
 
 
 def _scale(axes: Any, values: Sequence[float], room: float = 1.15) -> None:
     """A y axis for the values: logarithmic where they differ much, else from 0. room: how far it reaches above them."""
+    from matplotlib.ticker import LogLocator
+
     low, high = min(values), max(values)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     if low > 0 and high / low > 8:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.yaxis.set_minor_formatter(lambda value, _: "")
         axes.set_ylim(low / 1.5, high * 1.6)
@@ -340,8 +355,9 @@ def _gid(point: Point, numbers: Numbers) -> str:
     return f"point{numbers.of[point.name]}"
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST else f"{name[: LONGEST - 9]}…{name[-8:]}"
+def _with_number(point: Point, numbers: Numbers) -> str:
+    label, number = numbers.label(point), str(numbers.of[point.name])
+    return label if label == number else f"{label}  {number}"
 
 
 def _rows(batch: int) -> str:

@@ -61,6 +61,8 @@ def _written(element: ET.Element, name: str, used: set[str], hints: Mapping[str,
             continue
         elif key == "style":
             attributes["style"] = _style(value, name)
+        elif value in COLOURS:  # of a hatch
+            attributes[key] = f"var({COLOURS[value]})"
         else:
             attributes[key] = _short(value).replace("url(#", f"url(#{name}-")
     if hint is not None:
