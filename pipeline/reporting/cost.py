@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.stage import SETTINGS
-from pipeline.core.tables.stages import OF_A_POINT, STAGES
+from pipeline.core.tables.stages import NAMES, OF_A_POINT, STAGES
 from pipeline.planning import history
 from pipeline.planning.estimate import Cost
 from pipeline.planning.history import Run
 from pipeline.reporting.records import Stage
 
 OUTPUTS = {stage.name: stage.outputs for stage in STAGES}
-LINKS = {"compose"}  # stages that write nothing but links and params.yaml
 
 
 def stages(
@@ -25,7 +24,8 @@ def stages(
     plan.
     """
     noted = {entry.get("stage"): entry for entry in lineage.get("stages", ()) if isinstance(entry, dict)}
-    return tuple(_stage(name, point, noted.get(name, {}), runs, costs.get(name)) for name in OF_A_POINT)
+    names = [name for name in NAMES if name in OF_A_POINT or name in noted]
+    return tuple(_stage(name, point, noted.get(name, {}), runs, costs.get(name)) for name in names)
 
 
 def _stage(name: str, point: Path, noted: Mapping[str, Any], runs: Sequence[Run], cost: Cost | None) -> Stage:
@@ -52,9 +52,9 @@ def _stage(name: str, point: Path, noted: Mapping[str, Any], runs: Sequence[Run]
 
 
 def written(point: Path, stage: str) -> int | None:
-    """The bytes of a stage's files in the point's folder; None where one is missing, or it writes links."""
+    """The bytes of a stage's files in the point's folder; None where one is missing, or it writes none there."""
     paths = [point / name for name in OUTPUTS[stage]]
-    if stage in LINKS or not all(path.exists() for path in paths):
+    if stage not in OF_A_POINT or not all(path.exists() for path in paths):
         return None
     files = [file for path in paths for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file()]
     return sum(file.stat().st_size for file in files)

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
 
-from pipeline.reporting import forms, plots
-from pipeline.reporting.plots import Numbers, Plot
+from pipeline.reporting import forms
+from pipeline.reporting.plots import figures
+from pipeline.reporting.plots.canvas import Numbers
+from pipeline.reporting.plots.figures import Plot
 from pipeline.reporting.records import (
     FAILED,
     NOT_RUN,
@@ -40,7 +41,7 @@ METRICS = {  # of verify, and what each is
     "mean_kl": "mean KL divergence over a text, nats",
     "top1": "same most probable token over a text",
 }
-MOST_OPERATORS = 14  # of which a table has a row each
+MOST_OPERATORS = 18  # of which a table has a row each
 
 
 def render(report: Report) -> str:
@@ -61,20 +62,20 @@ def render(report: Report) -> str:
         metrics=METRICS,
         numbers=numbers.of,
         by_name={point.name: point for point in report.points},
-        plots=list(figures(report, numbers)),
+        plots=list(plots(report, numbers)),
         front={name for comparison in report.comparisons for name in comparison.front},
         chosen={comparison.chosen for comparison in report.comparisons},
         troubled=[point for point in report.points if point.state != VERIFIED],
         case_names=case_names,
         operator_rows=operator_rows,
-        style=Markup(style),  # noqa: S704  # our own files
-        script=Markup(script),  # noqa: S704
+        style=style,
+        script=script,
         policy=_policy(script),
     )
     return re.sub(r"\n\s*\n+", "\n", text)
 
 
-def figures(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]]:
+def plots(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]]:
     """The plots of each model that has several points, or is the only one; by model."""
     models = dict.fromkeys(comparison.model for comparison in report.comparisons)
     for index, model in enumerate(models):
@@ -83,24 +84,25 @@ def figures(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]
             continue
         own = [comparison for comparison in report.comparisons if comparison.model == model]
         front = [name for comparison in own for name in (*comparison.front, comparison.chosen) if name]
-        compared = [each for each in own if len(each.points) > 1] or [each for each in own if each.points][:1]
+        compared = [each for each in own if len(each.points) > 1]
         drawn: list[Plot | None] = [
-            plots.quality(f"quality-{index}-{i}", each, [p for p in points if p.name in each.points], numbers)
+            figures.quality(f"quality-{index}-{i}", each, [p for p in points if p.name in each.points], numbers)
             for i, each in enumerate(compared)
         ]
-        drawn.append(plots.context(f"context-{index}", points, front, numbers))
+        drawn.append(figures.context(f"context-{index}", points, front, numbers))
         for key, label in (("cache.size", "slots of the cache"), ("bench.batch", "rows")):
             name = f"{key.replace('.', '-')}-{index}"
-            drawn.append(plots.against(name, key, label, points, front, numbers))
-        drawn.append(plots.memory(f"memory-{index}", points, numbers))
+            drawn.append(figures.against(name, key, label, points, front, numbers))
+        drawn.append(figures.memory(f"memory-{index}", points, numbers))
         shown = [plot for plot in drawn if plot is not None]
         if shown:
             yield model, shown
 
 
 def case_names(artifacts: Sequence[Artifact]) -> list[str]:
-    """The cases of all artifacts, each once."""
-    return list(dict.fromkeys(case.name for artifact in artifacts for case in artifact.cases))
+    """The cases of all artifacts, each once, in the order of the artifact that has most."""
+    ordered = sorted(artifacts, key=lambda artifact: -len(artifact.cases))
+    return list(dict.fromkeys(case.name for artifact in ordered for case in artifact.cases))
 
 
 def operator_rows(found: Sequence[Operators]) -> list[tuple[str, list[int]]]:

@@ -1,4 +1,4 @@
-"""Place labels beside what they name so that none covers another, or a mark; what finds no place is left out."""
+"""Places for labels beside what they name, where none covers another, or a mark."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,22 +45,14 @@ def spread(heights: Sequence[float], gap: float, bottom: float, top: float) -> l
     return [max(min(each, highest), bottom) + number * gap for number, each in enumerate(level)]
 
 
-def place(
-    wanted: Sequence[tuple[Box, float, float]], taken: Sequence[Box], frame: Box, reach: float = DISTANCES[-1]
-) -> list[Box | None]:
-    """A place for each label, the first ones first; None for one that does not fit anywhere near its mark.
+def place(mark: Box, width: float, height: float, taken: Sequence[Box], frame: Box, reach: float) -> Box | None:
+    """A place for a label near its mark; None where there is none.
 
-    wanted: the box of each label's mark, and the label's width and height. taken: boxes that stay free, the marks'.
-    frame: holds all labels. reach: the largest distance from a mark.
+    taken: boxes that stay free, all marks among them. frame: holds all labels. reach: the largest distance from the
+    mark, at most the last of DISTANCES.
     """
-    used, placed = list(taken), list[Box | None]()
-    for mark, width, height in wanted:
-        fitting = (box for box in _candidates(mark, width, height, reach) if box.within(frame))
-        found = next((box for box in fitting if not any(box.overlaps(other) for other in used)), None)
-        placed.append(found)
-        if found is not None:
-            used.append(found)
-    return placed
+    fitting = (box for box in _candidates(mark, width, height, reach) if box.within(frame))
+    return next((box for box in fitting if not any(box.overlaps(other) for other in taken)), None)
 
 
 def _candidates(mark: Box, width: float, height: float, reach: float) -> Iterator[Box]:

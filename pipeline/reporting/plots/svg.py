@@ -81,8 +81,10 @@ def _style(value: str, name: str) -> str:
     kept = []
     for part in value.split(";"):
         key, _, setting = part.strip().partition(": ")
-        if key in ("font-family", "font") or not key:
-            continue  # font: only of mathematical text, which no plot has
+        if key == "font-family" or not key:
+            continue
+        if key == "font":  # size and family in one, as older versions write
+            key, setting = "font-size", setting.split()[0]
         setting = f"var({COLOURS[setting]})" if setting in COLOURS else setting
         kept.append(f"{key}:{_short(setting)}".replace("url(#", f"url(#{name}-"))
     return ";".join(kept)
