@@ -105,6 +105,8 @@ def point(name: str, overrides: Sequence[str], sources: Sources) -> Point:
     report = reports.read(layout.VERIFY) if current else {}
     measured = reports.read(layout.BENCH) if current else {}
     proven = parity.artifacts(report)
+    cache = _cache(reports.read(layout.ENGINE, layout.ENGINE_INFO))
+    rounded = rounding.rounded(reports.read(layout.QUANTIZED, layout.QUANTIZATION))
     costs, no_plan = sources.planner.of(folder / layout.PARAMS)
     stages = cost.stages(folder, lineage, sources.runs, costs)
     errors = {stage.name: stage.error or "no error was noted" for stage in stages if stage.outcome == "failed"}
@@ -127,9 +129,9 @@ def point(name: str, overrides: Sequence[str], sources: Sources) -> Point:
         quality=_quality(proven),
         speed=_speed(measured, folder / layout.LATENCY, params["bench"]) if measured else None,
         not_measured=str(measured.get("skipped", "")),
-        cache_mb=_cache(reports.read(layout.ENGINE, layout.ENGINE_INFO)),
+        cache_mb=cache,
         operators=operators.operators(folder),
-        rounded=rounding.rounded(reports.read(layout.QUANTIZED, layout.QUANTIZATION)),
+        rounded=rounded,
         texts=parity.texts(report),
     )
 
@@ -166,7 +168,7 @@ def model_name(model: Mapping[str, Any]) -> str:
     if model["source"] == "hub":
         return f"{model['id']} at {model['revision']}"
     if model["source"] == "random":
-        sizes = ", ".join(f"{key} {value}" for key, value in (model["config"] or {}).items())
+        sizes = ", ".join(f"{key} {value}" for key, value in sorted((model["config"] or {}).items()))
         return f"random {model['architecture']}, seed {model['seed']}" + (f" ({sizes})" if sizes else "")
     return str(model["path"])
 

@@ -31,7 +31,7 @@ def changes(lock: Lock, name: str, overrides: Sequence[str], params: Mapping[str
     composed = _params(lock, "compose", name).get(f"points.{name}")
     if composed is not None and list(composed) != list(overrides):
         yield f"its overrides were {' '.join(composed) or 'none'} when it was built"
-    for stage in OF_A_POINT[1:]:
+    for stage in OF_A_POINT:
         used = {key: value for key, value in _params(lock, stage, name).items() if key in params}
         changed = sorted(key for key, value in used.items() if not _equal(value, params[key]))
         if changed:

@@ -41,7 +41,7 @@ METRICS = {  # of verify, and what each is
     "mean_kl": "mean KL divergence over a text, nats",
     "top1": "same most probable token over a text",
 }
-MOST_OPERATORS = 18  # of which a table has a row each
+MOST_OPERATORS = 12  # of an artifact that have a row of their own
 
 
 def render(report: Report) -> str:
@@ -106,12 +106,14 @@ def case_names(artifacts: Sequence[Artifact]) -> list[str]:
 
 
 def operator_rows(found: Sequence[Operators]) -> list[tuple[str, list[int]]]:
-    """Operators with their number in each artifact: those that most artifacts have most of, then all others as one."""
+    """Operators with their number in each artifact: the most frequent of each artifact, then all others as one row."""
     counts = [each.counts for each in found]
-    ordered = sorted({name for each in counts for name in each}, key=lambda name: (-max(_of(name, counts)), name))
-    rows = [(name, _of(name, counts)) for name in ordered[:MOST_OPERATORS]]
-    if others := ordered[MOST_OPERATORS:]:
-        rows.append((f"{len(others)} other operators", [sum(each.get(name, 0) for name in others) for each in counts]))
+    frequent = {name for each in counts for name in list(each)[:MOST_OPERATORS]}
+    ordered = sorted(frequent, key=lambda name: (-max(_of(name, counts)), name))
+    rows = [(name, _of(name, counts)) for name in ordered]
+    if others := {name for each in counts for name in each} - frequent:
+        sums = [sum(each.get(name, 0) for name in others) for each in counts]
+        rows.append((f"{len(others)} other operators", sums))
     return rows
 
 

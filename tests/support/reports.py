@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from pipeline.core import layout
+from pipeline.reporting.records import VERIFIED, Point, Speed
 
 KEPT = (  # what the report reads, besides sizes
     layout.PARAMS,
@@ -31,6 +32,16 @@ KINDS = {  # name: weights, their increase of perplexity, and times as fast as f
     "int8": ("int8", 4e-3, 2.5),
     "int4": ("int4", 6e-2, 3.5),
 }
+
+
+def point(name: str, tokens: float = 10.0, increase: float = 0.0, **more: Any) -> Point:
+    """A measured point that was not read from files. peak, slots, rows, steps: of its speed and settings; others are
+    the record's own keys."""
+    settings = {"cache.size": more.pop("slots", 64), "bench.batch": more.pop("rows", 1), "bench.prompt": 8}
+    speed = Speed(0.1, tokens, 1e3 / tokens, 0.5, more.pop("peak", 100.0), 50.0, more.pop("steps", ()))
+    quality = {"perplexity": 20 * (1 + increase), "perplexity_original": 20.0, "perplexity_increase": increase}
+    given = {"state": VERIFIED, "why": (), "overrides": (), "model": "m", "kind": "int8", "settings": settings}
+    return Point(name, **given | {"speed": speed, "quality": quality} | more)
 
 
 def copy(source: Path, target: Path) -> Path:

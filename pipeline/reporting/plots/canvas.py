@@ -19,6 +19,7 @@ STYLE: Any = {  # Any: matplotlib has a type with every key
     "svg.hashsalt": "kvforge",
     "font.size": FONT,
     "font.family": "DejaVu Sans",  # comes with matplotlib, and is wider than most: labels have room in any other font
+    "text.parse_math": False,  # a $ is a $
     "text.color": svg.INK,
     "axes.edgecolor": svg.MUTED,
     "axes.labelcolor": svg.INK,

@@ -76,12 +76,7 @@ def context(name: str, points: Sequence[Point], front: Sequence[str], numbers: N
             if point in named:
                 looks |= {"linewidth": 1.5, "alpha": 1, "zorder": 3, "marker": mark, "markersize": 5}
                 looks["markevery"] = (0, len(point.speed.steps) - 1)
-            axes.plot(
-                *zip(*smooth(point.speed.steps), strict=True),
-                color=colour,
-                gid=canvas.gid(point.name, numbers),
-                **looks,
-            )
+            axes.plot(*zip(*smooth(point.speed.steps), strict=True), gid=canvas.gid(point.name, numbers), **looks)
         canvas.scale(axes, [point.speed.step_ms for point in shown if point.speed], room=1.5)
         axes.set(xlabel="tokens in the cache", ylabel="ms per step")
         low, high = axes.get_xlim()
