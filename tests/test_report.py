@@ -86,7 +86,7 @@ def test_the_data_are_those_of_the_page(run: Run) -> None:
     for stage in one["stages"]:
         assert stage["name"] in words
     for key, value in one["settings"].items():
-        assert f"{key} {value}" in words
+        assert f"{key} {value if isinstance(value, str) else json.dumps(value)}" in words
 
 
 def test_plans_stand_beside_what_was_measured(run: Run) -> None:
