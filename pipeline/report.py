@@ -7,7 +7,6 @@ Without names it covers all points of params.yaml, built or not. docs/report.md 
 """
 
 import difflib
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,7 +54,6 @@ def main() -> None:
     parser.add_argument("points", nargs="*", metavar="POINT", help="names of points; by default all")
     parser.add_argument("--no-plan", action="store_true", help="leave out estimates of memory and disk: seconds faster")
     given = parser.parse()
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a plan of a model on the hub is made of what is here
     report = collected(given.points, not given.no_plan)
     write_json(Path(layout.REPORT_DATA), asdict(report))
     text = page.render(report)
