@@ -93,7 +93,7 @@ def plots(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]]:
         for key, label in (("cache.size", "slots of the cache"), ("bench.batch", "rows")):
             name = f"{key.replace('.', '-')}-{index}"
             drawn.append(figures.against(name, key, label, points, front, numbers))
-        drawn.append(figures.memory(f"memory-{index}", points, numbers))
+        drawn.append(figures.memory(f"memory-{index}", points, front, numbers))
         shown = [plot for plot in drawn if plot is not None]
         if shown:
             yield model, shown

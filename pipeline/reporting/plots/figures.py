@@ -12,7 +12,7 @@ from pipeline.reporting.plots.canvas import Numbers
 from pipeline.reporting.records import Comparison, Point
 
 NAMED = 8  # lines that are named at their end
-BAR = 0.2  # inches of a bar of the memory plot
+BAR, BARS = 0.2, 20  # inches of a bar of the memory plot, and their largest number
 
 
 @dataclass(frozen=True)
@@ -129,18 +129,18 @@ def against(
     return Plot(title, caption, canvas.drawn(draw, name, title, "; ".join(lines), shown, numbers, hints))
 
 
-def memory(name: str, points: Sequence[Point], numbers: Numbers) -> Plot | None:
-    """What a process with the engine takes: its model, its cache and the rest, a bar for each point."""
-    shown = sorted(
-        (point for point in points if point.speed), key=lambda point: point.speed.peak_mb if point.speed else 0.0
-    )
+def memory(name: str, points: Sequence[Point], front: Sequence[str], numbers: Numbers) -> Plot | None:
+    """What a process with the engine takes: its model, its cache and the rest, a bar for each point, or for those of
+    the front where there are many."""
+    measured = [point for point in points if point.speed]
+    many = len(measured) > BARS
+    chosen = [point for point in measured if point.name in front] or measured if many else measured
+    shown = sorted(chosen, key=lambda point: point.speed.peak_mb if point.speed else 0.0)[:BARS]
     if not shown:
         return None
     title = "Memory of the process that measures the engine"
-    caption = (
-        "Peak memory in MB: the engine's files, the cache of its rows, and the rest (libraries, activations, copies). "
-        "Weights that are mapped and not read, or packed into fewer bytes, make the files larger than their share."
-    )
+    caption = "Its peak in MB: the engine's files, the cache of its rows, and the rest."
+    caption += " Of points on a Pareto front; the table has all." if many else ""
     parts = [memory_parts(point) for point in shown]
 
     def draw(figure: Any, axes: Any) -> None:

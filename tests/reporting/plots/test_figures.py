@@ -108,9 +108,17 @@ def test_memory_adds_up() -> None:
 
 
 def test_a_bar_for_each_point() -> None:
-    """With its name and number."""
-    points = many(60)
-    found = figures.memory("m", points, Numbers(points))
-    assert found
-    assert len([text for text in texts(found.svg) if re.fullmatch(r"(int\d|fp32)-cache_size_\d+  \d+", text)]) == 60
-    assert figures.memory("m", [], Numbers([])) is None
+    """With its name and number; of many points those on a front."""
+    points = many(figures.BARS + 1)
+    numbers = Numbers(points)
+
+    def bars(shown: list[Point], *front: str) -> list[str]:
+        found = figures.memory("m", shown, front, numbers)
+        assert found
+        assert ("Pareto front" in found.caption) == (len(shown) > figures.BARS)
+        return [text for text in texts(found.svg) if re.fullmatch(r"(int\d|fp32)-cache_size_\d+  \d+", text)]
+
+    assert len(bars(points[1:])) == figures.BARS
+    assert bars(points, "m-int8-cache_size_1") == ["int8-cache_size_1  2"]
+    assert len(bars(points)) == figures.BARS
+    assert figures.memory("m", [], [], Numbers([])) is None
