@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from pipeline.reporting import forms
+from pipeline.reporting import choose, forms
 from pipeline.reporting.plots import figures
 from pipeline.reporting.plots.canvas import Numbers
 from pipeline.reporting.plots.figures import Plot
@@ -41,6 +41,7 @@ METRICS = {  # of verify, and what each is
     "mean_kl": "mean KL divergence over a text, nats",
     "top1": "same most probable token over a text",
 }
+PLOTS = 30  # of a page: a plot has some 10 KB, and those of more models hide what is compared
 MOST_OPERATORS = 12  # of an artifact that have a row of their own
 
 
@@ -54,15 +55,19 @@ def render(report: Report) -> str:
     environment.filters |= {name: getattr(forms, name) for name in names}
     style, script = (_shortened((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     numbers = Numbers(report.points)
+    drawn, by_model = list(plots(report, numbers)), Counter(point.model for point in report.points if point.speed)
     text = environment.get_template("page.html.j2").render(
         report=report,
         several_models=len({comparison.model for comparison in report.comparisons}) > 1,
         states=Counter(point.state for point in report.points),
         signs=SIGNS,
         metrics=METRICS,
+        allowed=100 * choose.ALLOWED,
+        same_speed=100 * choose.SAME_SPEED,
         numbers=numbers.of,
         by_name={point.name: point for point in report.points},
-        plots=list(plots(report, numbers)),
+        plots=drawn,
+        without_plots=sum(count > 1 for model, count in by_model.items() if model not in dict(drawn)),
         front={name for comparison in report.comparisons for name in comparison.front},
         chosen={comparison.chosen for comparison in report.comparisons},
         troubled=[point for point in report.points if point.state != VERIFIED],
@@ -76,11 +81,12 @@ def render(report: Report) -> str:
 
 
 def plots(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]]:
-    """The plots of each model that has several points, or is the only one; by model."""
+    """The plots of each model that has several points, or is the only one; by model, PLOTS or a few more."""
     models = dict.fromkeys(comparison.model for comparison in report.comparisons)
+    count = 0
     for index, model in enumerate(models):
         points = [point for point in report.points if point.model == model]
-        if len(points) < 2 and len(models) > 1:
+        if count >= PLOTS or (len(points) < 2 and len(models) > 1):
             continue
         own = [comparison for comparison in report.comparisons if comparison.model == model]
         front = [name for comparison in own for name in (*comparison.front, comparison.chosen) if name]
@@ -95,6 +101,7 @@ def plots(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]]:
             drawn.append(figures.against(name, key, label, points, front, numbers))
         drawn.append(figures.memory(f"memory-{index}", points, front, numbers))
         shown = [plot for plot in drawn if plot is not None]
+        count += len(shown)
         if shown:
             yield model, shown
 

@@ -194,6 +194,17 @@ def test_several_models_are_told_apart() -> None:
     assert found.words.count("Memory of the process") == 2  # title and heading of one plot
 
 
+def test_a_page_has_no_more_plots_than_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the first models, and how to see others."""
+    points = [point(f"{model}-{i}", 10.0 + i, model=model) for model in ("a", "b", "c") for i in range(2)]
+    assert "left out" not in rendered(*points).words
+    monkeypatch.setattr(page, "PLOTS", 3)
+    found = rendered(*points)
+    sound(found)
+    assert [tag for tag, _ in found.elements].count("svg") == 4
+    assert "Plots of 1 more model are left out." in found.words
+
+
 def test_themes_and_paper() -> None:
     """Every colour of a plot is a variable, which both themes set."""
     found = rendered(point("a", steps=((1.0, 1.0), (2.0, 1.0))), point("b", state=FAILED))

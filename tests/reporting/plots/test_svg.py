@@ -16,7 +16,7 @@ L 288 0.04" clip-path="url(#clip)" style="fill: #000001; stroke: #000010; opacit
   <g id="text_1"><text style="font-size: 10px; font-family: 'DejaVu Sans'; text-anchor: end" x="1.0" y="2.55"
     transform="rotate(-0 1 2)">a &lt; b &amp; c</text></g>
   <g id="text_2"><text style="font: 9px 'DejaVu Sans'; fill: #000002" transform="rotate(-90 1.25 2)">y</text></g>
-  <g id="empty"/>
+  <g id="empty"/><path d="M 0 7" style="fill: none"/>
   <use xlink:href="#mark" x="3.04"/>
  </g>
  <defs><clipPath id="clip"><rect width="10"/></clipPath><path id="mark" d="M 0 0"/>
@@ -46,18 +46,19 @@ def test_colours_and_fonts_are_the_pages() -> None:
 
 def test_ids_are_its_own() -> None:
     """Those that something refers to, with the plot's name; others are left out."""
-    assert re.findall(r' id="([^"]+)"', FOUND) == ["plot-0-title", "plot-0-desc", "plot-0-clip", "plot-0-mark"]
-    assert 'clip-path="url(#plot-0-clip)"' in FOUND
-    assert 'href="#plot-0-mark"' in FOUND
+    assert re.findall(r' id="([^"]+)"', FOUND) == ["plot-0-title", "plot-0-desc", "plot-0-0", "plot-0-1"]
+    assert 'clip-path="url(#plot-0-0)"' in FOUND
+    assert 'href="#plot-0-1"' in FOUND
 
 
 def test_it_is_small() -> None:
     """Tenths of a unit, no groups that do nothing, no metadata, no namespace."""
-    assert 'd="M 0.1 216 L 288 0"' in FOUND
+    assert 'd="M0.1 216L288 0"' in FOUND
     assert 'transform="rotate(-90 1.2 2)"' in FOUND
     assert "rotate(-0" not in FOUND
     assert "http" not in FOUND
     assert "empty" not in FOUND
+    assert "M0 7" not in FOUND
 
 
 def test_every_colour_is_one_of_a_kind() -> None:
