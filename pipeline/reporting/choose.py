@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from pipeline.reporting import forms
 from pipeline.reporting.records import VERIFIED, Comparison, Point
 
 ALLOWED = 0.01  # relative difference of perplexity that counts as none
@@ -99,7 +100,7 @@ def _sentence(chosen: Point, within: Sequence[Point], sound: Sequence[Point], eq
 def _quality(point: Point) -> str:
     own, original = point.quality.get("perplexity"), point.quality.get("perplexity_original")
     numbers = f" ({own:,.2f}, the original has {original:,.2f})" if own is not None and original is not None else ""
-    return f"{100 * (point.increase or 0.0):+.2f} %{numbers}"
+    return f"{forms.change(point.increase or 0.0)}{numbers}"
 
 
 def _memory(point: Point) -> float:

@@ -17,18 +17,21 @@ def number(value: float | None) -> str:
 
 
 def share(value: float | None) -> str:
-    """A part of a whole, in per cent."""
+    """A part of a whole, 0 or more, in per cent."""
     if value is None:
         return NOTHING
     percent = 100 * value
-    if 0 < abs(percent) < 0.1:
-        return "< 0.1 %" if percent > 0 else "-0.0 %"
-    return f"{percent:,.1f} %" if abs(percent) < 10 else f"{percent:,.0f} %"
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:,.1f} %" if percent < 10 else f"{percent:,.0f} %"
 
 
 def change(value: float | None) -> str:
     """A relative change in per cent, with its sign."""
-    return NOTHING if value is None else f"{100 * value:+.2f} %"
+    if value is None:
+        return NOTHING
+    text = f"{100 * value:+.2f} %"
+    return text if any(digit in text for digit in "123456789") else text[1:]
 
 
 def seconds(value: float | None) -> str:

@@ -27,7 +27,12 @@ def test_shares(value: float, text: str) -> None:
 
 def test_changes() -> None:
     """With a sign."""
-    assert [forms.change(value) for value in (0.00466, -0.0045, 0.0)] == ["+0.47 %", "-0.45 %", "+0.00 %"]
+    assert [forms.change(value) for value in (0.00466, -0.0045, 0.0, -1e-7)] == [
+        "+0.47 %",
+        "-0.45 %",
+        "0.00 %",
+        "0.00 %",
+    ]
 
 
 @pytest.mark.parametrize(
