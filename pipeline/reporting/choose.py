@@ -76,7 +76,9 @@ def recommend(sound: Sequence[Point], all_points: Sequence[Point]) -> tuple[Poin
 def _sentence(chosen: Point, within: Sequence[Point], sound: Sequence[Point], equal: Sequence[Point]) -> str:
     """Which point, with its numbers, and why. within, equal: as in `recommend`."""
     what = f"{chosen.kind}, cache of {chosen.settings['cache.size']:,} slots"
-    take = f"Take {chosen.name} ({what}): {speed(chosen):,.1f} tokens/s, perplexity {_quality(chosen)}."
+    top1 = chosen.quality.get("top1")
+    agrees = "" if top1 is None else f", the original's first choice at {forms.share(top1)} of tokens"
+    take = f"Take {chosen.name} ({what}): {speed(chosen):,.1f} tokens/s, perplexity {_quality(chosen)}{agrees}."
     near = f"within {100 * ALLOWED:g} % of the original"
     if len(sound) == 1:
         return f"{take} It is the only verified point."

@@ -26,7 +26,7 @@ from pipeline.reporting.records import (
     Artifact,
     Point,
     Speed,
-)  # fmt: skip
+)
 
 SETTINGS = (  # keys of params.yaml that tell points apart
     "precision.compute",
@@ -50,7 +50,7 @@ SETTINGS = (  # keys of params.yaml that tell points apart
 )
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 MB = 2**20
-STEPS = 48  # decode steps that are kept of a latency.json
+STEPS = 32  # decode steps that are kept of a latency.json
 SHOWN = 3  # failures that say why a point failed
 SPEED = ("prefill_s", "decode_tok_s", "step_ms", "load_s", "peak_mb", "model_mb")
 

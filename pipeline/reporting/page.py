@@ -22,8 +22,9 @@ from pipeline.reporting.records import (
     VERIFIED,
     Artifact,
     Operators,
+    Point,
     Report,
-)  # fmt: skip
+)
 
 HERE = Path(__file__).parent
 SIGNS = {VERIFIED: "✓", NOT_RUN: "◐", OUTDATED: "↻", UNFINISHED: "…", UNBUILT: "○", FAILED: "✗"}
@@ -42,7 +43,7 @@ METRICS = {  # of verify, and what each is
     "top1": "same most probable token over a text",
 }
 PLOTS = 30  # of a page: a plot has some 10 KB, and those of more models hide what is compared
-MOST_OPERATORS = 12  # of an artifact that have a row of their own
+MOST_OPERATORS = 10  # of an artifact that have a row of their own
 
 
 def render(report: Report) -> str:
@@ -71,6 +72,7 @@ def render(report: Report) -> str:
         front={name for comparison in report.comparisons for name in comparison.front},
         chosen={comparison.chosen for comparison in report.comparisons},
         troubled=[point for point in report.points if point.state != VERIFIED],
+        same={part: first_with_equal(report.points, part) for part in ("operators", "texts")},
         case_names=case_names,
         operator_rows=operator_rows,
         style=style,
@@ -104,6 +106,12 @@ def plots(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]]:
         count += len(shown)
         if shown:
             yield model, shown
+
+
+def first_with_equal(points: Sequence[Point], part: str) -> dict[str, str]:
+    """The first point whose `part` equals a point's own, by the latter's name: equal parts are shown once."""
+    seen: dict[str, str] = {}
+    return {point.name: seen.setdefault(repr(getattr(point, part)), point.name) for point in points}
 
 
 def case_names(artifacts: Sequence[Artifact]) -> list[str]:

@@ -1,5 +1,6 @@
 """choose: which point is recommended and why, and the Pareto front."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,13 @@ def test_a_lower_perplexity_is_a_difference_too() -> None:
     assert found.chosen == "a"
     assert found.front == ("b", "a")
     assert "the only one of 2 verified points within 1 % of the original." in found.sentence
+
+
+def test_the_sentence_has_the_agreement_too() -> None:
+    """Equal perplexities may hide other choices."""
+    one = point("a")
+    found = only(replace(one, quality=one.quality | {"top1": 0.966}))
+    assert "(20.00, the original has 20.00), the original's first choice at 97 % of tokens." in found.sentence
 
 
 def test_the_only_point() -> None:

@@ -205,6 +205,17 @@ def test_a_page_has_no_more_plots_than_are_read(monkeypatch: pytest.MonkeyPatch)
     assert "Plots of 1 more model are left out." in found.words
 
 
+def test_equal_parts_are_shown_once(real: Point) -> None:
+    """Later points refer to the first that has them."""
+    same, other = replace(real, name="same"), replace(real, name="other", texts=real.texts[:1])
+    found = rendered(real, same, other)
+    sound(found)
+    assert found.words.count("Those of 1. tiny-int8 .") == 2
+    assert found.words.count("That of 1. tiny-int8 .") == 1
+    assert found.words.count("Operators in the graphs of") == 1
+    assert found.words.count(" ".join(real.texts[0].text.split())) == 2
+
+
 def test_themes_and_paper() -> None:
     """Every colour of a plot is a variable, which both themes set."""
     found = rendered(point("a", steps=((1.0, 1.0), (2.0, 1.0))), point("b", state=FAILED))
@@ -230,5 +241,5 @@ def test_rare_operators_share_a_row() -> None:
     assert len(rows) == page.MOST_OPERATORS + 2
     assert rows[0] == ("op00", [100, 0])
     assert rows[-2] == ("op29", [71, 5])
-    assert rows[-1][0] == "17 other operators"
+    assert rows[-1][0] == f"{30 - page.MOST_OPERATORS - 1} other operators"
     assert [sum(counts[i] for _, counts in rows) for i in (0, 1)] == [sum(given[0].counts.values()), 5]
