@@ -12,7 +12,7 @@ import yaml
 from pipeline import report
 from pipeline.core import layout
 from pipeline.core.errors import UserError
-from tests.support import reports
+from tests.support import reports, repository
 from tests.support.pages import Page
 from tests.support.repository import make
 
@@ -123,6 +123,29 @@ def test_a_build_that_did_not_end_well(run: Run) -> None:
     run("--no-plan")
     states = [point["state"] for point in read(layout.REPORT_DATA)["points"]]
     assert states == ["verified", "verified", "failed"]
+
+
+@pytest.mark.slow
+def test_a_point_that_dvc_built(tmp_path: Path) -> None:
+    """As a process, beside dvc.lock and history.jsonl; other overrides make its figures those of an earlier state."""
+    folder = repository.built().copy(tmp_path / "repository")
+
+    def written() -> Any:
+        done = repository.run(folder, sys.executable, "-m", "pipeline.report")
+        assert (done.stderr, done.returncode) == ("", 0)
+        (found,) = json.loads((folder / layout.REPORT_DATA).read_text())["points"]
+        return found
+
+    found = written()
+    assert (found["state"], found["why"], found["no_plan"]) == ("verified", [], "")
+    assert all(stage["seconds"] > 0 and stage["peak"] > 0 for stage in found["stages"])
+    repository.override(folder, "cache.size=32")
+    assert written()["why"] == ["its overrides were experiment=tiny when it was built"]
+    repository.override(folder)
+    assert repository.run(folder, "dvc", "plots", "show").returncode == 0
+    assert repository.run(folder, "git", "status", "--porcelain", "artifacts").stdout == "?? artifacts/\n"
+    ignored = repository.run(folder, "git", "check-ignore", layout.REPORT, layout.REPORT_DATA)
+    assert ignored.stdout.splitlines() == [layout.REPORT, layout.REPORT_DATA]
 
 
 def test_outside_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,7 +56,7 @@ def render(report: Report) -> str:
     style, script = (_shortened((HERE / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
     numbers = Numbers(report.points)
     drawn, by_model = list(plots(report, numbers)), Counter(point.model for point in report.points if point.speed)
-    text = environment.get_template("page.html.j2").render(
+    return environment.get_template("page.html.j2").render(
         report=report,
         several_models=len({comparison.model for comparison in report.comparisons}) > 1,
         states=Counter(point.state for point in report.points),
@@ -79,7 +78,6 @@ def render(report: Report) -> str:
         script=script,
         policy=_policy(script),
     )
-    return re.sub(r"\n\s*\n+", "\n", text)
 
 
 def plots(report: Report, numbers: Numbers) -> Iterator[tuple[str, list[Plot]]]:

@@ -177,6 +177,15 @@ def test_hostile_text_is_text() -> None:
     assert HOSTILE in "".join(found.shown)
 
 
+def test_text_is_what_the_engine_wrote() -> None:
+    """Line by line, but for spaces at its start; also from right to left."""
+    written = " one\n\n\n  two <b>\n\n\u05e9\u05dc\u05d5\u05dd"
+    found = rendered(point("a", texts=(Text("a prompt\n\nof two", written),)))
+    assert written[1:] in found.shown
+    assert "a prompt\n\nof two" in found.shown
+    assert ("div", {"class": "text", "dir": "auto"}) in found.elements
+
+
 def test_only_its_own_script_may_run() -> None:
     """The policy has the script's digest, and forbids all loading."""
     found = rendered(point("a"))
