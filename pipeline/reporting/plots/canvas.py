@@ -116,9 +116,10 @@ def label(
     named: set[str],
     numbers: Numbers,
     others: bool = False,
+    sides: labels.Sides = labels.RIGHT_FIRST,
 ) -> None:
-    """Write labels beside the points of `named`, with a line where they are not close; numbers beside others if asked
-    for, where there is room."""
+    """Write labels beside the points of `named`, on the first of `sides` that is free, with a line where they are not
+    close; numbers beside others if asked for, where there is room."""
     figure.draw_without_rendering()  # settles where the axes are
     pixels = [axes.transData.transform(spot) for spot in spots]
     marks = [labels.around(x, y, MARK + 2) for x, y in pixels]
@@ -134,7 +135,9 @@ def label(
         box = written.get_window_extent()
         written.remove()
         reach = labels.DISTANCES[-1] if first else labels.DISTANCES[0]
-        found = labels.place(marks[i], box.width, box.height, taken, frame, reach)
+        found = labels.place(
+            marks[i], box.width, box.height, taken, frame, reach, sides if first else labels.RIGHT_FIRST
+        )
         if found is None:
             continue
         taken.append(found)

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from pipeline.reporting.choose import ALLOWED, loss, speed
-from pipeline.reporting.plots import canvas, svg
+from pipeline.reporting.plots import canvas, labels, svg
 from pipeline.reporting.plots.canvas import Numbers
 from pipeline.reporting.records import Comparison, Point
 
@@ -47,7 +47,9 @@ def quality(name: str, comparison: Comparison, points: Sequence[Point], numbers:
             axes.plot(*zip(*line, strict=True), color=svg.MUTED, linewidth=1, drawstyle="steps-post", zorder=1)
         for point, (x, y) in zip(points, spots, strict=True):
             canvas.mark(axes, point, x, y, numbers)
-        canvas.label(figure, axes, points, spots, {*comparison.front, comparison.chosen or ""}, numbers, others=True)
+        # up and to the left of the front there is neither a point nor the line
+        named = {*comparison.front, comparison.chosen or ""}
+        canvas.label(figure, axes, points, spots, named, numbers, others=True, sides=labels.LEFT_FIRST)
 
     described = f"{len(points)} points. On the front: " + (
         "; ".join(f"{each.name}, {speed(each):,.1f} tokens/s, {100 * loss(each):.2f} %" for each in front) or "none"

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 DISTANCES = (3.0, 12.0, 24.0, 40.0)  # from a mark to its label
-SIDES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+RIGHT_FIRST = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))  # across, up
+LEFT_FIRST = ((-1, 0), (-1, 1), (0, 1), (1, 0), (1, 1), (-1, -1), (0, -1), (1, -1))
+Sides = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -45,23 +47,31 @@ def spread(heights: Sequence[float], gap: float, bottom: float, top: float) -> l
     return [max(min(each, highest), bottom) + number * gap for number, each in enumerate(level)]
 
 
-def place(mark: Box, width: float, height: float, taken: Sequence[Box], frame: Box, reach: float) -> Box | None:
+def place(
+    mark: Box,
+    width: float,
+    height: float,
+    taken: Sequence[Box],
+    frame: Box,
+    reach: float,
+    sides: Sides = RIGHT_FIRST,
+) -> Box | None:
     """A place for a label near its mark; None where there is none.
 
     taken: boxes that stay free, all marks among them. frame: holds all labels. reach: the largest distance from the
-    mark, at most the last of DISTANCES.
+    mark, at most the last of DISTANCES. sides: of the mark, the best first.
     """
-    fitting = (box for box in _candidates(mark, width, height, reach) if box.within(frame))
+    fitting = (box for box in _candidates(mark, width, height, reach, sides) if box.within(frame))
     return next((box for box in fitting if not any(box.overlaps(other) for other in taken)), None)
 
 
-def _candidates(mark: Box, width: float, height: float, reach: float) -> Iterator[Box]:
+def _candidates(mark: Box, width: float, height: float, reach: float, sides: Sides) -> Iterator[Box]:
     """Places around a mark, the nearest first."""
     middle_x, middle_y = (mark.left + mark.right) / 2, (mark.bottom + mark.top) / 2
     for distance in DISTANCES:
         if distance > reach:
             return
-        for across, up in SIDES:
+        for across, up in sides:
             left = middle_x - width / 2
             bottom = middle_y - height / 2
             if across:

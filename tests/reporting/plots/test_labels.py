@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from pipeline.reporting.plots.labels import Box, around, place, spread
+from pipeline.reporting.plots.labels import LEFT_FIRST, Box, around, place, spread
 
 FRAME = Box(0, 0, 400, 300)
 
@@ -25,6 +25,7 @@ def test_the_nearest_free_place_is_taken() -> None:
     right = place(mark, 50, 10, [mark], FRAME, 40)
     assert right == Box(108, 95, 158, 105)
     assert place(mark, 50, 10, [mark, right], FRAME, 40) == Box(42, 95, 92, 105)
+    assert place(mark, 50, 10, [mark], FRAME, 40, LEFT_FIRST) == Box(42, 95, 92, 105)
     assert place(around(390, 100, 10), 50, 10, [], FRAME, 40) == Box(332, 95, 382, 105)
 
 
