@@ -64,10 +64,11 @@ def sound(found: Page) -> None:
     tags = [tag for tag, _ in found.elements]
     assert {"header", "nav", "main", "footer", "title"} <= set(tags)
     assert ("html", {"lang": "en"}) in found.elements
+    landmarks = [given["aria-labelledby"] for tag, given in found.elements if tag == "section"]
+    assert len(set(landmarks)) == len(landmarks)
     for tag, given in found.elements:
-        if given.get("role") == "region":
+        if "scroll" in given.get("class", ""):
             assert given["tabindex"] == "0"
-            assert given.get("aria-label") or given.get("aria-labelledby")
         if tag == "svg":
             assert given["role"] == "img"
             assert given["aria-labelledby"]
