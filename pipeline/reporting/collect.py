@@ -13,6 +13,7 @@ from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.core.errors import UserError
 from pipeline.core.files import read_json
+from pipeline.core.tables.engines import CPU, KINDS, EngineKind
 from pipeline.planning.estimate import Cost
 from pipeline.planning.history import Run
 from pipeline.reporting import cost, locked, operators, parity, rounding
@@ -174,11 +175,17 @@ def model_name(model: Mapping[str, Any]) -> str:
 
 
 def _kind(params: Mapping[str, Any]) -> str:
-    """Such as int8, or int4 with a cache of int8."""
+    """Such as int8, or fp32 with a cache of int8; with the engine unless it is ONNX Runtime's on the CPU."""
     weights, cache = params["quantize"]["weights"], params["cache"]["dtype"]
     compute = params["precision"]["compute"]
     kind = compute if weights == "none" else weights if compute == "fp32" else f"{weights} in {compute}"
-    return kind if cache == "auto" else f"{kind}, {cache} cache"
+    provider = params["engine"].get("provider")
+    engine = KINDS[EngineKind(params["engine"]["kind"])].product
+    if EngineKind(params["engine"]["kind"]) is EngineKind.onnxruntime_client:
+        engine = "for clients"
+    elif provider:
+        engine = "" if provider == CPU else provider.removesuffix("ExecutionProvider")
+    return ", ".join(filter(None, (kind, "" if cache == "auto" else f"{cache} cache", engine)))
 
 
 def _select(params: Mapping[str, Any], key: str) -> Any:

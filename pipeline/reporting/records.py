@@ -132,7 +132,8 @@ class Speed:
 class Point:
     """All that the report says of one point.
 
-    kind: the types of its weights, and of its cache if that is another: what tells points apart in the plots.
+    kind: the types of its weights, of its cache and its engine if those are not the usual: what tells points apart in
+    the plots.
     settings: keys of params.yaml. cache_mb: the cache of one row, in MB of 2^20 bytes.
     """
 

@@ -146,6 +146,22 @@ def test_kinds(built: Path, weights: str, compute: str, cache: str, kind: str) -
     assert read(built).kind == kind
 
 
+@pytest.mark.parametrize(
+    ("engine", "provider", "kind"),
+    [
+        ("onnxruntime", "CUDAExecutionProvider", "int8, CUDA"),
+        ("onnxruntime_client", "CPUExecutionProvider", "int8, for clients"),
+        ("tensorrt_rtx", None, "int8, TensorRT-RTX"),
+    ],
+)
+def test_kinds_of_other_engines(built: Path, engine: str, provider: str | None, kind: str) -> None:
+    """Are told apart from those of the CPU."""
+    params = yaml.safe_load((built / layout.PARAMS).read_text())
+    params["engine"] |= {"kind": engine, "provider": provider}
+    (built / layout.PARAMS).write_text(yaml.safe_dump(params))
+    assert read(built).kind == kind
+
+
 def test_models_have_names() -> None:
     """By where they come from."""
     assert model_name({"source": "hub", "id": "a/b", "revision": "c"}) == "a/b at c"
