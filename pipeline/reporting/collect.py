@@ -8,11 +8,14 @@ from statistics import fmean, median
 from typing import Any, Protocol
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, first_line
 from pipeline.core.files import read_json
+from pipeline.core.schema import Config
 from pipeline.core.tables.engines import CPU, KINDS, EngineKind
 from pipeline.planning.estimate import Cost
 from pipeline.planning.history import Run
@@ -99,7 +102,11 @@ def point(name: str, overrides: Sequence[str], sources: Sources) -> Point:
             return Point(name, FAILED, ("its last build failed before its configuration was written",), given)
         return Point(name, UNBUILT, (f"build it: dvc repro verify@{name} bench@{name}",), given)
     reports = Reports(folder)
-    params: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(folder / layout.PARAMS))  # type: ignore[assignment]
+    try:
+        params = _params(folder / layout.PARAMS)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        fix = f"{layout.PARAMS} is damaged, or of another version of kvforge: dvc repro compose@{name}"
+        return Point(name, OUTDATED, (fix, first_line(error)), given)
     lineage, missing = reports.read(layout.LINEAGE), cost.first_missing(folder)
     # verify and bench read the same files; those of a stage before them are of an earlier build where one is missing
     current = missing in (None, "verify", "bench")
@@ -135,6 +142,14 @@ def point(name: str, overrides: Sequence[str], sources: Sources) -> Point:
         rounded=rounded,
         texts=parity.texts(report),
     )
+
+
+def _params(path: Path) -> dict[str, Any]:
+    """A point's params.yaml as plain values. Raises an error of OmegaConf, YAML or the system when it does not fit the
+    schema."""
+    merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.load(path))
+    params: Any = OmegaConf.to_container(merged, resolve=True, enum_to_str=True, throw_on_missing=True)
+    return {str(section): values for section, values in params.items()}
 
 
 def _state(

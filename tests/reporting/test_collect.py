@@ -130,6 +130,15 @@ def test_damaged_files_are_named(built: Path) -> None:
     assert found.artifacts
 
 
+@pytest.mark.parametrize("text", ["{", "cache: {size: many}", "gone: 1", "[]", ""])
+def test_parameters_of_another_version(built: Path, text: str) -> None:
+    """Nothing else of the point is read then."""
+    (built / layout.PARAMS).write_text(text)
+    found = read(built)
+    assert (found.state, found.model) == (OUTDATED, "")
+    assert found.why[0] == "params.yaml is damaged, or of another version of kvforge: dvc repro compose@p"
+
+
 @pytest.mark.parametrize(
     ("weights", "compute", "cache", "kind"),
     [
