@@ -81,7 +81,7 @@ def _sentence(chosen: Point, within: Sequence[Point], sound: Sequence[Point], eq
     take = f"Take {chosen.name} ({what}): {speed(chosen):,.1f} tokens/s, perplexity {_quality(chosen)}{agrees}."
     near = f"within {100 * ALLOWED:g} % of the original"
     if len(sound) == 1:
-        return f"{take} It is the only verified point."
+        return f"{take} No other verified point was measured like it."
     if len(within) == 1:
         reason = f"It is the only one of {len(sound)} verified points {near}"
     elif len(equal) == 1:
@@ -90,7 +90,7 @@ def _sentence(chosen: Point, within: Sequence[Point], sound: Sequence[Point], eq
         losses = sorted(map(loss, equal))
         tie = "the smallest loss" if losses[0] < losses[1] else "the least memory of those with the smallest loss"
         reason = (
-            f"Of the {len(within)} verified points {near} {len(equal)} are equally fast, to {100 * SAME_SPEED:g} %, "
+            f"Of the {len(within)} verified points {near}, {len(equal)} are equally fast (to {100 * SAME_SPEED:g} %), "
             f"and it has {tie}"
         )
     closest = min(sound, key=lambda point: (loss(point), -speed(point), point.name))

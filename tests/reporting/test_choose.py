@@ -65,7 +65,7 @@ def test_the_sentence_has_the_agreement_too() -> None:
 
 def test_the_only_point() -> None:
     """There is nothing to compare it with."""
-    assert only(point("a")).sentence.endswith("It is the only verified point.")
+    assert only(point("a")).sentence.endswith("No other verified point was measured like it.")
 
 
 def test_none_within_the_limit() -> None:
