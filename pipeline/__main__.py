@@ -7,6 +7,7 @@ point in params.yaml. DVC builds them all in one call, or a launcher of Hydra st
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -14,7 +15,7 @@ from omegaconf import DictConfig
 
 from pipeline.config import compose as config
 from pipeline.config import points, reference
-from pipeline.core import errors, usage
+from pipeline.core import errors, layout, usage
 from pipeline.core.errors import Problem, UserError
 from pipeline.sweeps import build, goals, jobs, launchers
 from pipeline.sweeps.expect import expected
@@ -51,6 +52,14 @@ def check_sizes(arguments: list[str]) -> list[dict[str, Any]]:
     return plans
 
 
+def write_report(names: list[str]) -> None:
+    """Write the report of these points, in a process of its own: no command imports a command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.report", "--no-plan", *names], stdout=subprocess.PIPE, text=True
+    )
+    print(done.stdout.strip(), flush=True)
+
+
 def sweep(arguments: list[str], flags: set[str]) -> int:
     """Build the points that the arguments ask for, print a summary, and return the exit code."""
     wanted = jobs.plan(arguments, bool(flags & SWEEP))
@@ -75,6 +84,8 @@ def sweep(arguments: list[str], flags: set[str]) -> int:
         else:
             found, failed = None, build.collect(names, done, progress).failed
     print(*summary(names, failed), sep="\n")
+    if flags & SWEEP and (progress.changed or not Path(layout.REPORT).exists()):
+        write_report(names)
     if found:
         print(*goals.lines(found, wanted.goal), sep="\n")
         return 0 if found.best else 1

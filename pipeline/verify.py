@@ -1,8 +1,9 @@
 """Stage verify: compare every artifact with the original model in fp32; fail when a gate is missed.
 
 verify.json: {"passed", "gates", "quantized_gates", "cache_gates", "headroom", "quality", "notes": warnings of stage
-wrap, "skipped": {artifact: why it cannot run here}, "artifacts": {artifact: {case: figures and failures, or why it was
-not run}}}. An artifact that cannot run here is only inspected.
+wrap, "skipped": {artifact: why it cannot run here}, "limits": {artifact: {metric: its gate's value and key}}, "texts":
+what the engine writes after each prompt, "artifacts": {artifact: {case: figures and failures, or why it was not run}}}.
+An artifact that cannot run here is only inspected.
 accuracy.json: the worst value of each figure of each artifact, for `dvc metrics`.
 
 All artifacts run all cases. When several hold the same weights, only the last one generates all the greedy text. The
@@ -37,7 +38,8 @@ from pipeline.proof.compare import ReferenceAnswers, run_case, run_greedy
 from pipeline.proof.interface import size_findings
 from pipeline.proof.metrics import METRICS
 from pipeline.proof.reference import Reference
-from pipeline.proof.results import GATES, QUALITY, Result, for_json, limits, with_cache
+from pipeline.proof.results import GATES, QUALITY, Result, for_json, limits, limits_of, with_cache
+from pipeline.proof.written import texts_of
 from pipeline.runtime.session import Runtime
 from pipeline.text import texts
 from pipeline.text.tokens import load_tokenizer
@@ -284,6 +286,8 @@ def main() -> None:
         "quality": asdict(options.quality),
         "notes": json.loads((Path(layout.WRAPPED) / layout.NOTES).read_text(encoding="utf-8")),
         "skipped": found.skipped,
+        "limits": {a: {m: asdict(limit) for m, limit in limits_of(cases).items()} for a, cases in results.items()},
+        "texts": texts_of(results.get(layout.ENGINE, {}), Path(layout.WRAPPED)),
         "artifacts": {a: {c: r.as_dict() for c, r in cases.items()} for a, cases in results.items()},
     }
     write_json(Path(layout.VERIFY), report)

@@ -14,7 +14,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from pipeline import quantize
+from benchmarks.in_process import run
+from pipeline import bench, quantize, verify
 from pipeline.core import hardware, layout
 from pipeline.core.contract import GraphContract
 from tests.support import common
@@ -80,6 +81,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GraphContract]
     """A tiny Llama with random weights, built up to its engine: its folder and its contract. Not to be changed."""
     folder = tmp_path_factory.mktemp("tiny")
     return folder, build_once(folder, [])
+
+
+@pytest.fixture(scope="session")
+def proven() -> Path:
+    """A tiny Llama with weights of 8 bits, verified and measured; the folder. Not to be changed."""
+    with common.once("proven") as (folder, made):
+        point = folder / "tiny"
+        if not made:
+            build_once(point, ["precision=int8"])
+            for last in (verify, bench):
+                run(last, point)
+    return point
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,10 @@ def test_a_failed_job_does_not_end_its_sweep(launcher: str) -> None:
     points.record("bad", ["experiment=tiny", "precision=fp32"])
     done = run("-m", "experiment=tiny", "precision=fp32,fp16", "check_size=false", f"hydra/launcher={launcher}")
     assert done.returncode == 1
-    *_, bad, good, why = done.stdout.splitlines()
+    lines = done.stdout.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("point  "))
+    bad, good, why = lines[start + 1 : start + 4]
+    assert lines[-1].startswith("artifacts/report.html: 2 points")
     assert bad.split()[:2] == ["bad", "FAILED"]
     assert good.split()[:2] == ["tiny-fp16", "verified"]
     assert why == "bad: failed in verify: the point called bad fails"

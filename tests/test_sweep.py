@@ -82,9 +82,12 @@ def test_nothing_is_left_behind(swept: Swept) -> None:
 def test_every_job_is_a_point_that_was_verified(swept: Swept) -> None:
     """params.yaml names the four points, and the last lines of the output sum them up."""
     assert sorted(swept.points.values()) == sorted(OVERRIDES)
-    for point, line in zip(swept.points, swept.output.splitlines()[-4:], strict=True):
+    lines = swept.output.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("point  "))
+    for point, line in zip(swept.points, lines[start + 1 : start + 5], strict=True):
         assert re.fullmatch(rf"{point} +verified +\d+ MB +[\d.]+ s +[\d.]+ tok/s +[\d.]+ +\S+", line), line
         assert json.loads((swept.folder / "artifacts" / point / "verify.json").read_text())["passed"]
+    assert lines[-1].startswith("artifacts/report.html: 4 points")
 
 
 def test_points_differ_in_what_was_swept(swept: Swept) -> None:

@@ -426,6 +426,11 @@ def test_a_missed_gate_fails_the_stage(tiny_copy: Callable[[], Path]) -> None:
     passed = {name: all(c.get("passed", True) for c in cases.values()) for name, cases in report["artifacts"].items()}
     assert passed == {"wrapped": True, "onnx": False, "simplified": False, "engine": True}
     assert json.loads((folder / layout.ACCURACY).read_text())["engine"]["greedy_agreement"] == 1
+    assert report["limits"]["engine"]["kl"] == {"value": report["gates"]["kl"], "key": "verify.gates.kl"}
+    assert report["limits"]["engine"]["mean_kl"]["key"] == "verify.quality.kl"
+    assert report["limits"]["onnx"] == {}
+    assert [len(each["text"].split()) for each in report["texts"]] == [section(Verify, folder).greedy_tokens] * 3
+    assert "original" not in report["texts"][0]  # it is the same
 
 
 def test_an_error_of_our_own_keeps_its_traceback(

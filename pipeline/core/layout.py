@@ -4,6 +4,8 @@ from pathlib import Path
 
 TOOLCHAIN = "artifacts/toolchain.json"  # of all points, in the repository's root
 HISTORY = "artifacts/history.jsonl"  # what stages took on this machine, a line each; there too
+REPORT = "artifacts/report.html"  # of all points; there too
+REPORT_DATA = "artifacts/report.json"
 PARAMS = "params.yaml"
 CHECKPOINT = "checkpoint"
 TEXT = "text"

@@ -69,7 +69,8 @@ def note(name: str, seconds: float, peak: int, point: Path = Path()) -> None:
     settings = {key: OmegaConf.select(params, key) for key in SETTINGS}
     # the weights are all but a hundredth of the program's file
     parameters = program.stat().st_size * 8 // COMPUTE[settings["precision.compute"]].bits
-    run = {"stage": name, "seconds": round(seconds, 2), "peak": peak, "parameters": parameters, **settings}
+    run = {"stage": name, "point": point.resolve().name, "seconds": round(seconds, 2), "peak": peak}
+    run |= {"parameters": parameters, **settings}
     with (folder / history.name).open("a", encoding="utf-8") as file:  # one write, so that stages may end at once
         file.write(json.dumps(run) + "\n")
 

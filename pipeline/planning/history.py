@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.core import layout
 
-Run = dict[str, Any]  # stage, seconds, parameters, and the keys of SETTINGS
+Run = dict[str, Any]  # stage, point, seconds, peak, parameters, and the keys of SETTINGS
 
 
 def read(path: Path = Path(layout.HISTORY)) -> list[Run]:

@@ -13,7 +13,7 @@ from pipeline.proof.cases import Case
 from pipeline.proof.metrics import CACHES, COMPARISONS, LOGITS, SMALLEST, Comparison, Found
 from pipeline.proof.reference import Expected, Reference
 from pipeline.proof.repetition import repetition
-from pipeline.proof.results import Limits, Result
+from pipeline.proof.results import Limits, Result, Written
 from pipeline.runtime import quantized_cache
 from pipeline.runtime.session import Runtime, Session
 
@@ -195,6 +195,7 @@ class Judge:
                 continue  # caches that cannot be seen
             value, where = metric.worst(self.found[metric.name])
             self.result.record(metric.name, value)
+            self.result.limits[metric.name] = self.limits[metric.name]
             if not math.isfinite(value):
                 self.result.nonfinite(where)
             elif metric.name in self.missed:
@@ -275,6 +276,7 @@ def run_greedy(
         own = repetition(answers.own_text(prompt, count))
         where = f"the text of row {row}, the original's own has {own:.2f}"
         added.append((max(0.0, repetition(tokens) - own), where))
+        result.written.append(Written(prompt, tokens, answers.own_text(prompt, count)))
     result.record("repetition", max(map(repetition, generated)))
     result.gate("added_repetition", added, limits["added_repetition"])
     return result

@@ -30,6 +30,15 @@ class Limit:
 Limits = Mapping[str, Limit]  # metric -> its limit
 
 
+@dataclass(frozen=True)
+class Written:
+    """Greedy text as tokens: a prompt, what an artifact continued it with, and what the original does."""
+
+    prompt: list[int]
+    tokens: list[int]
+    original: list[int]
+
+
 def limits(gates: Gates | Quality, section: str = GATES) -> dict[str, Limit]:
     """The limit of each metric whose gate is in this section of the configuration."""
     return {
@@ -61,6 +70,8 @@ class Result:
     not_finite: the first tensor that held a NaN or an infinity.
     widened: metrics whose gate was missed only by rows that are sensitive enough to rounding, and what was allowed.
     dropped: the most first tokens of a row that a cache no longer held at the end, so that they were not compared.
+    limits: of the metrics that were gated.
+    written: the greedy text of each row.
     """
 
     failures: list[str] = field(default_factory=list)
@@ -70,6 +81,8 @@ class Result:
     not_finite: str = ""
     widened: dict[str, float] = field(default_factory=dict)
     dropped: int = 0
+    limits: dict[str, Limit] = field(default_factory=dict)
+    written: list[Written] = field(default_factory=list)
 
     def record(self, name: str, value: float) -> None:
         """Record a figure of METRICS. Raises KeyError for any other."""
@@ -79,6 +92,7 @@ class Result:
         """Record the worst value of a figure, and a failure when it misses its limit."""
         value, where = METRICS[name].worst(found)
         self.record(name, value)
+        self.limits[name] = limit
         if not np.isfinite(value):
             self.nonfinite(where)
         elif not METRICS[name].passes(value, limit.value):
@@ -100,3 +114,9 @@ class Result:
             more["widened"] = {name: for_json(value) for name, value in self.widened.items()}
         raised = {"traceback": self.traceback.splitlines()} if self.traceback else {}
         return {"passed": not self.failures, **figures, "failures": self.failures, **more, **raised}
+
+
+def limits_of(cases: Mapping[str, Result]) -> dict[str, Limit]:
+    """The limits of an artifact in the order of METRICS: its cases share them."""
+    held = {name: limit for result in cases.values() for name, limit in result.limits.items()}
+    return {name: held[name] for name in METRICS if name in held}

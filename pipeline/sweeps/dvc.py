@@ -40,12 +40,13 @@ TAIL = 200  # lines of a build's output that are kept
 
 @dataclass
 class Progress:
-    """What a build is doing, for who watches it."""
+    """What a build is doing, for who watches it. changed: whether a stage of a point has run, failed or come back."""
 
     started: Callable[[str, str], None] = lambda stage, point: None
     ended: Callable[[str, StageRun], None] = lambda point, run: None
     fraction: Callable[[str, float], None] = lambda label, share: None  # of the stage that is running
     text: Callable[[str], None] = lambda line: None
+    changed: bool = False
 
 
 @dataclass
@@ -216,6 +217,7 @@ class Reader:
     def _end(self, stage: str, run: StageRun) -> None:
         self.running = None
         self.built.runs.setdefault(_point(stage), []).append(run)
+        self.progress.changed |= run.outcome != "unchanged" and bool(_point(stage))
         self.progress.ended(_point(stage), run)
 
     def _why(self, stage: str) -> tuple[str, ...]:

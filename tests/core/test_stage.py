@@ -84,6 +84,7 @@ def test_a_stage_notes_what_it_took(tmp_path: Path) -> None:
     stage.note("wrap", 1.234, 5, folder)
     stage.note("export", 7.0, 6, folder)
     first, second = map(json.loads, (tmp_path / layout.HISTORY).read_text(encoding="utf-8").splitlines())
+    assert first["point"] == "small"
     assert (first["stage"], first["seconds"], first["peak"], first["parameters"]) == ("wrap", 1.23, 5, 1000)
     assert (second["precision.compute"], second["engine.kind"], second["model.source"]) == ("fp16", "onnxruntime", None)
 

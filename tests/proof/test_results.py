@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.core.contract import contract_for
 from pipeline.proof.metrics import METRICS
-from pipeline.proof.results import QUALITY, Limit, Result, limits, with_cache
+from pipeline.proof.results import QUALITY, Limit, Result, limits, limits_of, with_cache
 from tests.support.gates import cache_gates, gates, quality
 
 GATES = gates(kl=1e-8, greedy_agreement=0.97)
@@ -45,6 +45,14 @@ def test_a_gate_holds_the_worst_value(name: str, found: list[tuple[float, str]],
     assert result.failures == failures
     assert result.as_dict()["passed"] == (not failures)
     assert result.not_finite == (found[1][1] if failures and "finite" in failures[0] else "")
+
+
+def test_an_artifact_says_what_it_was_held_to() -> None:
+    """The limits of all its cases, in the order of the metrics; a case that was left out has none."""
+    cases = {"greedy 0": Result(), "prefill": Result(), "other": Result(not_run="no")}
+    cases["greedy 0"].gate("greedy_agreement", [(1.0, "row 0")], limits(GATES)["greedy_agreement"])
+    cases["prefill"].gate("kl", [(9.0, "step 0")], limits(GATES)["kl"])
+    assert list(limits_of(cases).items()) == [(name, limits(GATES)[name]) for name in ("kl", "greedy_agreement")]
 
 
 def test_a_figure_that_is_not_in_the_table_is_a_bug() -> None:
