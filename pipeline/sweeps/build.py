@@ -60,7 +60,7 @@ def run_jobs(
         print(f"{launcher}: {len(going)} points up to {phase.stage}", flush=True)
         for done in launch(Phase(phase.stage, tuple(going)), wanted, [*given, *own], cores):
             former = results.get(done.point)
-            done.runs = lineage.merged(former.runs if former else (), (), done.runs)
+            done.runs = lineage.merged((), former.runs if former else (), done.runs)
             results[done.point] = done
     return results
 
