@@ -20,6 +20,7 @@ PAGES = {
     "SECURITY.md": "reporting.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "LICENSE": "LICENSE",
+    "notebooks/kaggle.ipynb": "notebooks/kaggle.ipynb",
 }
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)#\s]+)")  # the path of a relative link
 WIDE = re.compile(r"^\|([^|\n]*\|){8}", re.MULTILINE)  # a row of eight columns or more
