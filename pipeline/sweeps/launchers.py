@@ -47,16 +47,14 @@ class Needs:
 def overrides(launcher: str, needs: Needs, given: Sequence[str]) -> list[str]:
     """Return Hydra's overrides that tell a launcher what the jobs need. What the user has given stays as it is, and
     launchers that are not known here get none."""
-    gigabytes = math.ceil(needs.memory * SPARE / GB)
-    ray = {
-        "+hydra.launcher.ray.remote.num_cpus": needs.cores_each,
-        "+hydra.launcher.ray.remote.memory": int(needs.memory * SPARE),
-    }
+    memory = int(needs.memory * SPARE)  # 0: not known, and the launcher's default holds
+    ray: dict[str, int] = {"+hydra.launcher.ray.remote.memory": memory} if memory else {}
+    slurm: dict[str, int] = {"hydra.launcher.mem_gb": math.ceil(memory / GB)} if memory else {}
     own: dict[str, dict[str, int]] = {
         "joblib": {"hydra.launcher.n_jobs": needs.at_once},
         "submitit_local": {"hydra.sweeper.max_batch_size": needs.at_once},  # it starts all jobs of a batch at once
-        "submitit_slurm": {"hydra.launcher.cpus_per_task": CORES_OF_A_NODE, "hydra.launcher.mem_gb": max(1, gigabytes)},
-        "ray": ray,
+        "submitit_slurm": slurm | {"hydra.launcher.cpus_per_task": CORES_OF_A_NODE},
+        "ray": ray | {"+hydra.launcher.ray.remote.num_cpus": needs.cores_each},
         "ray_cluster": ray | {"+hydra.launcher.ray.remote.num_cpus": CORES_OF_A_NODE},
     }
     keys = {text.lstrip("+").partition("=")[0] for text in given}

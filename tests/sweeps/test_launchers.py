@@ -45,6 +45,8 @@ def test_each_launcher_is_told_in_its_own_keys() -> None:
     assert ray == [f"+hydra.launcher.ray.remote.memory={int(3 * GB * 1.15)}"]
     assert "+hydra.launcher.ray.remote.num_cpus=2" in overrides("ray_cluster", needs, [])
     assert overrides("another", needs, []) == []
+    unknown = Needs(0, 64 * GB, 8, 4)
+    assert overrides("submitit_slurm", unknown, []) == ["hydra.launcher.cpus_per_task=2"]
 
 
 def test_who_shares_this_machine() -> None:
