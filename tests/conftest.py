@@ -33,6 +33,7 @@ FIRST = (
     "test_dvc",
     "test_resilience",
     "test_sweep",
+    "test_sharing",
     "test_interpreter",
     "test_verify",
     "test_quantize",
