@@ -19,7 +19,7 @@ def test_extras_that_are_named_exist() -> None:
     shown = ["git", "grep", "-hoE", r"\.\[[a-z0-9,-]+\]['\"]", "--", "*.md", "*.py", "Makefile"]
     found = subprocess.run(shown, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     named = {extra for text in re.findall(r"\[(.+)\]", found) for extra in text.split(",")}
-    assert {"tensorrt-rtx", "launchers"} <= named <= set(PROJECT["optional-dependencies"])
+    assert {"tensorrt-rtx", "joblib"} <= named <= set(PROJECT["optional-dependencies"])
 
 
 def test_a_wheel_holds_no_code(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ def test_inputs_are_written_before_they_are_read() -> None:
 
 
 def test_a_stage_is_a_command() -> None:
-    """Other commands are the front door, plan, generate, package, report and doctor."""
+    """Other commands are the front door, points, plan, generate, package, report and doctor."""
     others = {name for name in MODULES if "." not in name} - set(NAMES)
-    assert others == {"__main__", "plan", "generate", "package", "report", "doctor"}
+    assert others == {"__main__", "points", "plan", "generate", "package", "report", "doctor"}
 
 
 def test_the_last_stages() -> None:
