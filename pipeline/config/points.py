@@ -5,6 +5,7 @@ Several processes may record points at once (a sweep under a parallel launcher),
 
 import bisect
 import fcntl
+import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -64,9 +65,9 @@ def drop(names: Iterable[str]) -> None:
 
 def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
     """The name of the point with these overrides. A new one is named after them: an option by its name, a key as
-    key_value.
+    key_value; of a name that would be too long the end is a hash of them.
 
-    Raises UserError when that name is too long, or taken by other overrides.
+    Raises UserError when that name is taken by other overrides.
     """
     for name in points:
         if equivalent(points[name], overrides):
@@ -77,7 +78,8 @@ def name_of(overrides: Sequence[str], points: Points, conf: Path) -> str:
         parts.append(value if (conf / key).is_dir() else f"{key}_{value}")
     name = "-".join(re.sub(r"[^A-Za-z0-9_-]+", "_", part).strip("_") for part in parts) or "default"
     if len(name) > LONGEST:
-        raise UserError(Problem("the name made from the overrides is too long", "point", "give one: point=name"))
+        digest = hashlib.sha256("\n".join(overrides).encode()).hexdigest()[:8]
+        name = f"{name[: LONGEST - 9].rstrip('-_')}-{digest}"
     if name in points:
         what = f"the point {name} exists, with other overrides: {' '.join(points[name]) or 'none'}"
         fix = f"give this one another name, point=name, or redefine that one with point={name}"

@@ -58,10 +58,14 @@ def test_a_taken_name_is_refused() -> None:
         points.name_of(["model=tiny_llama"], {"tiny_llama": ["axes.batch=2"]}, CONF)
 
 
-def test_a_long_name_is_refused() -> None:
-    """A name that no file system takes asks for point=."""
-    with pytest.raises(UserError, match="too long"):
-        points.name_of([f"verify.prompts=[{'long ' * 60}]"], DEFAULT, CONF)
+def test_a_long_name_ends_in_a_hash() -> None:
+    """The jobs of a sweep with many overrides have names all the same, each its own."""
+    many = [f"verify.gates.kl={number}" for number in range(1, 20)]
+    one, other = (points.name_of([*many, f"cache.size={size}"], {}, CONF) for size in (64, 128))
+    assert len(one) <= points.LONGEST
+    assert points.NAME.fullmatch(one)
+    assert one != other
+    assert one[:80] == other[:80]
 
 
 @given(OVERRIDES)
