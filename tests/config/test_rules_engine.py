@@ -24,6 +24,8 @@ WRONG = [
         "quantize.rounding",
         "no kernels for bf16",
     ),
+    (["engine=tensorrt_rtx_all"], "engine.targets", "precision=fp16, int8_fp16 or int4_fp16"),
+    (["engine=tensorrt_rtx_all", "precision=bf16"], "engine.targets", "or targets from 8.0 on"),
     (["engine=tensorrt_rtx", "precision=fp8"], "engine.targets", "8.9 or later, not 8.6"),
     (["engine=tensorrt_rtx", "precision=nvfp4"], "engine.targets", "12.0 or later, not 8.6, 8.9"),
     (["engine=tensorrt", "precision=nvfp4", "quantize.block_size=32"], "quantize.block_size", "choose one of 16"),
