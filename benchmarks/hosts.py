@@ -167,7 +167,8 @@ def main() -> None:
     lines = [
         "# Hosts without a shared folder\n",
         "Three network namespaces as hosts, connected by Ray; an S3 server (moto) is the DVC remote through which they",
-        f"hand over what they build. `python -m pipeline {' '.join(SWEEP)}`. Written by `python -m benchmarks.hosts`.\n",
+        f"hand over what they build. `python -m pipeline {' '.join(SWEEP)}`.",
+        "Written by `python -m benchmarks.hosts`.\n",
         "| run | exit code | time | stages of the points, in the front door | artifacts |",
         "|---|--:|--:|---|---|",
         *(f"| {' | '.join(map(str, row))} |" for row in rows),
