@@ -33,7 +33,6 @@ TABLE = {
     "nothing": ("", ""),
     "a comment in conf/": ("compose", "compose"),
     # the graph stays the same, as both axes are symbolic; only the contract around it says how far they go
-    "axes.batch=5": ("compose wrap export quantize+", "compose"),
     "export.opset=25": ("compose export+", "compose"),
     # another limit, the same result: nothing follows
     "simplify.timeout_s=500": ("compose simplify", "compose"),

@@ -1,5 +1,6 @@
 """The front door, as a process of its own: python -m pipeline. DVC's part is cut short by a dvc.yaml of the test."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -114,9 +115,11 @@ def test_a_job_records_its_point_and_builds_it() -> None:
     assert Path("artifacts/tiny/python").read_text(encoding="utf-8") == sys.executable
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "ray"])
 def test_a_failed_job_does_not_end_its_sweep(launcher: str) -> None:
     """The other jobs are built, the failed one is named with the reason, and the exit code is 1."""
+    if launcher == "ray" and not importlib.util.find_spec("ray"):
+        pytest.skip("the extra ray is not installed: pip install -e '.[ray]'")
     points.record("bad", ["experiment=tiny", "precision=fp32"])
     done = run("-m", "experiment=tiny", "precision=fp32,fp16", "check_size=false", f"hydra/launcher={launcher}")
     assert done.returncode == 1

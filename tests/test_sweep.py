@@ -1,6 +1,5 @@
 """A sweep through the front door, for real: points share the stages that are equal, and nothing is built twice."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -40,11 +39,11 @@ class Swept:
         return {run.stage: run.outcome for run in read(self.folder / "artifacts" / point)}
 
 
-@pytest.fixture(scope="module", params=["basic", "joblib"])
-def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """Sweep over two models and two options of the engine."""
     folder = make_whole(tmp_path_factory.mktemp("sweep") / "repository", "points: {}\n")
-    done = run(folder, sys.executable, *SWEEP, f"hydra/launcher={request.param}")
+    done = run(folder, sys.executable, *SWEEP)
     assert done.returncode == 0, done.stdout + done.stderr
     return Swept(folder, done.stdout)
 
@@ -71,13 +70,10 @@ def test_nothing_is_left_behind(swept: Swept) -> None:
     assert left_behind(swept.folder) == set()
 
 
-@pytest.mark.parametrize("launcher", ["submitit_local", "ray"])
-def test_other_launchers(launcher: str, tmp_path: Path) -> None:
-    """Two points of one model: what they share runs once."""
-    if launcher == "ray" and not importlib.util.find_spec("ray"):
-        pytest.skip("the extra ray is not installed: pip install -e '.[ray]'")
+def test_jobs_side_by_side(tmp_path: Path) -> None:
+    """Two points of one model under joblib: what they share runs once. tests/test_main.py has more launchers."""
     folder = make_whole(tmp_path / "repository", "points: {}\n")
-    done = run(folder, sys.executable, *SWEEP[:4], "engine.threads=1,2", f"hydra/launcher={launcher}")
+    done = run(folder, sys.executable, *SWEEP[:4], "engine.threads=1,2", "hydra/launcher=joblib")
     assert done.returncode == 0, done.stdout + done.stderr
     small = Swept(folder, done.stdout)
     for stage in SHARED:
