@@ -32,8 +32,6 @@ PACKAGES = {ONNXRUNTIME: "onnxruntime", TENSORRT: "tensorrt-rtx-cu13-bindings"}
 TABLE = {
     "nothing": ("", ""),
     "a comment in conf/": ("compose", "compose"),
-    # the graph stays the same, as both axes are symbolic; only the contract around it says how far they go
-    "export.opset=25": ("compose export+", "compose"),
     # another limit, the same result: nothing follows
     "simplify.timeout_s=500": ("compose simplify", "compose"),
     "a comment in simplify.py": ("simplify", ""),

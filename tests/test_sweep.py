@@ -41,9 +41,9 @@ class Swept:
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """Sweep over two models and two options of the engine."""
+    """Sweep over two models and two options of the engine, side by side; tests/test_main.py has other launchers."""
     folder = make_whole(tmp_path_factory.mktemp("sweep") / "repository", "points: {}\n")
-    done = run(folder, sys.executable, *SWEEP)
+    done = run(folder, sys.executable, *SWEEP, "hydra/launcher=joblib")
     assert done.returncode == 0, done.stdout + done.stderr
     return Swept(folder, done.stdout)
 
@@ -68,17 +68,6 @@ def left_behind(folder: Path) -> set[str]:
 def test_nothing_is_left_behind(swept: Swept) -> None:
     """A job's folder is gone when it has ended, and the repository has no file of a launcher."""
     assert left_behind(swept.folder) == set()
-
-
-def test_jobs_side_by_side(tmp_path: Path) -> None:
-    """Two points of one model under joblib: what they share runs once. tests/test_main.py has more launchers."""
-    folder = make_whole(tmp_path / "repository", "points: {}\n")
-    done = run(folder, sys.executable, *SWEEP[:4], "engine.threads=1,2", "hydra/launcher=joblib")
-    assert done.returncode == 0, done.stdout + done.stderr
-    small = Swept(folder, done.stdout)
-    for stage in SHARED:
-        assert sorted(small.lineage(point)[stage] for point in small.points) == ["ran", "restored"]
-    assert left_behind(folder) == set()
 
 
 def test_every_job_is_a_point_that_was_verified(swept: Swept) -> None:
