@@ -98,7 +98,7 @@ def start_ray(front: Path) -> None:
     head, *others = HOSTS
     ray = str(BIN / "ray")
     on(head, None, ray, "start", "--head", f"--node-ip-address={HOSTS[head]}", "--port=6379",
-       "--include-dashboard=false", f"--temp-dir=/tmp/ray-{head}", *common)  # fmt: skip
+       "--include-dashboard=false", *common)  # fmt: skip
     time.sleep(10)
     for name in others:
         join(name, front, *common)

@@ -3,11 +3,12 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
+from math import inf
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from benchmarks.systems import GROWING, OURS, PEERS
+from pipeline.reporting.plots.labels import spread
 
 Row = dict[str, Any]
 Label = tuple[float, float, str, str]  # x and y of what it names, text and color
@@ -100,7 +101,7 @@ def _write(figure: Any, axes: Any, labels: Sequence[Label]) -> None:
         pixels = [float(to_pixels.transform(label[:2])[1]) for label in column]
         x = max(label[0] for label in column)
         aside = float(to_data.transform((to_pixels.transform((x, 1))[0] + ASIDE * axes.bbox.width, 0))[0])
-        for (from_x, y, text, color), height in zip(column, _spread(pixels, LINE), strict=True):
+        for (from_x, y, text, color), height in zip(column, spread(pixels, LINE, -inf, inf), strict=True):
             beside = float(to_data.transform((0, height))[1])
             axes.annotate(
                 text, (from_x, y), (aside, beside), fontsize=FONT_SIZE, va="center",
@@ -124,14 +125,3 @@ def _columns(labels: Sequence[Label], near: float) -> list[list[Label]]:
         else:
             columns.append([label])
     return [sorted(column, key=lambda label: label[1]) for column in columns]
-
-
-def _spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Ascending heights moved as little as each can so that neighbours are `gap` apart."""
-    groups: list[list[float]] = []  # of neighbours that touch: their heights less what is below each
-    for number, height in enumerate(heights):
-        groups.append([height - number * gap])
-        while len(groups) > 1 and fmean(groups[-2]) > fmean(groups[-1]):
-            groups[-2:] = [groups[-2] + groups[-1]]
-    level = [fmean(group) for group in groups for _ in group]
-    return [height + number * gap for number, height in enumerate(level)]

@@ -84,7 +84,7 @@ class Reports:
         self.damaged: list[str] = []
 
     def read(self, *path: str) -> dict[str, Any]:
-        """A file's object; empty where there is no such file."""
+        """Read a file's object; an empty one for a file that is missing."""
         file = self.folder.joinpath(*path)
         try:
             return read_json(file) if file.exists() else {}

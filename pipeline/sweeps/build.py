@@ -16,7 +16,6 @@ from pipeline.core.tables import stages
 from pipeline.sweeps import dvc, launchers, lineage
 from pipeline.sweeps.job import JobResult
 from pipeline.sweeps.launchers import Needs, launch
-from pipeline.sweeps.lineage import StageRun
 from pipeline.sweeps.phases import STAGES, Phase, phases, sections_of_stages
 from pipeline.sweeps.workspace import default_remote, remove_leftovers
 
@@ -25,10 +24,9 @@ ROOT = Path()
 
 @dataclass
 class Result:
-    """What became of a sweep. failed: point -> why it was not built. runs: what DVC did for each point."""
+    """What became of a sweep. failed: point -> why it was not built."""
 
     failed: dict[str, str] = field(default_factory=dict)
-    runs: dict[str, list[StageRun]] = field(default_factory=dict)
 
 
 def not_built(names: Sequence[str]) -> list[str]:
@@ -86,7 +84,6 @@ def collect(
             runs = lineage.merged(lineage.read(points.ARTIFACTS / name), by_job, built.runs.get(name, []))
             if runs:
                 lineage.write(points.ARTIFACTS / name, runs)
-            result.runs[name] = built.runs.get(name, []) or by_job
     for name in going:
         if run := built.failed(name):
             result.failed[name] = f"{run.stage}: {run.error}"

@@ -47,13 +47,14 @@ def read(folder: Path) -> list[StageRun]:
 def merged(former: Iterable[StageRun], job: Iterable[StageRun], collected: Iterable[StageRun]) -> list[StageRun]:
     """Return what is known of each stage after a build, in the order of the stages.
 
-    A stage that was unchanged keeps its former entry. One that was restored here because a job had run it has that
+    A stage that was unchanged keeps its former entry, unless that is of a failure, which `dvc repro` has mended since.
+    One that was restored here because a job had run it has that
     job's entry, with time, memory and host.
     """
     runs = {run.stage: run for run in former}
     by_job = {run.stage: run for run in job}
     for run in (*by_job.values(), *collected):
-        if run.outcome == "unchanged" and run.stage in runs:
+        if run.outcome == "unchanged" and run.stage in runs and runs[run.stage].outcome not in {"failed", "skipped"}:
             continue
         if run.outcome == "restored" and run.stage in by_job:
             runs[run.stage] = replace(by_job[run.stage], why=by_job[run.stage].why or run.why)

@@ -1,7 +1,7 @@
 """The table at the end of a build: the size, speed and quality of each point's engine."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.config import points
@@ -21,15 +21,20 @@ def summary(names: Iterable[str], failed: Mapping[str, str]) -> Iterator[str]:
     failed. failed: point -> why."""
     names = list(names)
     rows = [["point", "", *FIGURES], *(_row(name, name in failed) for name in names)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from aligned(rows)
     for name in names:
         if name in failed:
             yield f"{name}: failed in {failed[name]}"
         else:
             for artifact, reason in _skipped(name).items():
                 yield f"{name}: {artifact} was not run: {reason}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Return a line for each row of a table, with its cells below those of the first."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def report(name: str, file: str) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from pathlib import Path
 from pipeline.config import points
 from pipeline.core.errors import Problem, UserError
 from pipeline.sweeps import dvc, lineage
-from pipeline.sweeps.build import collect
+from pipeline.sweeps.build import collect, not_built
 from pipeline.sweeps.dvc import Progress
 from pipeline.sweeps.expect import duration
+from pipeline.sweeps.summary import aligned
 
 GC = (sys.executable, "-m", "dvc", "gc", "--workspace", "--force")
 REMOVING = re.compile(r"^Removing (.+)$", re.MULTILINE)
@@ -33,22 +34,20 @@ class Garbage:
 def table(names: Sequence[str]) -> Iterator[str]:
     """Return a line for each point: its name, whether DVC has work for it, its size, its overrides."""
     known = points.read()
-    changed = dvc.changed() or set()
+    work = set(not_built(names))
     rows = [("point", "state", "size", "overrides")]
     for name in names:
         folder = points.ARTIFACTS / name
-        state = _state(name, changed)
+        state = _state(name, work)
         rows.append((name, state, megabytes(size(folder)), " ".join(known[name]) or "none: the defaults"))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield from aligned(rows)
 
 
 def details(name: str) -> Iterator[str]:
     """Return what there is to say about a point: its overrides, and how each of its artifacts came to be."""
     known = points.read()
     folder = points.ARTIFACTS / name
-    yield f"{name}: {_state(name, dvc.changed() or set())}, {megabytes(size(folder))} in {folder}"
+    yield f"{name}: {_state(name, set(not_built([name])))}, {megabytes(size(folder))} in {folder}"
     yield f"overrides: {' '.join(known[name]) or 'none: the defaults'}"
     for run in lineage.read(folder):
         cost = f", {duration(run.seconds)}" if run.seconds is not None else ""
@@ -109,10 +108,11 @@ def megabytes(count: int) -> str:
     return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"
 
 
-def _state(name: str, changed: set[str]) -> str:
+def _state(name: str, work: set[str]) -> str:
+    """The state of a point. work: the points that DVC has work for, all of them where it cannot tell."""
     failed = next((run for run in lineage.read(points.ARTIFACTS / name) if run.outcome == "failed"), None)
-    if failed:
+    if failed and name in work:
         return f"failed in {failed.stage}"
     if not (points.ARTIFACTS / name).exists():
         return "not built"
-    return "to build" if name in changed else "built"
+    return "to build" if name in work else "built"

@@ -61,5 +61,4 @@ def test_jobs_side_by_side_then_the_repository(
     assert "error: the point called bad fails" in capsys.readouterr().err
     result = build.collect(list(wanted), done, Progress())
     assert result.failed.keys() == {"bad"}
-    assert [run.outcome for run in result.runs["good"]] == ["restored", "ran"]
     assert [run.outcome for run in lineage.read(Path("artifacts/good"))] == ["ran", "ran"]

@@ -27,6 +27,13 @@ def test_an_unchanged_stage_keeps_what_made_it() -> None:
     assert merged([], [], [unchanged]) == [unchanged]
 
 
+def test_a_failure_that_was_mended_is_forgotten() -> None:
+    """By `dvc repro`, which writes no lineage: what DVC then calls unchanged has not failed, nor was it skipped."""
+    former = [StageRun("verify", "failed", error="no"), StageRun("bench", "skipped")]
+    now = [StageRun("verify", "unchanged"), StageRun("bench", "unchanged")]
+    assert merged(former, [], now) == now
+
+
 def test_a_restored_stage_that_a_job_ran_is_the_jobs() -> None:
     """Its time, memory and host are those of the job, even if an earlier build had another."""
     job = replace(RAN, host="node7", why=())
