@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from pipeline.core.errors import Problem, UserError
+from pipeline.core.tables.stages import OF_A_POINT
 
 Points = Mapping[str, Mapping[str, Any]]  # name -> resolved configuration
 DVC_YAML = Path("dvc.yaml")
-STAGES = ("wrap", "export", "simplify", "quantize", "engine", "verify")  # what jobs run; bench runs when all have ended
+STAGES = tuple(name for name in OF_A_POINT if name != "bench")  # what jobs run; bench runs when all have ended
 
 
 @dataclass(frozen=True)
