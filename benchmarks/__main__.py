@@ -16,11 +16,13 @@ from benchmarks import convert, machine, plots, points, report, text
 from benchmarks.cases import SETS, Case, interleaved, warmup
 from benchmarks.fleet import Worker
 from benchmarks.systems import OURS, PEERS, System, chosen, engine
+from pipeline.core.files import write_json
 from pipeline.core.machine import cores
 
 HERE = Path(__file__).parent
 SCRATCH = Path(".bench")
 PERPLEXITIES = "perplexity.json"
+UNFINISHED = "unfinished.json"  # the cases that a run has finished, until all are
 REFERENCE = "pytorch fp32"  # whose tokens the others' are compared with
 
 
@@ -66,42 +68,57 @@ class Bench:
                 self.workers[name] = worker
                 size = sum(file.stat().st_size for file in convert.model_files(folder))
                 self.facts[name] |= worker.ready | {"model_mb": round(size / 2**20, 1)}
+                self.facts[name]["identity"] = self._identity(name)
 
     def measure(self, cases: Sequence[Case], rounds: int) -> list[report.Row]:
-        """All cases, round robin, the memory's bandwidth in front of each round; a row for each system and case."""
+        """A row for each system and case. Finished cases are kept in a file until all are: a run that was stopped,
+        and starts again with the same systems, goes on."""
         rows = []
+        store = SCRATCH / UNFINISHED
+        finished = json.loads(store.read_text()) if store.exists() else {}
         for number, case in enumerate(cases):
-            print(f"case {number + 1} of {len(cases)}: {case}", file=sys.stderr)
             able = [name for name in self.workers if self.systems[name].takes(case)]
-            answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
-            whys = {}
-            for name in able:
-                first = self.workers[name].ask({"do": "case", **vars(warmup(case))})
-                if "why" in first:
-                    whys[name] = first["why"]
-            read: list[float] = []  # bytes a second, by round
-            for turn, name in interleaved([name for name in able if name not in whys], min(rounds, case.rounds)):
-                if turn == len(read):
-                    read.append(machine.bandwidth(self.threads))
-                answer = self.workers[name].ask({"do": "case", **vars(case)})
-                if "why" in answer:
-                    whys[name] = answer["why"]
-                else:
-                    answers[name].append(answer)
-            bandwidth = median(read) if read else 0
-            print(f"memory read at {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
-            for name in able:
-                row = self._row(name, case)
-                if answers[name]:
-                    row["read_gb_s"] = round(bandwidth / 1e9, 1)
-                    row |= report.speeds(answers[name], case.batch)
-                    row["share_of_bandwidth"] = report.share(self.facts[name].get("weight_bytes"), row, bandwidth)
-                    if answers[REFERENCE]:
-                        chosen = answers[name][0]["tokens"], answers[REFERENCE][0]["tokens"]
-                        row["same_tokens"] = report.common_start(*chosen)
-                row["why"] = whys.get(name)
-                rows.append(row)
+            key = f"{case}, {rounds} rounds: {', '.join(self.facts[name]['identity'] for name in able)}"
+            if key not in finished:
+                print(f"case {number + 1} of {len(cases)}: {case}", file=sys.stderr)
+                finished[key] = self._measured(case, rounds, able)
+                write_json(store, finished)
+            rows += finished[key]
         return rows + [self._row(name, None) | {"why": why} for name, why in self.whys.items()]
+
+    def _measured(self, case: Case, rounds: int, able: Sequence[str]) -> list[report.Row]:
+        """One case, round robin, the memory's bandwidth in front of each round; a row for each of the systems `able`
+        to run it."""
+        answers: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        whys = {}
+        for name in able:
+            first = self.workers[name].ask({"do": "case", **vars(warmup(case))})
+            if "why" in first:
+                whys[name] = first["why"]
+        read: list[float] = []  # bytes a second, by round
+        for turn, name in interleaved([name for name in able if name not in whys], min(rounds, case.rounds)):
+            if turn == len(read):
+                read.append(machine.bandwidth(self.threads))
+            answer = self.workers[name].ask({"do": "case", **vars(case)})
+            if "why" in answer:
+                whys[name] = answer["why"]
+            else:
+                answers[name].append(answer)
+        bandwidth = median(read) if read else 0
+        print(f"memory read at {bandwidth / 1e9:.1f} GB/s", file=sys.stderr)
+        rows = []
+        for name in able:
+            row = self._row(name, case)
+            if answers[name]:
+                row["read_gb_s"] = round(bandwidth / 1e9, 1)
+                row |= report.speeds(answers[name], case.batch)
+                row["share_of_bandwidth"] = report.share(self.facts[name].get("weight_bytes"), row, bandwidth)
+                if answers[REFERENCE]:
+                    chosen = answers[name][0]["tokens"], answers[REFERENCE][0]["tokens"]
+                    row["same_tokens"] = report.common_start(*chosen)
+            row["why"] = whys.get(name)
+            rows.append(row)
+        return rows
 
     def memory(self) -> None:
         """What a session of each of this project's engines holds when its cache is full, and what of that is neither
@@ -124,9 +141,7 @@ class Bench:
         known = json.loads(store.read_text()) if store.exists() else {}
         found: dict[str, float] = {}
         for name, worker in self.workers.items():
-            system, facts = self.systems[name], self.facts[name]
-            made_with = convert.digest(convert.module_file(system))[:16]
-            key = f"{name} {made_with} {facts['version']} {convert.model_hash(facts['folder'])}"
+            key = self.facts[name]["identity"]
             if key not in known and measure:
                 print(f"perplexity of {name}", file=sys.stderr)
                 answer = worker.ask({"do": "perplexity"})
@@ -143,6 +158,12 @@ class Bench:
         """End all workers."""
         for worker in self.workers.values():
             worker.close()
+
+    def _identity(self, name: str) -> str:
+        """What a system's figures follow from: its version, its model's bytes, and the code that drives it."""
+        facts = self.facts[name]
+        made_with = convert.digest(convert.module_file(self.systems[name]))[:16]
+        return f"{name} {made_with} {facts['version']} {convert.model_hash(facts['folder'])}"
 
     def _row(self, name: str, case: Case | None) -> report.Row:
         """What is known before anything is measured."""
@@ -194,6 +215,7 @@ def main() -> None:
         row["perplexity"] = perplexities.get(f"{row['point'] or row['system']} {row['precision']}")
     table = report.table(rows, threads)
     write(rows, asked.out, table)
+    (SCRATCH / UNFINISHED).unlink(missing_ok=True)
     print(table)
     for plot in plots.draw(rows, asked.out):
         print(f"wrote {plot}")
