@@ -3,7 +3,7 @@
     python -m benchmarks.sweeps [launcher ...]
 
 Writes benchmarks/sweeps.md: wall time, how often each stage ran against the number of its distinct inputs, the same
-command again, and again with one option changed.
+command again, and again with one option changed; then how long a sweep takes of which nothing has changed.
 """
 
 import shutil
@@ -31,13 +31,14 @@ GRID = (
     "precision=fp32,int8,int4",
     "engine.threads=1,2",
 )
-CHANGED = "verify.greedy_tokens=8"
+CHANGED = "verify.headroom=5"
 POINTS = [
     [*GRID[:2], f"model.seed={seed}", f"precision={precision}", f"engine.threads={threads}"]
     for seed in (0, 1)
     for precision in ("fp32", "int8", "int4")
     for threads in (1, 2)
 ]
+UNCHANGED = (1, 4, 20)
 # int8's calibration reads the weights of fp32's graph: wrap, export and simplify follow from the seed alone
 DISTINCT = {"wrap": 2, "export": 2, "simplify": 2, "quantize": 6, "engine": 12, "verify": 12, "bench": 12}
 
@@ -96,7 +97,16 @@ def separately(folder: Path) -> float:
     return total
 
 
-def table(rows: Sequence[tuple[str, ...]], alone: float) -> Iterator[str]:
+def unchanged(folder: Path) -> Iterator[tuple[int, float]]:
+    """Yield numbers of points, and the seconds of a sweep over so many once all are built."""
+    root = repository(folder)
+    for count in UNCHANGED:
+        arguments = ("-m", "experiment=tiny", f"bench.repeats=range(1,{count + 1})")
+        timed(root, *arguments)
+        yield count, timed(root, *arguments)
+
+
+def table(rows: Sequence[tuple[str, ...]], alone: float, same: Sequence[tuple[int, float]]) -> Iterator[str]:
     """Return the page."""
     yield "# Sweeps\n"
     yield f"{len(POINTS)} tiny points ({' '.join(GRID)}) on {cores()} cores."
@@ -107,7 +117,10 @@ def table(rows: Sequence[tuple[str, ...]], alone: float) -> Iterator[str]:
         share = float(seconds.split()[0]) / alone
         yield f"| {launcher} | {seconds} | {share:.2f} | {stages} | {again} | {changed} |"
     yield f"| separate builds | {alone:.0f} s | 1 | each stage {len(POINTS)} times | | |\n"
-    yield f"The option that changes is `{CHANGED}`: every point is verified again, and nothing else runs."
+    yield f"The option that changes is `{CHANGED}`: every point is verified again, and nothing else runs.\n"
+    yield "| points | a sweep of which nothing has changed |"
+    yield "|--:|--:|"
+    yield from (f"| {count} | {seconds:.1f} s |" for count, seconds in same)
 
 
 def main() -> None:
@@ -119,7 +132,8 @@ def main() -> None:
             rows.append(sweep(launcher, Path(folder, launcher)))
             print(*rows[-1], sep="  ", flush=True)
         alone = separately(Path(folder, "separate"))
-    text = "\n".join(table(rows, alone)) + "\n"
+        same = list(unchanged(Path(folder, "unchanged")))
+    text = "\n".join(table(rows, alone, same)) + "\n"
     RESULTS.write_text(text)
     print(text)
 
