@@ -19,7 +19,7 @@ from benchmarks.in_process import composed, write_point
 
 ROOT = Path(__file__).parents[1]
 OUT = Path(__file__).parent / "refusals.md"
-TYPES = ("mamba", "rwkv", "bert", "t5", "blip", "git", "xlm", "musicgen")
+TYPES = ("xlstm", "rwkv", "bert", "t5", "blip", "git", "xlm", "musicgen")
 RUNS = 3
 HEAD = f"""# Refusals
 

@@ -1,7 +1,8 @@
 """Stage export: wrapped/ -> onnx/, the portable graph in standard ONNX operators only.
 
 torch.onnx translates the program operator by operator, with pipeline.graph.translations for some; the two kvforge
-operators become one node each: `kvforge::scatter` TensorScatter, `kvforge::attend` Attention. No optimizer runs here:
+operators of the cache become one node each: `kvforge::scatter` TensorScatter, `kvforge::attend` Attention;
+pipeline.graph.experts and pipeline.graph.recurrence write the other two. No optimizer runs here:
 stage simplify does that.
 """
 
@@ -24,6 +25,7 @@ from pipeline.graph import naming, onnx_file
 from pipeline.graph.experts import write_experts
 from pipeline.graph.fold_transposes import fold_weight_transposes
 from pipeline.graph.pack import pack_projections
+from pipeline.graph.recurrence import write_recurrences
 from pipeline.graph.translations import TRANSLATIONS
 from pipeline.model import pt2
 from pipeline.model.patches import no_decomposition
@@ -109,6 +111,7 @@ def translate(program: torch.export.ExportedProgram, contract: GraphContract, op
     symbols = {str(dim): name for dim, name in zip(tokens, ("batch", "sequence"), strict=True)}
     naming.rename_axes(model, symbols)
     write_experts(model)
+    write_recurrences(model)
     fold_weight_transposes(model)
     naming.keep_module_names(model)
     pack_projections(model)

@@ -131,7 +131,7 @@ class Generator:
     def _can_guess(self, sampling: Sampling) -> bool:
         contract = self.runtime.contract
         greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
-        return greedy and contract.logits.shape[1] != 1 and not contract.windows
+        return greedy and contract.logits.shape[1] != 1 and not (contract.windows or contract.states)
 
     def _guessing(self, session: Session, prompt: Sequence[int], max_new_tokens: int) -> Iterator[list[int | None]]:
         """As `_run` for one greedy row: each step also reads a guess, of which the tokens up to the first wrong one

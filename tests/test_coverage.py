@@ -17,6 +17,7 @@ from pipeline import export, verify
 from pipeline.proof.results import Result
 from pipeline.verify import Verification
 from tests.support.points import ROOT
+from tests.support.tensorrt import rtx
 
 
 def row(onnxruntime: str, tensorrt: str, category: str = "", reason: str = "") -> dict[str, Any]:
@@ -97,18 +98,23 @@ def test_reason_of_a_failure() -> None:
 
 
 def test_what_is_refused_is_refused_for_both_engines(tmp_path: Path) -> None:
-    """A model with another state than keys and values: the reason names it, and nothing is built."""
-    found = attempt.attempt("mamba", tmp_path)
+    """A model with a state of a kind of its own: the reason names it, and nothing is built."""
+    found = attempt.attempt("rwkv", tmp_path)
     assert [found[engine] for engine in ENGINES] == ["refused", "refused"]
     assert "a state other than keys and values" in found["reason"]
 
 
 @pytest.mark.slow
-def test_a_type_is_built_and_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All stages and all cases of one engine."""
-    monkeypatch.setattr(attempt, "ENGINES", {"onnxruntime": ENGINES["onnxruntime"]})
-    found = attempt.attempt("gpt2", tmp_path)
-    assert found | {"seconds": 0} == {"onnxruntime": "pass", "category": "", "reason": "", "seconds": 0}
+@pytest.mark.parametrize(("kind", "engines"), [("gpt2", ["onnxruntime"]), ("qwen3_5_text", list(ENGINES))])
+def test_a_type_is_built_and_verified(
+    kind: str, engines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All stages and all cases: of one engine, and of both for a hybrid, whose recurrence is a loop in TensorRT."""
+    if "tensorrt_rtx" in engines:
+        rtx()
+    monkeypatch.setattr(attempt, "ENGINES", {engine: ENGINES[engine] for engine in engines})
+    found = attempt.attempt(kind, tmp_path)
+    assert found | {"seconds": 0} == dict.fromkeys(engines, "pass") | {"category": "", "reason": "", "seconds": 0}
 
 
 def test_failures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ type: changes to what `configurations` makes of the names of its keys.
 
 from typing import Any
 
-MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16}  # mamba_expand * hidden_size = 8 * 16
+MAMBA = {"num_hidden_layers": 4, "mamba_n_heads": 8, "mamba_d_head": 16}  # mamba_expand * hidden_size = 8 * 16
 ASSISTANT = {  # its layers read the keys and values of another model's
     "hidden_size_per_layer_input": 0,
     "vocab_size_per_layer_input": 0,
@@ -24,6 +24,7 @@ DOTS3 = {
     "swa_head_dim": 32,
     "swa_qk_nope_head_dim": 16,
     "swa_v_head_dim": 16,
+    "index_topk": 32,  # see hy_v4
 }
 INDEXER = {  # of qwen4_exp
     "indexer_n_heads": 32,
@@ -34,7 +35,7 @@ INDEXER = {  # of qwen4_exp
 }
 CONV = {"num_hidden_layers": 4, "layer_types": ["conv", "full_attention"] * 2}
 FAMILIES: dict[str, dict[str, Any]] = {
-    "bamba": MAMBA,
+    "bamba": MAMBA | {"attn_layer_indices": [1, 3]},
     "cohere_compass_text": {
         "num_hidden_layers": 4,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -60,16 +61,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma4_assistant": {"text_config": ASSISTANT},
     "gemma4_unified_assistant": {"text_config": ASSISTANT},
     "gemma4_text": {"num_kv_shared_layers": 2},
-    "granitemoehybrid": MAMBA,
+    "granitemoehybrid": MAMBA | {"layer_types": ["linear_attention", "full_attention"] * 2},
+    "hy_v4": {"index_topk": 32},  # equal tokens have nearly equal scores, so greedy texts are near ties of an indexer
     "hunyuan_v1_dense": {"head_dim": 16},
     "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 8, "moe_topk": 2},
     "lfm2": CONV,
     "lfm2_moe": CONV,
     "mamba2": {"num_heads": 8},
+    "jamba": {"num_hidden_layers": 4, "attn_layer_period": 2, "attn_layer_offset": 1},
     "ministral": {"head_dim": 16},
+    "nemotron_h": {"mamba_num_heads": 8, "n_groups": 2},
     "nemotron": {"head_dim": 16, "num_key_value_heads": 2},
     "qwen4_exp": {"text_config": INDEXER},
     "qwen4_exp_text": INDEXER,
     "reformer": {"axial_pos_embds_dim": [32, 32]},
+    "zamba": {"attention_hidden_size": 128, "attention_head_dim": 32},
+    "zamba2": {"attention_hidden_size": 128, "attention_head_dim": 32, "num_key_value_heads": 4, "mamba_headdim": 32},
     "xmod": {"default_language": "en_XX"},
 }

@@ -11,6 +11,13 @@ from pathlib import Path
 from pipeline.core.tables.dtypes import COMPUTE
 
 LOGITS = "logits"
+# the parts of a layer that hold a token in each slot, the last of them an indexer's keys; all others are states
+CACHED = ("key", "value", "indexer")
+SHIFT, REPLACE = "shift", "replace"
+# a layer's state -> its rule of update: a convolution's last inputs move on by the row's new tokens, and a recurrence's
+# state is computed anew from the old one
+RULES = {"conv": SHIFT, "recurrent": REPLACE}
+STATE_TYPE = "float32"  # of a recurrence, in which errors add up
 TOTAL = "total_sequence"  # the axis of a client's attention_mask: tokens in the cache and new ones
 CACHE_TYPES = {8: "int8", 4: "uint8"}  # bits of a quantized cache's numbers -> the type that holds them
 
@@ -34,7 +41,7 @@ class GraphContract:
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    aliases: dict[str, str]  # present.* -> past_key_values.*
+    aliases: dict[str, str]  # present.* -> past_key_values.*, present_state.* -> past_state.*
     axes: dict[str, int]  # name -> largest size; the smallest is 1
     cache_size: int
     limits: tuple[int, ...] = ()  # token counts at which the model behaves differently, such as sliding windows
@@ -42,11 +49,22 @@ class GraphContract:
     unused: tuple[str, ...] = ()  # inputs that the model does not read: position_ids, where slots stand for positions
     # cache input of 8 bits (int8) or 4 (uint8, two numbers in each) -> scales [kv_heads][head_dim] of its numbers
     scales: dict[str, list[list[float]]] = field(default_factory=dict)
+    rules: dict[str, str] = field(default_factory=dict)  # state input -> its rule of update, a value of RULES
 
     @property
     def caches(self) -> tuple[Tensor, ...]:
-        """The cache inputs, key before value, layer by layer."""
-        return tuple(t for t in self.inputs if t.name in set(self.aliases.values()))
+        """The inputs of keys and values, key before value, layer by layer; behind them an indexer's keys."""
+        return tuple(t for t in self.inputs if t.name in set(self.aliases.values()) and t.name not in self.rules)
+
+    @property
+    def states(self) -> tuple[Tensor, ...]:
+        """The inputs of other states, which have one size for texts of all lengths, layer by layer."""
+        return tuple(t for t in self.inputs if t.name in self.rules)
+
+    @property
+    def compute(self) -> str:
+        """The type that the model computes in: that of its logits."""
+        return self.logits.dtype
 
     @property
     def logits(self) -> Tensor:
@@ -124,33 +142,40 @@ class GraphContract:
         unused = tuple(raw.get("unused", ()))
         windows = dict(raw.get("windows", {}))
         inputs, outputs = tensors(raw["inputs"]), tensors(raw["outputs"])
-        scales = dict(raw.get("scales", {}))
-        return cls(inputs, outputs, raw["aliases"], raw["axes"], raw["cache_size"], limits, windows, unused, scales)
+        scales, rules = dict(raw.get("scales", {})), dict(raw.get("rules", {}))
+        shared = raw["aliases"], raw["axes"], raw["cache_size"]
+        return cls(inputs, outputs, *shared, limits, windows, unused, scales, rules)
 
 
 def contract_for(
-    layers: Sequence[tuple[tuple[int, int, int], tuple[int, int, int]]],
+    layers: Sequence[Mapping[str, tuple[int, ...]]],
     vocab_size: int,
     compute: str,
     logits: str,
     axes: dict[str, int],
     limits: tuple[int, ...] = (),
     unused: tuple[str, ...] = (),
+    cache_size: int | None = None,
 ) -> GraphContract:
-    """Make the contract of a decoder with these caches.
+    """Make the contract of a decoder that keeps these tensors between steps.
 
-    layers: per layer the key's and the value's (kv_heads, cache_size, head_dim); compute: fp32, fp16 or bf16;
-    logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits;
-    unused: inputs that the model does not read.
+    layers: per layer the shape of each part that it keeps, without batch: those of CACHED, (kv_heads, cache_size,
+    head_dim), and the states of RULES, with a number behind the name where a layer has several; compute: fp32, fp16 or
+    bf16; logits: "last" or "all"; axes: the largest batch and sequence; limits: positions.limits; unused: inputs that
+    the model does not read; cache_size: slots of a text, those of the keys where it is left out.
     """
     dtype = COMPUTE[compute].name
     tokens = ("batch", "sequence")
-    past = [
-        Tensor(f"past_key_values.{i}.{part}", dtype, ("batch", *shape))
-        for i, layer in enumerate(layers)
-        for part, shape in zip(("key", "value"), layer, strict=True)
-    ]
-    present = [Tensor(t.name.replace("past_key_values", "present"), t.dtype, t.shape) for t in past]
+    past, present, rules = [], [], {}
+    for index, layer in enumerate(layers):
+        for part, shape in layer.items():
+            rule = None if part in CACHED else RULES[part.rstrip("0123456789")]
+            rounded = STATE_TYPE if rule == REPLACE else dtype
+            old, new = ("past_key_values", "present") if part in CACHED else ("past_state", "present_state")
+            past.append(Tensor(f"{old}.{index}.{part}", rounded, ("batch", *shape)))
+            present.append(replace(past[-1], name=f"{new}.{index}.{part}"))
+            if rule is not None:
+                rules[past[-1].name] = rule
     return GraphContract(
         inputs=(
             Tensor("input_ids", "int64", tokens),
@@ -162,7 +187,8 @@ def contract_for(
         outputs=(Tensor(LOGITS, dtype, ("batch", 1 if logits == "last" else "sequence", vocab_size)), *present),
         aliases={new.name: old.name for new, old in zip(present, past, strict=True)},
         axes=axes,
-        cache_size=layers[0][0][1],
+        cache_size=cache_size or next(layer["key"][1] for layer in layers if "key" in layer),
         limits=limits,
         unused=unused,
+        rules=rules,
     )

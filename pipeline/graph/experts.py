@@ -64,7 +64,7 @@ class Sizes:
 def write_experts(model: ir.Model) -> None:
     """Replace every Experts node of a graph by standard operators."""
     editor = Editor(model)
-    for node in [node for node in model.graph if node.domain == SCHEMA.domain]:
+    for node in [node for node in model.graph if (node.domain, node.op_type) == (SCHEMA.domain, SCHEMA.name)]:
         _Writer(editor, node).write()
     model.opset_imports.pop(SCHEMA.domain, None)
 

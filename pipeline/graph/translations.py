@@ -11,14 +11,14 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import values
-from onnxscript.function_libs.torch_lib.ops import core
+from onnxscript.function_libs.torch_lib.ops import core, nn
 from onnxscript.onnx_opset import opset24 as op
 
-from pipeline.graph import experts
+from pipeline.graph import experts, recurrence
 from pipeline.graph.attention import SCORES
 from pipeline.model import operators  # noqa: F401  # registers the operators
 
-EXPERTS = values.Opset(experts.SCHEMA.domain, 1)
+OURS = values.Opset(experts.SCHEMA.domain, recurrence.SCHEMA.since_version)
 LAST = 2**63 - 1  # end of a slice that goes to the end
 
 
@@ -47,7 +47,12 @@ def _experts(*arguments: Any) -> Any:
     inputs, options = arguments[:7], arguments[7:]
     names = ("transposed", "layout", "function", "alpha", "limit", "limit_after", "shift")
     numbers = (int(value) if isinstance(value, bool) else value for value in options)
-    return EXPERTS.Experts(*inputs, **dict(zip(names, numbers, strict=True)))
+    return OURS.Experts(*inputs, **dict(zip(names, numbers, strict=True)))
+
+
+def _recur(query: Any, key: Any, value: Any, decay: Any, beta: Any, state: Any) -> Any:
+    """One node, which graph.recurrence replaces."""
+    return OURS.Recur(query, key, value, decay, beta, state)
 
 
 def _cast(value: Any, dtype: int, *_: Any, **__: Any) -> Any:
@@ -100,6 +105,27 @@ def _index(value: Any, indices: Sequence[Any]) -> Any:
     return core.aten_index(value, indices)
 
 
+def _conv1d(
+    value: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Any:
+    """One node; torch.onnx makes a bias of zeros where there is none, of the type of the input by CastLike."""
+    places = {"strides": list(stride), "pads": list(padding) * 2, "dilations": list(dilation)}
+    return op.Conv(value, weight, bias, group=groups, **places)
+
+
+def _softplus(value: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
+    """One node: above the threshold, where PyTorch returns the value itself, they differ by less than fp32 rounds."""
+    if beta == 1.0 and threshold >= 20.0:
+        return op.Softplus(value)
+    return nn.aten_softplus(value, beta, threshold)
+
+
 def _mean(value: Any, dim: Sequence[int] | None, keepdim: bool = False, dtype: int = -1) -> Any:
     mean = op.ReduceMean(value, list(dim or range(len(value.shape))), keepdims=keepdim)
     return mean if dtype in (None, -1) else op.Cast(mean, to=dtype)
@@ -109,6 +135,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.kvforge.scatter.default: _scatter,
     torch.ops.kvforge.attend.default: _attend,
     torch.ops.kvforge.experts.default: _experts,
+    torch.ops.kvforge.recur.default: _recur,
     torch.ops.aten.to.dtype: _cast,
     torch.ops.aten.view.default: _reshape,
     torch.ops.aten.reshape.default: _reshape,
@@ -116,5 +143,7 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.index.Tensor: _index,
     torch.ops.aten.split.Tensor: _split,
     torch.ops.aten.split_with_sizes.default: _split,
+    torch.ops.aten.conv1d.default: _conv1d,
+    torch.ops.aten.softplus.default: _softplus,
     torch.ops.aten.mean.dim: _mean,
 }

@@ -8,11 +8,11 @@ from transformers import Cache, PreTrainedModel
 
 from pipeline.core.logs import errors_only
 
-NAMES = ("cache", "past_key_values")  # 5.24 renamed the second to the first
+NAMES = ("cache", "past_key_values", "cache_params")  # 5.24 renamed the second to the first; Mamba takes the third
 
 
 def cache_name(model: PreTrainedModel) -> str | None:
-    """Return the name of the argument; None for a model that takes no cache of keys and values."""
+    """Return the name of the argument; None for a model that takes no cache of transformers."""
     accepted = inspect.signature(model.forward).parameters
     return next((name for name in NAMES if name in accepted), None)
 

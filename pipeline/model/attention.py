@@ -27,6 +27,7 @@ KNOWN_KWARGS = {
     "sliding_window",  # in the mask
     "output_router_logits",  # for a mixture's router, passed on to every module
     "s_aux",  # sinks
+    "indices",  # the slots that an indexer chose
 }
 
 
@@ -52,16 +53,18 @@ def _mask(
     kv_length: int,
     mask_function: Callable[..., Any],
     dtype: torch.dtype = torch.float32,
+    allow_is_causal_skip: bool = True,
     **_: Any,
 ) -> torch.Tensor | None:
-    """Return None for plain causal layers; for any other rule a bool mask [batch, 1, sequence, cache_size]. A model
-    that writes attention out by itself always gets a mask, as numbers of `dtype` that are added to scores.
+    """Return None for plain causal layers; for any other rule, or where None is not allowed, a bool mask [batch, 1,
+    sequence, cache_size]. A model that writes attention out by itself always gets a mask, as numbers of `dtype` that
+    are added to scores.
 
     transformers states each rule (sliding window, chunks, ...) as a function of index tensors, so one broadcast
     call with every row's own query positions gives the mask, whatever the rule.
     """
     cache = running.get()
-    if mask_function is causal_mask_function and not cache.defers:
+    if mask_function is causal_mask_function and allow_is_causal_skip and not cache.defers:
         cache.masks.append(None)
         return None
     mask = _seen(cache, batch_size, q_length, kv_length, mask_function)
@@ -96,6 +99,16 @@ def _causal(cache: StaticCache, mask: torch.Tensor, q_length: int) -> torch.Tens
     return mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
 
 
+def _chosen(cache: StaticCache, mask: torch.Tensor | None, indices: torch.Tensor) -> torch.Tensor:
+    """Return a bool mask with only the slots that an indexer chose, [batch, sequence, chosen], which may be unseen
+    ones."""
+    batch, sequence, _ = indices.shape
+    if mask is None:
+        mask = _seen(cache, batch, sequence, cache.get_max_length(), causal_mask_function)
+    chosen = torch.zeros(batch, sequence, mask.shape[3], dtype=torch.bool, device=indices.device)
+    return mask & chosen.scatter(-1, indices.long(), True)[:, None]
+
+
 def _attention(
     module: nn.Module,
     query: torch.Tensor,
@@ -112,6 +125,8 @@ def _attention(
     cache.attend(module, key)
     if attention_mask is not None:
         attention_mask = _causal(cache, attention_mask, query.shape[2])
+    if kwargs.get("indices") is not None:
+        attention_mask = _chosen(cache, attention_mask, kwargs["indices"])
     scale, sink = kwargs.get("scaling"), kwargs.get("s_aux")
     scale = float(query.shape[-1] ** -0.5 if scale is None else scale)
     absorbed = getattr(module, "absorbed", None)  # pipeline.model.adapters.latent

@@ -1,10 +1,11 @@
-"""The static KV cache and a mixture's experts as torch operators, each with an eager implementation and a fake one for
-tracing.
+"""The static KV cache, recurrences and a mixture's experts as torch operators, each with an eager implementation and a
+fake one for tracing.
 
 `kvforge::scatter` writes new keys or values into the cache, `kvforge::attend` attends over the cache. They are
 opaque to torch.export and stay one call each in a .pt2 file, and pipeline.export turns each into one standard ONNX
 node. In PyTorch both are functional (the write clones the cache), as PyTorch is used for proof, not for speed. In the
 engine the write is in place.
+`kvforge::recur` runs a recurrence over the sequence; pipeline.graph.recurrence writes it as a Scan.
 `kvforge::experts` takes tokens, the experts that the router chose for each, and the stacked weights of all experts as
 the model has them, so no byte is stored twice. pipeline.graph.experts writes it in standard operators. Both read the
 weights of chosen experts only.
@@ -95,6 +96,47 @@ def _(
     sink: torch.Tensor | None = None,
 ) -> torch.Tensor:
     return query.new_empty(*query.shape[:3], value.shape[3])
+
+
+@torch.library.custom_op("kvforge::recur", mutates_args=())
+def recur(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    decay: torch.Tensor,
+    beta: torch.Tensor | None,
+    state: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear attention as a recurrence, in fp32: the gated delta rule (Yang et al. 2024, arXiv 2412.06464), and without
+    beta gated linear attention, which Mamba 2 is (Dao and Gu 2024, arXiv 2405.21060).
+
+    query, key: [batch, sequence, heads, key_dim]; value: [batch, sequence, heads, value_dim]; decay: logarithms
+    [batch, sequence, heads, 1 or key_dim]; beta: [batch, sequence, heads]; state: [batch, heads, key_dim, value_dim].
+    Token by token the state is multiplied by exp(decay), gains key x value, or with beta key x beta * (value - what the
+    state gives for the key), and gives the output query @ state. A token of decay 0, and of beta or value 0, leaves the
+    state as it is. Returns the outputs [batch, sequence, heads, value_dim], and the state after the last token.
+    """
+    outputs = []
+    for i in range(query.shape[1]):
+        state = state * decay[:, i, :, :, None].exp()
+        added = value[:, i, :, None]  # [batch, heads, 1, value_dim]
+        if beta is not None:
+            added = (added - key[:, i, :, None] @ state) * beta[:, i, :, None, None]
+        state = state + key[:, i, :, :, None] * added
+        outputs.append(query[:, i, :, None] @ state)
+    return torch.cat(outputs, 2).transpose(1, 2).contiguous(), state
+
+
+@recur.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    decay: torch.Tensor,
+    beta: torch.Tensor | None,
+    state: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return value.new_empty(value.shape), state.new_empty(state.shape)
 
 
 HALVES, INTERLEAVED, UNGATED = "halves", "interleaved", "ungated"  # where gate and up are in the first product

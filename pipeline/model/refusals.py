@@ -14,9 +14,18 @@ from pipeline.core.tables import refusals
 from pipeline.core.tables.refusals import Category, needed_inputs, other_state
 from pipeline.model.adapters.tables import has_alibi, tables
 from pipeline.model.arguments import cache_name, takes_positions
+from pipeline.model.states import griffin, recurrences
 
-# by name, as not every version of transformers has the last: a layer without a state of its own
-KEYS_AND_VALUES = {"DynamicLayer", "DynamicSlidingWindowLayer", "DummyLayer"}
+# of transformers' caches: what these keep has a place in the contract
+KNOWN_LAYERS = {
+    "DummyLayer",  # nothing
+    "DynamicLayer",
+    "DynamicSlidingWindowLayer",
+    "DynamicIndexedLayer",
+    "LinearAttentionLayer",
+    "LinearAttentionAndFullAttentionLayer",
+    "LinearAttentionAndSlidingWindowAttentionLayer",
+}
 
 
 def unsupported_reason(model: PreTrainedModel) -> UserError | None:
@@ -39,20 +48,28 @@ def _state(model: PreTrainedModel, parts: Collection[str], others: bool) -> str 
     """Return a reason where layers keep a state other than keys and values, of a kind whose name has one of the `parts`
     (others: none of them)."""
     kinds = _layers(model)
-    found = [k for k in kinds if k not in KEYS_AND_VALUES and any(part in k for part in parts) is not others]
+    found = [k for k in kinds if k not in KNOWN_LAYERS and any(part in k for part in parts) is not others]
     if not found:
         return None
     return f"{len(found)} of its {len(kinds)} layers keep a state other than keys and values ({found[0]})"
 
 
 def _recurrent(model: PreTrainedModel) -> str | None:
-    """Layers with a convolution's or a recurrence's state; a forward that takes such a state in place of a cache."""
-    by_layer = ("LinearAttention", "Mamba", "Conv", "Recurrent")
-    return other_state(_parameters(model)) or _state(model, by_layer, others=False)
+    """A forward that takes a recurrence's state in place of a cache; layers whose state is of an unknown kind."""
+    known = recurrences.known_layers(model) | {index for index, _ in griffin.blocks(model)}
+    kinds = _layers(model)
+    own = [index for index, kind in enumerate(kinds) if "LinearAttention" in kind and index not in known]
+    if own:
+        return f"{len(own)} of its {len(kinds)} layers keep a state other than keys and values, of a kind of their own"
+    if cache_name(model) == "cache_params" and not known:
+        return "its forward takes cache_params, a state other than keys and values, of a kind of its own"
+    return other_state(_parameters(model))
 
 
 def _indexer(model: PreTrainedModel) -> str | None:
-    """Layers that cache an indexer's keys as well, to choose which tokens to attend to."""
+    """Layers that cache more of an indexer than its keys."""
+    if any(recurrences.names("indexer_position_ids", module) for module in model.modules()):
+        return "its indexer caches positions as well"
     return _state(model, ("Index",), others=False)
 
 
@@ -83,7 +100,8 @@ def _parameters(model: PreTrainedModel) -> dict[str, bool]:
 
 def _positions(model: PreTrainedModel) -> str | None:
     """A forward that takes no positions: it counts them from the cache's length, one for all rows."""
-    if not (takes_positions(model) or tables(model) or has_alibi(model)):
+    without_attention = set(_layers(model)) == {"LinearAttentionLayer"}
+    if not (takes_positions(model) or tables(model) or has_alibi(model) or without_attention):
         return "its forward takes no position_ids: positions follow from the cache's length, the same for every row"
     return None
 

@@ -34,11 +34,20 @@ def trace(decoder: Decoder, contract: GraphContract) -> ExportedProgram:
     program.example_inputs = None  # two rows of every cache that the file would carry: 94 MB for SmolLM2-135M
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine: they would make equal programs differ
-    if contract.caches[0].dtype != "bfloat16":
+    if contract.compute != "bfloat16":
         _multiply_in_fp32(program)
     _drop_no_ops(program)
     _check_sizes(program, type(decoder.model).__name__)
     return program
+
+
+def unread(program: ExportedProgram, contract: GraphContract) -> tuple[str, ...]:
+    """The places of tokens that a program does not read: position_ids where slots stand for positions (ALiBi) or
+    nothing does, both where it has no attention."""
+    nodes = {node.name: node for node in program.graph.nodes}
+    given = zip(program.graph_signature.user_inputs, contract.inputs, strict=True)
+    places = ("position_ids", "cache_position")
+    return tuple(tensor.name for name, tensor in given if tensor.name in places and not nodes[str(name)].users)
 
 
 def _multiply_in_fp32(program: ExportedProgram) -> None:
@@ -65,7 +74,8 @@ def _multiply_in_fp32(program: ExportedProgram) -> None:
 
 
 def _drop_no_ops(program: ExportedProgram) -> None:
-    """Remove casts to the type that a tensor has already, and the tracer's assertions: 251 of SmolLM2's 2,020 nodes."""
+    """Remove casts to the type that a tensor has already, and the tracer's assertions, 251 of SmolLM2's 2,020 nodes;
+    and what nothing reads."""
     module = program.graph_module
     for node in module.graph.nodes:
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
@@ -74,6 +84,7 @@ def _drop_no_ops(program: ExportedProgram) -> None:
             node.replace_all_uses_with(node.args[0])
             program.graph_signature.replace_all_uses(node.name, node.args[0].name)  # it may be an output
             module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
     module.recompile()
 
 

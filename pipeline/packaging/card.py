@@ -1,6 +1,7 @@
 """README.md of a package: a model card with sizes, speed, the proof and the licence."""
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +102,9 @@ def _model_bytes(facts: Facts) -> int:
 
 
 def cache_bytes(contract: GraphContract) -> int:
-    """Bytes of all caches of one row."""
+    """Bytes of all caches and states of one row."""
     width = {"float32": 4, "float16": 2}
-    total = 0
-    for tensor in contract.caches:
-        _, heads, slots, size = tensor.sized(batch=1)
-        total += heads * slots * size * width[tensor.dtype]
-    return total
+    return sum(prod(tensor.sized(batch=1)) * width[tensor.dtype] for tensor in (*contract.caches, *contract.states))
 
 
 def _speed(facts: Facts) -> str:

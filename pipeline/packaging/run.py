@@ -15,6 +15,7 @@ says where the new tokens of a row go, position_ids their positions, attention_m
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -207,10 +208,11 @@ class Model:
             raise MistakeError(what, "pip install -r requirements.txt")
         signature = self.info["signature"]
         present = {past: new for new, past in signature["aliases"].items()}
-        self.caches = [(t, present[t["name"]]) for t in signature["inputs"] if t["name"] in present]
+        self.kept = [(t, present[t["name"]]) for t in signature["inputs"] if t["name"] in present]
+        self.states = set(signature.get("rules", ()))
         self.logits = next(t for t in signature["outputs"] if t["name"] == "logits")
         self.vocab = int(self.logits["shape"][2])
-        self.windows = bool(signature.get("windows"))
+        self.windows_or_states = bool(signature.get("windows") or self.states)
         self.cache_size = int(signature["cache_size"])
         self.profiles = list(self.info["profiles"].values())
         taken = [p["batch"] for p in self.profiles if p["sequence"]["min"] == 1]
@@ -282,19 +284,23 @@ class Model:
         batch = len(prompts)
         rngs = [np.random.default_rng(sampling.seed) for _ in prompts]  # no answer depends on its batch
         left = [min(most, self.cache_size - len(prompt) + 1) for prompt in prompts]
-        binding, lengths = self.session.io_binding(), np.zeros(batch, np.int64)
-        caches = []  # keeps the buffers alive
-        for tensor, new in self.caches:
-            cache = np.zeros((batch, *tensor["shape"][1:]), tensor["dtype"])
-            where = ("cpu", 0, cache.dtype.type, cache.shape, cache.ctypes.data)
-            binding.bind_input(tensor["name"], *where)
-            binding.bind_output(new, *where)
-            caches.append(cache)
+        lengths = np.zeros(batch, np.int64)
+        turns = [self.session.io_binding() for _ in range(2 if self.states else 1)]
+        buffers = []  # kept alive
+        for tensor, new in self.kept:  # a cache is written in place; a state has two buffers, which take turns
+            count = 2 if tensor["name"] in self.states else 1
+            pair = [np.zeros((batch, *tensor["shape"][1:]), tensor["dtype"]) for _ in range(count)]
+            where = [("cpu", 0, buffer.dtype.type, buffer.shape, buffer.ctypes.data) for buffer in pair]
+            for turn, binding in enumerate(turns):
+                binding.bind_input(tensor["name"], *where[turn % count])
+                binding.bind_output(new, *where[(turn + 1) % count])
+            buffers.append(pair)
+        bindings = itertools.cycle(turns)
         logits, fed = np.zeros((batch, self.vocab), np.float32), 0
         while fed < max(map(len, prompts)):  # in chunks; a row that has ended keeps its logits
             size = self._chunk(batch, max(map(len, prompts)) - fed)
             chunk: list[Sequence[int]] = [prompt[fed : fed + size] for prompt in prompts]
-            step = self._step(binding, lengths, chunk)
+            step = self._step(next(bindings), lengths, chunk)
             for row, new_tokens in enumerate(chunk):
                 if new_tokens:
                     logits[row] = step[row]
@@ -311,7 +317,7 @@ class Model:
             feed: list[Sequence[int]] = [
                 [token] if token is not None and left[r] else [] for r, token in enumerate(answer)
             ]
-            logits = self._step(binding, lengths, feed)
+            logits = self._step(next(bindings), lengths, feed)
 
     def _chunk(self, batch: int, tokens: int) -> int:
         """How many of `tokens` of every row to run at once: as many as the model was built and proven for."""
@@ -332,8 +338,8 @@ class Model:
         for row, new in enumerate(tokens):
             ids[row, : len(new)] = new
         # A row without new tokens gets one that is not counted: the next token of the row overwrites it. Not where a
-        # cache keeps a sliding window only: it would drop a token for it.
-        real = counts if self.windows else np.maximum(counts, 1)
+        # cache keeps a sliding window only, which would drop a token for it, or a state takes it in.
+        real = counts if self.windows_or_states else np.maximum(counts, 1)
         position = np.minimum(lengths, self.cache_size - sequence)
         feeds = {
             "input_ids": ids,

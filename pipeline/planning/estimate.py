@@ -128,8 +128,9 @@ class Point:
         return numbers * form.bits // 8 + scales * per_scale
 
     def caches(self, batch: int, slots: int | None = None) -> int:
-        """The caches of so many rows, in the compute type."""
-        return batch * self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
+        """The caches of so many rows, in the compute type, and both buffers of their states."""
+        cached = self.sizes.cache_slot * (slots or self.config.cache.size) * self.number
+        return batch * (cached + 2 * self.sizes.states * FP32)
 
     def engine_caches(self, batch: int) -> int:
         """The same of an engine, which may have them in 8 or 4 bits, and whose layers with a window may hold no more

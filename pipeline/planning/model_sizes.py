@@ -15,6 +15,7 @@ from safetensors import safe_open
 from pipeline.checkpoint import gguf_metadata
 from pipeline.checkpoint.files import CONFIG
 from pipeline.config import sources
+from pipeline.core.contract import CACHED
 from pipeline.core.errors import Problem, UserError, first_line
 from pipeline.core.files import read_json
 from pipeline.core.schema import Model, Source
@@ -35,8 +36,8 @@ class ModelSizes:
     they are one tensor. linear: of all other matrices, which quantize rounds; experts: of those that hold all experts
     of a module; largest: of the largest matrix. inputs: of one token in all different inputs of linear layers;
     hessians: of X^T X of these. cache_slot: of one token in the caches of all layers; windowed_slot: of the layers with
-    a sliding window, which is of so many tokens. stored_bytes: of the checkpoint's files; 0 for random weights, and on
-    the hub.
+    a sliding window, which is of so many tokens; states: of a row in states of one size for all texts. stored_bytes: of
+    the checkpoint's files; 0 for random weights, and on the hub.
     """
 
     parameters: int
@@ -55,6 +56,7 @@ class ModelSizes:
     stored_bytes: int = 0
     windowed_slot: int = 0
     window: int = 0
+    states: int = 0
 
 
 def model_sizes(model: Model) -> ModelSizes:
@@ -134,7 +136,8 @@ def _of_empty(model: "PreTrainedModel", stored: int) -> ModelSizes:
     for module in model.modules():
         if isinstance(module, nn.Linear) and module is not head:
             module.register_forward_pre_hook(note)
-    slots = _cache_slots(model)
+    kept = _kept(model)
+    slots = [sum(prod(shape) for part, shape in layer.items() if part in CACHED) for layer in kept]
     table = model.get_input_embeddings().weight
     tables = {id(head.weight), *(id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding))}
     matrices = [weight.numel() for weight in model.parameters() if weight.ndim > 1 and id(weight) not in tables]
@@ -158,20 +161,20 @@ def _of_empty(model: "PreTrainedModel", stored: int) -> ModelSizes:
         stored_bytes=stored,
         windowed_slot=sum(slot for slot, kind in zip(slots, kinds, strict=False) if window and kind == SLIDING),
         window=window,
+        states=sum(prod(shape) for layer in kept for part, shape in layer.items() if part not in CACHED),
     )
 
 
-def _cache_slots(model: "PreTrainedModel") -> list[int]:
-    """Count the numbers that one token leaves in the caches of each layer."""
+def _kept(model: "PreTrainedModel") -> list[dict[str, tuple[int, ...]]]:
+    """Return the shape of each part that a layer keeps, of one token in caches."""
     from pipeline.model import decoder
 
     if any(parameter.ndim == OF_EXPERTS for parameter in model.parameters()):
         model.set_experts_implementation("batched_mm")  # the only one whose shapes do not follow from numbers
     try:
-        shapes = decoder.cache_shapes(model, 1)
+        return decoder.cache_shapes(model, 1)
     except UserError:
         raise
     except Exception as error:  # of any model's code, which may need numbers and not shapes alone
         what = f"the sizes of {type(model).__name__} are not known before its weights are loaded: {first_line(error)}"
         raise UserError(Problem(what, "model", "build it without a plan: check_size=false")) from error
-    return [sum(map(prod, layer)) for layer in shapes]

@@ -83,7 +83,7 @@ class Graph(Artifact):
         return self.point / self.name / layout.MODEL
 
     def why_unavailable(self) -> str | None:
-        bf16 = self.contract.caches[0].dtype == "bfloat16"
+        bf16 = self.contract.compute == "bfloat16"
         return "ONNX Runtime has no CPU kernels for bf16" if bf16 else None
 
     def findings(self) -> list[str]:

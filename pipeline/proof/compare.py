@@ -26,13 +26,16 @@ class Row:
     """One row of a case: what its cache holds at the start, its tokens, and the original's answer.
 
     prefix: the first slots of each cache, which repeat in all `used`; none for an empty cache. Kept in place of all
-    the slots: 8,192 of SmolLM2-135M's 30 layers are 0.4 GB a row.
+    the slots: 8,192 of SmolLM2-135M's 30 layers are 0.4 GB a row. A model with states has read real tokens, `before`,
+    and prefix is all slots; states: those at the start, none for an empty cache.
     """
 
     prefix: list[Floats]
     used: int
     tokens: list[int]
     expected: Expected
+    before: list[int]
+    states: list[Floats]
 
     def cached_slots(self, cache: int) -> Floats:
         """The slots of one cache at the start: [kv_heads, used, head_dim]."""
@@ -53,7 +56,7 @@ class ReferenceAnswers:
     def __init__(self, reference: Reference, contract: GraphContract, seed: int, headroom: float = 0.0) -> None:
         self.reference = reference
         self.headroom = headroom
-        self.caches = contract.caches
+        self.contract = contract
         self.vocab = int(contract.logits.shape[2])
         self.every_position = contract.logits.shape[1] != 1
         self.seed = seed
@@ -67,13 +70,13 @@ class ReferenceAnswers:
         if (case, row) not in self._rows:
             rng = np.random.default_rng([self.seed, row, *case.name.encode()])
             used = case.cached[row]
-            prefix = self._prefix(used, rng) if used else []
+            before, prefix, states = self._prefix(used, rng) if used else ([], [], [])
             tokens = rng.integers(0, self.vocab, sum(step[row] for step in case.steps)).tolist()
-            expected = Expected(np.empty((0, self.vocab), np.float32), [cache[:, :0] for cache in prefix])
+            expected = Expected(np.empty((0, self.vocab), np.float32), [cache[:, :0] for cache in prefix], states)
             if tokens:
-                cached = [tiled(cache, used) for cache in prefix]
-                expected = self.reference.answer(cached, tokens, self._positions(case, row))
-            self._rows[case, row] = Row(prefix, used, tokens, expected)
+                cached = [] if before else [tiled(cache, used) for cache in prefix]
+                expected = self.reference.answer(cached, tokens, self._positions(case, row), before)
+            self._rows[case, row] = Row(prefix, used, tokens, expected, before, states)
         return self._rows[case, row]
 
     def _positions(self, case: Case, row: int) -> list[int]:
@@ -88,21 +91,26 @@ class ReferenceAnswers:
         key = case, row
         if key not in self._sensitivity:
             known = self.row(case, row)
-            cached = [known.cached_slots(i) for i in range(len(known.prefix))]
-            given = self.reference, cached, known.tokens, self._positions(case, row), known.expected
-            self._sensitivity[key] = sensitivity.measure(*given, self.caches[0].dtype)
+            cached = [] if known.before else [known.cached_slots(i) for i in range(len(known.prefix))]
+            given = self.reference, cached, known.tokens, self._positions(case, row), known.before, known.expected
+            self._sensitivity[key] = sensitivity.measure(*given, self.contract.compute)
         allowed = self.headroom * self._sensitivity[key][metric.name]
         return min(allowed, metric.widest) if math.isfinite(allowed) else 0.0
 
-    def _prefix(self, used: int, rng: np.random.Generator) -> list[Floats]:
-        """The original's own keys and values for a short text, to be repeated to `used` slots.
+    def _prefix(self, used: int, rng: np.random.Generator) -> tuple[list[int], list[Floats], list[Floats]]:
+        """The original's own keys and values for a short text, to be repeated to `used` slots. For a model with states
+        a text of `used` tokens, its keys and values, and the states after it: transformers continues some states by
+        another rule than it reads a text with, so the original reads that text again with the tokens that follow.
 
         Random numbers are not a state that the model reaches, and differences grow from there.
         """
-        text = rng.integers(0, self.vocab, min(used, PREFIX)).tolist()
-        caches = self.reference.answer([], text, [0]).caches
+        states = self.contract.states
+        text = rng.integers(0, self.vocab, used if states else min(used, PREFIX)).tolist()
+        answer = self.reference.answer([], text, [0])
         # rounded to the cache's type, and given to the original in fp32 so: both start from the same numbers
-        return [t.astype(c.dtype).astype(np.float32) for t, c in zip(caches, self.caches, strict=True)]
+        pairs = zip(answer.caches, self.contract.caches, strict=True)
+        caches = [keys.astype(tensor.dtype).astype(np.float32) for keys, tensor in pairs]
+        return text if states else [], caches, answer.states
 
     def greedy(self, prompt: list[int], generated: list[int]) -> list[int]:
         """The original's greedy choices along prompt + generated."""
@@ -129,12 +137,14 @@ def run_case(case: Case, runtime: Runtime, answers: ReferenceAnswers, limits: Li
     rows = [answers.row(case, r) for r in range(case.batch)]
     if session.shows_caches:
         _fill_caches(session, rows)
+        _fill_states(session, rows)
     session.lengths[:] = case.cached
     result = Result()
     judge = Judge(case, answers, limits, result)
     _compare_logits(case, session, rows, answers.every_position, judge)
     if session.shows_caches:
         _compare_caches(case, session, rows, judge)
+        _compare_states(session, rows, judge)
     judge.conclude()
     return result
 
@@ -151,6 +161,18 @@ def _fill_caches(session: Session, rows: list[Row]) -> None:
                 held = quantized_cache.stored(contract, tensor, row.cached_slots(i)[:, first:])
                 cache[r, :, : row.used - first] = held
     session.write_caches(caches)
+
+
+def _fill_states(session: Session, rows: list[Row]) -> None:
+    """Put each row's states at the start in place; a row without tokens keeps what is left from another text, as the
+    session must clear it."""
+    states = session.read_states()
+    for i, state in enumerate(states):
+        state[...] = SENTINEL
+        for r, row in enumerate(rows):
+            if row.states:
+                state[r] = row.states[i]
+    session.write_states(states)
 
 
 class Judge:
@@ -242,6 +264,15 @@ def _compare_caches(case: Case, session: Session, rows: list[Row], judge: Judge)
             if not first and (cache[r, :, case.written(r) :] != SENTINEL).any():
                 touched.append(f"{name}: slots from {case.written(r)} on were changed")
     judge.result.failures += touched[:3] + ([f"and {len(touched) - 3} more caches"] if len(touched) > 3 else [])
+
+
+def _compare_states(session: Session, rows: list[Row], judge: Judge) -> None:
+    """Compare the states of each row with the original's after the same tokens."""
+    for tensor, state in zip(session.contract.states, session.read_states(), strict=True):
+        for r, row in enumerate(rows):
+            if row.expected.states:  # else it has had no token
+                want = row.expected.states[session.contract.states.index(tensor)]
+                judge.compare(CACHES, state[r].astype(np.float32), want, f"{tensor.name}, row {r}", r)
 
 
 def run_greedy(

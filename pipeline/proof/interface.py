@@ -16,9 +16,10 @@ from pipeline.core.tables.dtypes import BY_ONNX
 from pipeline.graph.attention import AttentionForm
 from pipeline.graph.expert_form import ExpertForm
 from pipeline.graph.onnx_file import names_read
+from pipeline.graph.recurrence import RecurrenceForm
 
 HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-FORBIDDEN = {"If", "Loop", "Scan"}  # a Loop over the blocks of a mixture's experts is none of these
+FORBIDDEN = {"If", "Loop", "Scan"}  # but for a Loop over a mixture's experts, and a Scan of a recurrence
 
 
 def program_findings(program: torch.export.ExportedProgram, contract: GraphContract) -> list[str]:
@@ -106,9 +107,8 @@ def window_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str
 def _operator_findings(model: onnx.ModelProto) -> list[str]:
     domains = {node.domain for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     findings = [f"operators of the domain {domain}, not standard ONNX" for domain in sorted(domains)]
-    control = {node.op_type for node in model.graph.node if node.op_type in FORBIDDEN} - {"Loop"}
-    loops = [node for node in ir.from_proto(model).graph if node.op_type == "Loop"]
-    control |= {"Loop" for loop in loops if ExpertForm.of(loop) is None}
+    flow = [node for node in ir.from_proto(model).graph if node.op_type in FORBIDDEN]
+    control = {node.op_type for node in flow if ExpertForm.of(node) is None and RecurrenceForm.of(node) is None}
     findings += [f"control flow: {op}" for op in sorted(control)]
     if model.functions:
         findings.append(f"{len(model.functions)} local functions")
@@ -129,6 +129,8 @@ def _cache_findings(model: onnx.ModelProto, contract: GraphContract) -> list[str
     findings = []
     for new, past in contract.aliases.items():
         node = producers.get(new)
+        if past in contract.rules:
+            continue  # computed anew: the cases show what it holds
         if node is None or node.op_type != "TensorScatter" or node.input[0] != past:
             how = "nothing" if node is None else f"{node.op_type} of {node.input[0]}"
             findings.append(f"{new} is {how}, not a TensorScatter into {past}: it cannot be in place")

@@ -5,25 +5,31 @@ or chunking can be in it. Only a long text (`StreamingReference`) is read in sev
 """
 
 import inspect
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pipeline.core.arrays import Floats
+from pipeline.core.contract import CACHED
 from pipeline.model.arguments import set_attention, with_cache, with_positions
+from pipeline.model.decoder import cache_shapes
+from pipeline.model.states.original import begins_anew, empty_cache, of_cache
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The original's answer to one row. logits: [positions, vocab]; caches: key and value of each layer in turn, of the
-    new tokens, [kv_heads, tokens, head_dim]."""
+    """The original's answer to one row. logits: [positions, vocab]; caches: those of the contract, in its order, of the
+    new tokens, [kv_heads, tokens, head_dim]; states: those of the contract, after the last token."""
 
     logits: Floats
     caches: list[Floats]
+    states: list[Floats] = field(default_factory=list)
 
 
 class Reference:
@@ -44,26 +50,41 @@ class Reference:
             if twin is not None and twin.dtype == tensor.dtype and torch.equal(twin, tensor):
                 weights[name] = twin
 
-    def answer(self, cached: list[Floats], tokens: list[int], positions: list[int]) -> Expected:
-        """Run `tokens` after the `cached` keys and values (as Expected.caches); logits only at `positions` of the new
-        tokens."""
-        cache = DynamicCache()  # of plain layers: a sliding-window layer's cache would drop what we compare
-        for layer in range(len(cached) // 2):
-            key, value = (torch.from_numpy(t)[None] for t in cached[2 * layer : 2 * layer + 2])
-            cache.update(key, value, layer)
+    def answer(
+        self, cached: list[Floats], tokens: list[int], positions: list[int], before: Sequence[int] = ()
+    ) -> Expected:
+        """Run `tokens` after the `cached` keys and values (as Expected.caches), or after the tokens `before`; logits
+        only at `positions` of the new tokens."""
+        cache = empty_cache(self.model)
+        held = iter(cached)
+        for index, parts in enumerate(self._cached if cached else []):
+            key, value, *indexer = (torch.from_numpy(next(held))[None] for _ in parts)
+            cache.update(key, value, index)
+            for keys in indexer:
+                cache.update_indexer(keys[:, 0], index)
         start = cached[0].shape[1] if cached else 0
+        every = [*before, *tokens]
+        wanted = [len(before) + position for position in positions]
         with torch.inference_mode():
             logits = self.model(
-                input_ids=torch.tensor([tokens]),
-                **with_positions(self.model, torch.arange(start, start + len(tokens))[None]),
+                input_ids=torch.tensor([every]),
+                **with_positions(self.model, torch.arange(start, start + len(every))[None]),
                 **with_cache(self.model, cache),
-                **self._only(torch.tensor(positions)),
+                **self._only(torch.tensor(wanted)),
             ).logits[0]
-        if len(logits) != len(positions):
-            logits = logits[positions]
-        tensors = (t for layer in cache.layers for t in (_tensor(layer.keys), _tensor(layer.values)))
-        caches = [t[0, :, start:].numpy().copy() for t in tensors]  # without the copy all cached slots stay in memory
-        return Expected(logits.float().numpy(), caches)
+        if len(logits) != len(wanted):
+            logits = logits[wanted]
+        kept = of_cache(self.model, cache)
+        caches = [layer[part][0, :, start + len(before) :] for layer in kept for part in CACHED if part in layer]
+        states = [state[0] for layer in kept for part, state in layer.items() if part not in CACHED]
+        # without the copy all cached slots stay in memory
+        copied = ([tensor.numpy().copy() for tensor in tensors] for tensors in (caches, states))
+        return Expected(logits.float().numpy(), *copied)
+
+    @cached_property
+    def _cached(self) -> list[list[str]]:
+        """The parts of each layer that hold tokens."""
+        return [[part for part in layer if part in CACHED] for layer in cache_shapes(self.model, 1)]
 
     def greedy(self, tokens: list[int], count: int) -> npt.NDArray[np.int64]:
         """The greedy choice after each of the last `count` prefixes of `tokens`, itself included: int64 [count].
@@ -78,7 +99,7 @@ class Reference:
 
     def generate(self, prompt: list[int], count: int) -> list[int]:
         """The original's own greedy text: `count` tokens after a prompt, one forward for each."""
-        cache, new, text = DynamicCache(), list(prompt), list[int]()
+        cache, new, text = empty_cache(self.model), list(prompt), list[int]()
         for _ in range(count):
             with torch.inference_mode():
                 logits = self.model(
@@ -103,11 +124,17 @@ class StreamingReference:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
-        self._cache = DynamicCache()
+        self._cache = empty_cache(model)
         self._used = 0
+        self._one_by_one = begins_anew(model)
 
     def logits(self, tokens: torch.Tensor) -> torch.Tensor:
         """Read the next n tokens of each row, int64 [rows, n]; return their logits, fp32 [rows, n, vocab]."""
+        if self._one_by_one:
+            return torch.cat([self._logits(tokens[:, i : i + 1]) for i in range(tokens.shape[1])], 1)
+        return self._logits(tokens)
+
+    def _logits(self, tokens: torch.Tensor) -> torch.Tensor:
         positions = torch.arange(self._used, self._used + tokens.shape[1]).expand(tokens.shape)
         with torch.inference_mode():
             logits: torch.Tensor = self._model(
@@ -115,8 +142,3 @@ class StreamingReference:
             ).logits
         self._used += tokens.shape[1]
         return logits.float()
-
-
-def _tensor(tensor: Any) -> torch.Tensor:
-    assert isinstance(tensor, torch.Tensor)  # a layer that has been updated holds tensors
-    return tensor

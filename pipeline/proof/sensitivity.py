@@ -30,15 +30,22 @@ Sensitivity = dict[str, float]  # metric -> its distance from perfect that round
 
 
 def measure(
-    reference: Reference, cached: list[Floats], tokens: list[int], positions: list[int], expected: Expected, dtype: str
+    reference: Reference,
+    cached: list[Floats],
+    tokens: list[int],
+    positions: list[int],
+    before: list[int],
+    expected: Expected,
+    dtype: str,
 ) -> Sensitivity:
     """The worst distance of each metric between `expected` and the original's answers when rounded to `dtype`."""
     found: dict[str, list[Found]] = {metric.name: [] for metric in COMPARISONS}
     for seed in range(RUNS):
         with _rounded(reference, ROUNDING[dtype], seed):
-            rounded = reference.answer(cached, tokens, positions)
+            rounded = reference.answer(cached, tokens, positions, before)
         logits = list(zip(rounded.logits[:, None], expected.logits[:, None], strict=True))
-        caches = list(zip(rounded.caches, expected.caches, strict=True))
+        ours, theirs = ([*answer.caches, *answer.states] for answer in (rounded, expected))
+        caches = list(zip(ours, theirs, strict=True))
         for metrics, pairs in ((LOGITS, logits), (CACHES, caches)):
             for metric in metrics:
                 found[metric.name] += [(metric.measure(got, want), "") for got, want in pairs]
@@ -69,6 +76,6 @@ def check_finite(reference: Reference, vocab: int, seed: int) -> None:
     """Raise UserError when the original's own answers are not finite: nothing can be compared with those."""
     tokens = np.random.default_rng([seed, TOKENS]).integers(0, vocab, TOKENS).tolist()
     expected = reference.answer([], tokens, list(range(TOKENS)))
-    if not all(np.isfinite(values).all() for values in (expected.logits, *expected.caches)):
+    if not all(np.isfinite(values).all() for values in (expected.logits, *expected.caches, *expected.states)):
         what = "the original model's own answers, in fp32, are not finite"
         raise UserError(Problem(what, "model", "check the checkpoint: a weight may be NaN or infinite"))

@@ -122,7 +122,7 @@ def _observing(folder: Path, names: list[str]) -> ort.InferenceSession:
 def _feeds(contract: GraphContract, window: list[int], position: int = 0) -> dict[str, npt.NDArray[np.generic]]:
     """One row of tokens into an empty cache; position: of the first."""
     ids = np.array([window], np.int64)
-    return {t.name: np.zeros(t.sized(batch=1), t.dtype) for t in contract.caches} | {
+    return {t.name: np.zeros(t.sized(batch=1), t.dtype) for t in (*contract.caches, *contract.states)} | {
         "input_ids": ids,
         "attention_mask": np.ones_like(ids),
         "position_ids": np.arange(position, position + len(window))[None],

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Protocol
@@ -239,7 +240,7 @@ def thinned(steps: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], 
 def _cache(info: Mapping[str, Any]) -> float | None:
     try:
         contract = GraphContract.from_dict(info["signature"])
-        numbers = ((tensor.sized(batch=1), BYTES[tensor.dtype]) for tensor in contract.caches)
-        return sum(heads * slots * width * size for (_, heads, slots, width), size in numbers) / MB
+        kept = (*contract.caches, *contract.states)
+        return sum(prod(tensor.sized(batch=1)) * BYTES[tensor.dtype] for tensor in kept) / MB
     except (KeyError, TypeError, ValueError):
         return None

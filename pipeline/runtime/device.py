@@ -50,6 +50,10 @@ class Device(ABC):
         """Copy an array to the start of the memory."""
 
     @abstractmethod
+    def copy(self, source: Memory, target: Memory) -> None:
+        """Copy all bytes of the source to a target of the same size; it may be recorded by `captured`."""
+
+    @abstractmethod
     def _bytes(self, memory: Memory, nbytes: int) -> Array:
         """Copy the first bytes of the memory to the host, as uint8."""
 
@@ -82,6 +86,10 @@ class TorchDevice(Device):
         flat = self._torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
         with self._torch.cuda.stream(self._stream):
             memory.owner[: flat.numel()].copy_(flat)
+
+    def copy(self, source: Memory, target: Memory) -> None:
+        with self._torch.cuda.stream(self._stream):
+            target.owner.copy_(source.owner)
 
     def _bytes(self, memory: Memory, nbytes: int) -> Array:
         with self._torch.cuda.stream(self._stream):
@@ -124,6 +132,9 @@ class PycudaDevice(Device):
             memory.address, np.ascontiguousarray(array).reshape(-1).view(np.uint8), self._stream
         )
         self._stream.synchronize()  # the caller may change or free the array next
+
+    def copy(self, source: Memory, target: Memory) -> None:
+        self._cuda.memcpy_dtod_async(target.address, source.address, source.nbytes, self._stream)
 
     def _bytes(self, memory: Memory, nbytes: int) -> Array:
         result = np.empty(nbytes, np.uint8)

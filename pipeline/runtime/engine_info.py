@@ -16,7 +16,8 @@ from pipeline.core.profiles import AXES, Profiles
 from pipeline.core.tables.engines import KINDS, EngineKind
 from pipeline.core.tables.keys import Optimization
 
-FORMAT, WINDOWS_FORMAT = 1, 2  # raised where older code could misread a new file: 2 has caches of windows only
+# raised where older code could misread a new file: 2 has caches of windows only, 3 states besides the caches
+FORMAT, WINDOWS_FORMAT, STATES_FORMAT = FORMATS = 1, 2, 3
 LEVELS = [level.value for level in Optimization]
 
 
@@ -34,7 +35,7 @@ def write(out: Path, kind: EngineKind, profiles: Profiles, contract: GraphContra
     """Write `out`/engine.json: the keys of all engines, and `more`, those of this kind."""
     assert KINDS[kind].info_keys.keys() <= more.keys()
     common = {"profiles": profiles.to_json(), "signature": asdict(contract)}
-    form = WINDOWS_FORMAT if contract.windows else FORMAT
+    form = STATES_FORMAT if contract.states else WINDOWS_FORMAT if contract.windows else FORMAT
     write_json(out / ENGINE_INFO, {"format": form, "kind": kind.value, **more, **common})
 
 
@@ -55,9 +56,9 @@ def read(folder: Path) -> EngineInfo:
             Problem(f"this is not JSON: {error}", str(path), f"dvc checkout {folder}; or {again}")
         ) from error
     found = raw.get("format") if isinstance(raw, dict) else None
-    if found not in (FORMAT, WINDOWS_FORMAT):
+    if found not in FORMATS:
         what = f"the engine was built by another version of kvforge: it has format {found}, "
-        what += f"this one reads {FORMAT} and {WINDOWS_FORMAT}"
+        what += f"this one reads {', '.join(map(str, FORMATS))}"
         raise UserError(Problem(what, str(path), again))
     kinds = {kind.value: kind for kind in EngineKind}
     if not isinstance(raw.get("kind"), str) or raw["kind"] not in kinds:

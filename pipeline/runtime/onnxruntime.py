@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime as ort
 
 from pipeline.core import hardware
@@ -199,15 +200,22 @@ class OnnxRuntimeSession(Session):
         self._loaded = runtime
         self._inference = runtime.inference
         self._binding = self._inference.io_binding()
+        self._next_binding = self._inference.io_binding() if self._states else self._binding
+        self._next_states = [np.empty_like(state) for state in self._states]
         self._bind_caches()
 
     def _bind_caches(self) -> None:
-        """Bind each cache as input and as output."""
+        """Bind each cache as input and as output. A state has two buffers, which take turns: the operator that writes
+        it need not be the last to read it."""
         present = {past: new for new, past in self.contract.aliases.items()}
-        for tensor, cache in zip(self.contract.caches, self.caches, strict=True):
-            where = ("cpu", 0, cache.dtype.type, cache.shape, cache.ctypes.data)
-            self._binding.bind_input(tensor.name, *where)
-            self._binding.bind_output(present[tensor.name], *where)
+        turns = (self._states, self._next_states)
+        for binding, (old, new) in zip((self._binding, self._next_binding), (turns, turns[::-1]), strict=True):
+            for tensor, cache in zip(self.contract.caches, self.caches, strict=True):
+                binding.bind_input(tensor.name, *_where(cache))
+                binding.bind_output(present[tensor.name], *_where(cache))
+            for tensor, before, after in zip(self.contract.states, old, new, strict=True):
+                binding.bind_input(tensor.name, *_where(before))
+                binding.bind_output(present[tensor.name], *_where(after))
 
     def _run(self, feeds: dict[str, Array]) -> Array:
         if self._ran:  # not before the first token
@@ -222,7 +230,18 @@ class OnnxRuntimeSession(Session):
         shrinking = self._shrinking if self._grown and not prompt else None
         self._inference.run_with_iobinding(self._binding, shrinking or self._plain)
         self._grown = prompt
+        self._take_turns()
         return out
+
+    def _take_turns(self) -> None:
+        """Let the states that the step has written be the next one's."""
+        self._binding, self._next_binding = self._next_binding, self._binding
+        self._states, self._next_states = self._next_states, self._states
+
+
+def _where(array: Array) -> tuple[Any, ...]:
+    """An array as ONNX Runtime's bindings take it."""
+    return "cpu", 0, array.dtype.type, array.shape, array.ctypes.data
 
 
 class GpuSession(OnnxRuntimeSession):
@@ -239,7 +258,7 @@ class GpuSession(OnnxRuntimeSession):
         self.chunk = None
         self._plain = _run_options("gpu_graph_id", NOT_CAPTURED)
         self._decode = None
-        if runtime.captures:
+        if runtime.captures and not self.contract.states:  # a graph has fixed addresses, and states take turns
             number = next(runtime.graphs)
             self._graph = _run_options("gpu_graph_id", str(number))
             weakref.finalize(self, self._inference.release_captured_graph, number).atexit = False
@@ -256,7 +275,18 @@ class GpuSession(OnnxRuntimeSession):
 
     def _bind_caches(self) -> None:
         self._held = [_on_gpu(cache) for cache in self.caches]
-        self._bind(self._binding)
+        self._held_states, self._next_held = ([_on_gpu(state) for state in self._states] for _ in range(2))
+        present = {past: new for new, past in self.contract.aliases.items()}
+        turns = (self._held_states, self._next_held)
+        for binding, (old, new) in zip((self._binding, self._next_binding), (turns, turns[::-1]), strict=True):
+            self._bind(binding)
+            for tensor, before, after in zip(self.contract.states, old, new, strict=True):
+                binding.bind_ortvalue_input(tensor.name, before)
+                binding.bind_ortvalue_output(present[tensor.name], after)
+
+    def _take_turns(self) -> None:
+        super()._take_turns()
+        self._held_states, self._next_held = self._next_held, self._held_states
 
     def _bind(self, binding: ort.IOBinding) -> None:
         """Bind each cache as input and as output."""
@@ -277,6 +307,21 @@ class GpuSession(OnnxRuntimeSession):
     def read_caches(self) -> list[Array]:
         self._caches = [value.numpy() for value in self._held]
         return self.caches
+
+    def read_states(self) -> list[Array]:
+        self._states = [value.numpy() for value in self._held_states]
+        return self.states
+
+    def write_states(self, states: Sequence[Array]) -> None:
+        super().write_states(states)
+        for value, state in zip(self._held_states, self._states, strict=True):
+            value.update_inplace(state)
+
+    def _clear_states(self, rows: npt.NDArray[np.bool_]) -> None:
+        self.read_states()
+        super()._clear_states(rows)
+        for value, state in zip(self._held_states, self._states, strict=True):
+            value.update_inplace(state)
 
     def write_caches(self, caches: Sequence[Array]) -> None:
         for value, cache in zip(self._held, caches, strict=True):

@@ -28,6 +28,8 @@ class Session(ABC):
     slots where it keeps a window only: slot i holds the row's token contract.dropped(tensor, lengths[r]) + i.
     A quantized cache (contract.scales) holds what pipeline.runtime.quantized_cache makes of keys and values. Where the
     caches are on a GPU these are copies, which `read_caches` updates; `write_caches` puts others in their place.
+    `states`: one array for each other state (contract.states), of all of a row's tokens so far, with read_states and
+    write_states. It cannot be taken back: where there is one, a row's length may be set to 0 only.
     `chunk`: the largest number of tokens of a row that are run at once, a longer step is run in several chunks; None:
     as many as the engine was built for. `shows_caches`: whether `caches`, `read_caches` and `write_caches` are those
     that the model reads; they are not where another library keeps them.
@@ -47,6 +49,7 @@ class Session(ABC):
         # of each row in the caches; None: as many as `lengths` says
         self._held_tokens: npt.NDArray[np.int64] | None = self.lengths.copy()
         self._caches = [np.zeros(t.sized(batch=batch), t.dtype) for t in contract.caches]
+        self._states = [np.zeros(t.sized(batch=batch), t.dtype) for t in contract.states]
         self._vocab = int(contract.logits.shape[-1])
         self._sequences = [step.sequence for step in profiles.admitting(batch=batch).by_name.values()]
 
@@ -55,9 +58,14 @@ class Session(ABC):
         """See the class. A new list: the arrays themselves stay where the runtime has them."""
         return list(self._caches)
 
+    @property
+    def states(self) -> list[Array]:
+        """See the class."""
+        return list(self._states)
+
     @abstractmethod
     def _run(self, feeds: dict[str, Array]) -> Array:
-        """Run the model on the four token inputs and the caches, update the caches, return the logits."""
+        """Run the model on the four token inputs, caches and states, update caches and states, return the logits."""
 
     def step(self, tokens: Sequence[Sequence[int]]) -> Floats:
         """Feed each row its new tokens: a whole prompt, a part of one, or the last token generated.
@@ -98,6 +106,8 @@ class Session(ABC):
             "position_ids": position[:, None] + steps,
             "cache_position": position,
         }
+        if self._states and not self.lengths.all():
+            self._clear_states(self.lengths == 0)
         logits = self._run(feeds)
         self.lengths += counts
         self._held_tokens = self.lengths.copy()
@@ -109,10 +119,11 @@ class Session(ABC):
     def _idle_tokens(self) -> npt.NDArray[np.int64]:
         """[batch], how many tokens that are not counted each row gets if it is idle.
 
-        A cache of a window that is full would drop one that is counted for it, so there only an empty row gets one:
-        attention needs a key.
+        A cache of a window that is full would drop one that is counted for it, and a state would take it in. So there
+        only an empty row gets one, as attention needs a key: its states are cleared before its next step.
         """
-        return (self.lengths == 0).astype(np.int64) if self.contract.windows else np.ones(self.batch, np.int64)
+        keeps = self.contract.windows or self.contract.states
+        return (self.lengths == 0).astype(np.int64) if keeps else np.ones(self.batch, np.int64)
 
     def read_caches(self) -> list[Array]:
         """All caches, on the host: the session's own arrays where they are there, else copies."""
@@ -129,6 +140,22 @@ class Session(ABC):
                 raise ValueError(f"a cache has the shape {own.shape}, not {new.shape}")
             if new is not own:
                 own[...] = new
+
+    def read_states(self) -> list[Array]:
+        """As read_caches."""
+        return self.states
+
+    def write_states(self, states: Sequence[Array]) -> None:
+        """As write_caches."""
+        self._held_tokens = None
+        for own, new in zip(self._states, states, strict=True):
+            if new is not own:
+                own[...] = new
+
+    def _clear_states(self, rows: npt.NDArray[np.bool_]) -> None:
+        """Set the states of these rows to those of a row without tokens."""
+        for state in self._states:
+            state[rows] = 0
 
     def check(self, tokens: Sequence[Sequence[int]]) -> list[int]:
         """The lengths of the chunks in which `step` runs these tokens. Raises UserError as `step` does."""
@@ -161,11 +188,16 @@ class Session(ABC):
                 yield Problem(what, "cache.size", fix)
 
     def _taken_back(self) -> Iterator[Problem]:
-        """A problem for each row that was set back to fewer tokens, where a cache has dropped some that it needs."""
-        if not self.contract.windows or self._held_tokens is None:
+        """A problem for each row that was set back to fewer tokens, where a cache has dropped some that it needs, or
+        a state holds those that are taken back."""
+        if not (self.contract.windows or self.contract.states) or self._held_tokens is None:
             return
         for row in np.flatnonzero(self.lengths != self._held_tokens).tolist():
             held, now = int(self._held_tokens[row]), int(self.lengths[row])
+            if now and self.contract.states:
+                what = f"row {row} was set from {held} to {now} tokens, and the model's states hold all {held}"
+                yield Problem(what, "session.lengths", "set it to 0 and give the row its tokens again")
+                continue
             dropped = self.contract.dropped
             kept = all(dropped(cache, now) == dropped(cache, held) for cache in self.contract.caches)
             if now and (now > held or not kept):
@@ -211,7 +243,8 @@ class Session(ABC):
         return chunks
 
     def reset(self) -> None:
-        """Empty all rows. The caches keep their bytes: slots past a row's length are never read."""
+        """Empty all rows. The caches keep their bytes: slots past a row's length are never read. States are cleared
+        before the next step."""
         self.lengths[:] = 0
 
 

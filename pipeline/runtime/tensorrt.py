@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.core import hardware
 from pipeline.core.arrays import Array
 from pipeline.core.contract import LOGITS
@@ -40,9 +43,9 @@ class TensorRT(Runtime):
             raise UserError(
                 Problem(f"{self.api.product} does not load the plan. It says: {said}", str(folder / PLAN), fix)
             )
-        found = {present: self.engine.get_aliased_input_tensor(present) for present in self.contract.aliases}
-        if found != self.contract.aliases:
-            wrong = sorted(name for name, past in self.contract.aliases.items() if found[name] != past)
+        in_place = {new: past for new, past in self.contract.aliases.items() if past not in self.contract.rules}
+        wrong = sorted(new for new, past in in_place.items() if self.engine.get_aliased_input_tensor(new) != past)
+        if wrong:
             what = f"the plan does not write {', '.join(wrong)} in place"
             raise UserError(Problem(what, str(folder / PLAN), "rebuild it; if that does not help, report it"))
 
@@ -131,7 +134,13 @@ class TensorRTSession(Session):
             tensor.name: self._device.array(tensor.sized(batch=batch, sequence=longest), tensor.dtype)
             for tensor in (*self.contract.inputs, self.contract.logits)
         }
-        self._memory |= {new: self._memory[past] for new, past in self.contract.aliases.items()}
+        aliases, rules = self.contract.aliases, self.contract.rules
+        self._memory |= {new: self._memory[past] for new, past in aliases.items() if past not in rules}
+        self._new_states = {past: new for new, past in aliases.items() if past in rules}
+        self._memory |= {
+            self._new_states[state.name]: self._device.array(state.sized(batch=batch), state.dtype)
+            for state in self.contract.states
+        }
         self._contexts: dict[tuple[int, bool], Any] = {}
         self._decode: Callable[[], None] | None = None
 
@@ -143,6 +152,21 @@ class TensorRTSession(Session):
     def write_caches(self, caches: Sequence[Array]) -> None:
         for tensor, cache in zip(self.contract.caches, caches, strict=True):
             self._device.upload(self._memory[tensor.name], cache.astype(tensor.dtype, copy=False))
+
+    def read_states(self) -> list[Array]:
+        for i, tensor in enumerate(self.contract.states):
+            self._states[i] = self._device.download(self._memory[tensor.name], self._states[i].shape, tensor.dtype)
+        return self.states
+
+    def write_states(self, states: Sequence[Array]) -> None:
+        super().write_states(states)
+        for tensor, state in zip(self.contract.states, self._states, strict=True):
+            self._device.upload(self._memory[tensor.name], state)
+
+    def _clear_states(self, rows: npt.NDArray[np.bool_]) -> None:
+        states = self.read_states()
+        super()._clear_states(rows)
+        self.write_states(states)
 
     def _run(self, feeds: dict[str, Array]) -> Array:
         sequence = feeds["input_ids"].shape[1]
@@ -171,6 +195,8 @@ class TensorRTSession(Session):
             if not context.execute_async_v3(self._device.stream):
                 said = " ".join(self._runtime.api.log.errors[-1:]) or "nothing"
                 raise RuntimeError(f"{self._runtime.api.product} did not run the step. It says: {said}")
+            for past, new in self._new_states.items():
+                self._device.copy(self._memory[new], self._memory[past])
 
         capturable = getattr(context, "is_stream_capturable", None)  # TensorRT-RTX only
         if known and sequence == 1 and (capturable is None or capturable(self._device.stream)):
@@ -182,10 +208,12 @@ class TensorRTSession(Session):
             self._runtime.save_kernel_cache(context)
 
     def _ready(self, profile: int) -> Any:
-        """Make a context of a profile with the addresses of all tensors; past and present of a cache share one."""
+        """Make a context of a profile with the addresses of all tensors; past and present of a cache share one. A state
+        has two, and is copied back after each step: the operator that writes it need not be the last to read it."""
         context = self._runtime.context(profile)
         for name, memory in self._memory.items():
             context.set_tensor_address(name, memory.address)
         for new, past in self.contract.aliases.items():
-            assert context.get_tensor_address(new) == context.get_tensor_address(past)
+            in_place = past not in self.contract.rules
+            assert (context.get_tensor_address(new) == context.get_tensor_address(past)) is in_place
         return context

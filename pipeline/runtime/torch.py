@@ -39,10 +39,20 @@ class TorchSession(Session):
 
     def _run(self, feeds: dict[str, Array]) -> Array:
         with torch.inference_mode():
-            past = [_tensor(cache) for cache in self.caches]
-            logits, present = self._module(*(_tensor(value) for value in feeds.values()), past)
-        self._caches = [_array(cache) for cache in present]
+            kept = self._kept()
+            given, past = (list(map(_tensor, arrays.values())) for arrays in (feeds, kept))
+            logits, present = self._module(*given, past)
+        new = dict(zip(kept, map(_array, present), strict=True))
+        self._caches = [new[tensor.name] for tensor in self.contract.caches]
+        self._states = [new[tensor.name] for tensor in self.contract.states]
         return _array(logits)
+
+    def _kept(self) -> dict[str, Array]:
+        """Caches and states by name, in the order of the contract's inputs."""
+        contract = self.contract
+        tensors, arrays = (*contract.caches, *contract.states), (*self.caches, *self.states)
+        kept = {tensor.name: array for tensor, array in zip(tensors, arrays, strict=True)}
+        return {tensor.name: kept[tensor.name] for tensor in contract.inputs if tensor.name in kept}
 
 
 def _tensor(array: Array) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,13 +20,12 @@ from pipeline.core.files import write_json
 from pipeline.core.schema import Axes, Cache, ComputeType, Logits, Model, Precision
 from pipeline.core.tables.dtypes import COMPUTE
 from pipeline.model import decoder, overflow, positions
-from pipeline.model.adapters.tables import reads_positions
 from pipeline.model.adapters.text_part import keep_text_part
 from pipeline.model.cast import cast
 from pipeline.model.checks import dry_run
 from pipeline.model.checks.failures import refused
 from pipeline.model.refusals import unsupported_reason
-from pipeline.model.tracing import trace
+from pipeline.model.tracing import trace, unread
 
 SAMPLE = "The capital of France is Paris, and"  # text that an fp16 model is tried on; RANDOM_TOKENS random ones follow
 RANDOM_TOKENS = 8
@@ -81,7 +81,7 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
         logits.value,
         {"batch": axes.batch, "sequence": axes.sequence},
         positions.limits(original.config),
-        () if reads_positions(original) else ("position_ids",),
+        cache_size=cache.size,
     )
     original.generation_config.eos_token_id = collect_stop_tokens(model, link, original, tokenizer) or None
     original.generation_config.to_json_file(out / "generation_config.json")  # save_pretrained refuses odd settings
@@ -92,9 +92,10 @@ def wrap(model: Model, axes: Axes, cache: Cache, precision: Precision, logits: L
     with failing("its forward fails"):
         if precision.compute is ComputeType.fp16:
             check_range(original, tokenizer)
-        wrapped = decoder.Decoder(original, logits.value).eval()
+        wrapped = decoder.Decoder(original, logits.value, layers).eval()
     with failing("it cannot be traced"):
         program = trace(wrapped, contract)
+    contract = replace(contract, unused=unread(program, contract))
     with failing("its program cannot be saved", SerializeError):  # a full disk is a RuntimeError of PyTorch
         torch.export.save(program, out / layout.PROGRAM)
     contract.save(out / layout.CONTRACT)

@@ -18,7 +18,7 @@ from pipeline.core.tables.refusals import Category
 @pytest.mark.parametrize(
     ("kind", "config", "category"),
     [
-        ("mamba", {}, Category.RECURRENT),
+        ("mamba", {}, None),
         ("rwkv", {}, Category.RECURRENT),
         ("blip", {}, Category.INPUTS),
         ("bert", {}, Category.ENCODER),
@@ -42,15 +42,15 @@ def test_categories(kind: str, config: dict[str, Any], category: Category | None
 def test_another_release_of_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the tables are not found nothing is refused here."""
     monkeypatch.setattr(source, "tables", dict)
-    assert list(early.refusals("mamba", {}, "here", code=False)) == []
+    assert list(early.refusals("rwkv", {}, "here", code=False)) == []
 
 
 def test_a_folder(tmp_path: Path) -> None:
     """By its config.json; not where its own code will run, and not without files."""
     model = Model(source=Source.local, path=str(tmp_path))
     early.check(model, tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba", "auto_map": {"AutoModel": "a.B"}}))
-    with pytest.raises(UserError, match="MambaForCausalLM cannot be given a static cache"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "rwkv", "auto_map": {"AutoModel": "a.B"}}))
+    with pytest.raises(UserError, match="RwkvForCausalLM cannot be given a static cache"):
         early.check(model, tmp_path)
     early.check(Model(source=Source.local, path=str(tmp_path), trust_remote_code=True), tmp_path)
 
@@ -60,7 +60,7 @@ def test_it_imports_nothing_heavy() -> None:
     code = (
         "import sys; from pathlib import Path; from pipeline import wrap; from pipeline.checkpoint import early\n"
         "from pipeline.core.schema import Model, Source; from pipeline.core.errors import UserError\n"
-        "try: early.check(Model(source=Source.random, architecture='mamba'), Path())\n"
+        "try: early.check(Model(source=Source.random, architecture='rwkv'), Path())\n"
         "except UserError: print({'torch', 'transformers', 'numpy'} & sys.modules.keys() or 'none')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

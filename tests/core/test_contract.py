@@ -8,7 +8,8 @@ import pytest
 from pipeline.core.contract import GraphContract, Tensor, contract_for
 
 KEY, VALUE = (2, 64, 16), (2, 64, 8)
-CONTRACT = contract_for([(KEY, VALUE)] * 2, 512, "bf16", "last", {"batch": 4, "sequence": 32}, (6,))
+LAYER = {"key": KEY, "value": VALUE}
+CONTRACT = contract_for([LAYER] * 2, 512, "bf16", "last", {"batch": 4, "sequence": 32}, (6,))
 
 
 def test_tensors_of_a_decoder() -> None:
@@ -28,7 +29,7 @@ def test_tensors_of_a_decoder() -> None:
 
 def test_logits_at_every_position() -> None:
     """The sequence is an axis then."""
-    every = contract_for([(KEY, VALUE)], 512, "fp32", "all", {"batch": 4, "sequence": 32})
+    every = contract_for([LAYER], 512, "fp32", "all", {"batch": 4, "sequence": 32})
     assert every.logits.sized(batch=2, sequence=5) == (2, 5, 512)
 
 
@@ -78,7 +79,7 @@ def test_a_narrow_cache_drops_a_rows_first_tokens(window: int, slots: int) -> No
 
 def test_a_quantized_cache(tmp_path: Path) -> None:
     """Its type on both sides, two numbers of 4 bits in a byte, and scales that survive the file; all else stays."""
-    plain = contract_for([((2, 8, 4), (2, 8, 6))], 9, "fp32", "last", {"batch": 2, "sequence": 4})
+    plain = contract_for([{"key": (2, 8, 4), "value": (2, 8, 6)}], 9, "fp32", "last", {"batch": 2, "sequence": 4})
     scales = {cache.name: [[0.1] * int(cache.shape[3])] * 2 for cache in plain.caches}
     for bits, dtype, widths in ((8, "int8", [4, 6]), (4, "uint8", [2, 3])):
         quantized = plain.quantized(bits, scales)

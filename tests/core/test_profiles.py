@@ -26,7 +26,7 @@ def test_a_profile_can_be_added_by_name() -> None:
 
 def test_every_input_has_its_shapes() -> None:
     """Of 30 layers: 64 inputs in both profiles, the symbolic axes by the ranges, all other sizes as they are."""
-    layer = ((3, 1024, 64), (3, 1024, 64))
+    layer = {"key": (3, 1024, 64), "value": (3, 1024, 64)}
     contract = contract_for([layer] * 30, 49152, "fp16", "last", {"batch": 8, "sequence": 512})
     shapes = Profiles.from_config(PROFILE).shapes(contract)
     assert {name: len(inputs) for name, inputs in shapes.items()} == {"prefill": 64, "decode": 64}
@@ -83,7 +83,9 @@ def test_largest_sizes() -> None:
 
 def test_a_model_that_was_built_for_no_profiles() -> None:
     """It takes what its axes declare, from 1 on."""
-    contract = contract_for([((1, 16, 8), (1, 16, 8))], 100, "fp32", "last", {"batch": 3, "sequence": 12})
+    contract = contract_for(
+        [{"key": (1, 16, 8), "value": (1, 16, 8)}], 100, "fp32", "last", {"batch": 3, "sequence": 12}
+    )
     found = Profiles.of_axes(contract)
     assert found.admits(batch=3, sequence=12)
     assert not found.admits(batch=4)

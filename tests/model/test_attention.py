@@ -18,8 +18,8 @@ def test_attention_outside_of_a_forward_is_an_error() -> None:
 
 
 def test_what_the_attention_function_does_not_know_is_refused() -> None:
-    """An argument of a model's own that changes the result, such as chosen slots, by its name and the class."""
+    """An argument of a model's own that changes the result, such as a bias, by its name and the class."""
     attend = AttentionInterface()[IMPLEMENTATION]
     q = torch.zeros(1, 1, 1, 1)
-    with pytest.raises(UserError, match="Linear cannot be given a static cache: its attention takes indices"):
-        attend(torch.nn.Linear(1, 1), q, q, q, None, scaling=1.0, indices=torch.zeros(1, 1, 1))
+    with pytest.raises(UserError, match="Linear cannot be given a static cache: its attention takes position_bias"):
+        attend(torch.nn.Linear(1, 1), q, q, q, None, scaling=1.0, position_bias=torch.zeros(1))

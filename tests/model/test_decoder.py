@@ -10,10 +10,8 @@ from typing import Any, cast
 
 import pytest
 import torch
-import transformers
-from packaging.version import Version
 from torch.export import ExportedProgram
-from transformers import AttentionInterface, AttentionMaskInterface, AutoConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from pipeline import wrap
 from pipeline.checkpoint import loading
@@ -21,9 +19,8 @@ from pipeline.core import layout
 from pipeline.core.contract import contract_for
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import Profiles
-from pipeline.core.schema import Model, Source, section
+from pipeline.core.schema import Model, section
 from pipeline.model import decoder
-from pipeline.model.tracing import trace
 from pipeline.proof.cases import catalog
 from pipeline.proof.compare import ReferenceAnswers, run_case
 from pipeline.proof.reference import Reference
@@ -40,9 +37,6 @@ from tests.support.architectures import (
 from tests.support.gates import held
 from tests.support.points import build_once
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "mamba": ({"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 2}, "cache"),
-}
 GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
 AXES = {"batch": 4, "sequence": 32}
 CACHE = 64
@@ -85,32 +79,6 @@ def test_decoder_equals_the_original(architecture: str) -> None:
     assert len(cases) == 13
 
 
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        pytest.param(
-            "mamba",
-            marks=pytest.mark.skipif(
-                Version(transformers.__version__) >= Version("5.24"),
-                reason="its forward calls another cache by the same name from 5.24 on; refusals.py refuses it first",
-            ),
-        ),
-    ],
-)
-def test_unfit_architectures_are_refused(architecture: str) -> None:
-    """A model without a static cache of keys and values is an error that says what is missing."""
-    config, why = REFUSED[architecture]
-    model = Model(source=Source.random, architecture=architecture, config=config)
-    original = loading.load(model, Path(), AutoConfig.for_model(architecture, **config))
-
-    def refuse() -> None:
-        layers = decoder.cache_shapes(original, CACHE)
-        trace(decoder.Decoder(original, "last"), contract_for(layers, 128, "fp32", "last", AXES))
-
-    with pytest.raises(UserError, match=why):
-        refuse()
-
-
 def test_attention_of_an_unknown_form_is_refused() -> None:
     """With the operation that has no place in kvforge::attend."""
     model = wider_model("bloom")
@@ -122,7 +90,7 @@ def test_attention_of_an_unknown_form_is_refused() -> None:
 
 def inputs(model: PreTrainedModel, slot: int) -> tuple[Any, ...]:
     """Two rows of three tokens for an empty cache, written from `slot` on; the second row has one token."""
-    past = [torch.zeros(2, *shape) for layer in decoder.cache_shapes(model, CACHE) for shape in layer]
+    past = [torch.zeros(2, *shape) for layer in decoder.cache_shapes(model, CACHE) for shape in layer.values()]
     ids, mask = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([[1, 1, 1], [1, 0, 0]])
     return ids, mask, torch.arange(3).expand(2, 3), torch.full((2,), slot), past
 

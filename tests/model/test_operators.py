@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.model import operators
 from pipeline.model.operators import FUNCTIONS, HALVES, INTERLEAVED, UNGATED, Activation
+from tests.support import recurrences
 from tests.support.experts import CHOSEN, EXPERTS, Mixture, choice
 
 SLOTS = 12
@@ -153,3 +154,21 @@ def test_dtype_and_shape_are_those_of_the_tokens() -> None:
     torch.library.opcheck(
         torch.ops.kvforge.experts.default, (*given, 1.0, 0.0, False, 0.0), test_utils="test_faketensor"
     )
+
+
+@given(st.integers(1, 3), st.lists(st.integers(0, 5), min_size=1, max_size=4), st.booleans(), st.booleans())
+def test_a_recurrence_in_pieces_and_with_padding(batch: int, pieces: list[int], delta: bool, by_key: bool) -> None:
+    """Cut anywhere, with padding behind each piece: bit by bit the states and outputs of the whole."""
+    drawn = recurrences.inputs(batch, sum(pieces) + 1, delta=delta, by_key=by_key, seed=len(pieces))
+    whole, last = operators.recur(*map(drawn.get, recurrences.NAMES))
+    padding = recurrences.inputs(batch, 2, delta=delta, by_key=by_key, seed=1)
+    padding |= {name: torch.zeros_like(padding[name]) for name in ("decay", "beta", "value") if name in padding}
+    state, start, outs = drawn["state"], 0, []
+    for piece in (*pieces, 1):
+        part = {name: tensor[:, start : start + piece] for name, tensor in drawn.items() if name != "state"}
+        padded = {name: torch.cat([tensor, padding[name]], 1) for name, tensor in part.items()}
+        out, state = operators.recur(*map((padded | {"state": state}).get, recurrences.NAMES))
+        outs.append(out[:, :piece])
+        start += piece
+    assert torch.equal(torch.cat(outs, 1), whole)
+    assert torch.equal(state, last)

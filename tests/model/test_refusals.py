@@ -30,23 +30,12 @@ STATE, BOTH, POSITIONS = (
     "positions follow from the cache's length",
 )
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    # hybrids and recurrent models
-    "bamba": (SMALL, STATE),
-    "falcon_h1": (SMALL, STATE),
-    "falcon_mamba": (PLAIN, STATE),
-    "granitemoehybrid": (SMALL, STATE),
-    "jamba": (SMALL, STATE),
-    "lfm2": (PLAIN | {"full_attn_idxs": [1], "num_key_value_heads": 2}, STATE),
-    "mamba": (PLAIN, STATE),
+    # states of a kind of their own
     "minimax": (SMALL, STATE),
-    "nemotron_h": (SMALL, STATE),
-    "olmo_hybrid": (SMALL, STATE),
-    "qwen3_5_text": (SMALL, STATE),
-    "qwen3_next": (SMALL, STATE),
-    "recurrent_gemma": (SMALL, STATE),
-    "deepseek_v32": (SMALL, STATE),
     "rwkv": (PLAIN, STATE),
     "xlstm": (PLAIN, STATE),
+    "zaya": (SMALL, STATE),
+    "qwen4_exp_text": (SMALL, "its indexer caches positions as well"),
     # encoders
     "bert": (PLAIN, BOTH),
     "camembert": (PLAIN, BOTH),
@@ -123,7 +112,7 @@ def test_one_of_a_refused_kind_that_can_be_built(architecture: str, config: dict
     assert unsupported_reason(empty_model(architecture, config)) is None
     model = Model(source=Source.random, architecture=architecture, config=config)
     original = loading.load(model, Path())
-    past = [torch.zeros(1, *shape) for layer in cache_shapes(original, 8) for shape in layer]
+    past = [torch.zeros(1, *shape) for layer in cache_shapes(original, 8) for shape in layer.values()]
     ids = torch.ones(1, 2, dtype=torch.int64)
     with torch.no_grad():
         Decoder(original, "last")(ids, ids, ids.cumsum(1) - 1, torch.zeros(1, dtype=torch.int64), past)

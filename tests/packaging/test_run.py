@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from benchmarks.coverage.configurations import tiny as tiny_configuration
 from pipeline.core import layout
 from pipeline.core.contract import GraphContract
 from pipeline.generate import Generator
@@ -74,8 +75,18 @@ def test_caches_of_windows(tmp_path: Path) -> None:
     """A cache that keeps a sliding window drops no token for a row that has ended."""
     build_once(tmp_path, ["engine.window_cache=true"], model=random_model("gemma2"))
     model = run.Model(tmp_path / layout.ENGINE)
-    assert model.windows
+    assert model.windows_or_states
     assert rows(model.generate(PROMPTS, 20)) == rows(Generator.load(tmp_path / layout.ENGINE).tokens(PROMPTS, 20))
+
+
+def test_states(tmp_path: Path) -> None:
+    """They take turns in two buffers, and a row that has ended does not change the others'."""
+    config = tiny_configuration("qwen3_5_text")
+    model = {"source": "random", "architecture": "qwen3_5_text", "config": config, "seed": 0}
+    build_once(tmp_path, [], model=model)
+    prompts = [[token % 256 for token in prompt] for prompt in PROMPTS]
+    got = run.Model(tmp_path / layout.ENGINE).generate(prompts, 20)
+    assert rows(got) == rows(Generator.load(tmp_path / layout.ENGINE).tokens(prompts, 20))
 
 
 def test_a_row_ends_by_itself(model: run.Model) -> None:

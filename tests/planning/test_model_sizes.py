@@ -37,7 +37,7 @@ def test_the_sizes_are_those_of_the_model(architecture: str, changes: dict[str, 
     assert sizes.head == (0 if head is table else head.numel())
     assert sizes.vocab == head.shape[0]
     shapes = decoder.cache_shapes(loaded, 8)
-    assert 8 * sizes.cache_slot == sum(torch.Size(shape).numel() for layer in shapes for shape in layer)
+    assert 8 * sizes.cache_slot == sum(torch.Size(shape).numel() for layer in shapes for shape in layer.values())
     linear = [m for m in loaded.modules() if isinstance(m, nn.Linear) and m.weight is not head]
     assert sizes.linear >= sum(m.weight.numel() for m in linear)
     assert sizes.largest == max(m.weight.numel() for m in linear)

@@ -71,7 +71,7 @@ def test_graphs_that_onnx_runtime_cannot_run(
     tiny: tuple[Path, GraphContract], tmp_path: Path, weights: str, dtype: str, why: str | None
 ) -> None:
     """Of quantize.json and the contract alone: nothing is loaded."""
-    contract = replace(tiny[1], inputs=tuple(replace(t, dtype=dtype) for t in tiny[1].inputs))
+    contract = replace(tiny[1], outputs=tuple(replace(t, dtype=dtype) for t in tiny[1].outputs))
     write_json(tmp_path / layout.QUANTIZED / layout.QUANTIZATION, {"weights": weights})
     assert Quantized(tmp_path, contract, layout.QUANTIZED, True).why_unavailable() == why
     plain = Graph(tmp_path, contract, layout.SIMPLIFIED).why_unavailable()

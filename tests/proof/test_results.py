@@ -88,7 +88,7 @@ def test_a_report_is_json() -> None:
 @pytest.mark.parametrize(("bits", "name"), [(8, "int8"), (4, "int4")])
 def test_a_quantized_cache_widens_gates_and_narrows_none(bits: int, name: str) -> None:
     """Its own key is then in the failure; without such a cache all gates stay."""
-    contract = contract_for([((1, 4, 2), (1, 4, 2))], 9, "fp32", "last", {"batch": 1, "sequence": 1})
+    contract = contract_for([{"key": (1, 4, 2), "value": (1, 4, 2)}], 9, "fp32", "last", {"batch": 1, "sequence": 1})
     costs = cache_gates(
         name, logits_error=0, kl=0.5, cache_error=0, greedy_agreement=0.9, perplexity_increase=0.3, mean_kl=0, top1=1
     )

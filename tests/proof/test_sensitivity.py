@@ -117,7 +117,7 @@ def test_it_is_the_same_in_every_run_and_leaves_the_original_alone() -> None:
     tokens, positions = list(range(1, 9)), list(range(8))
     answer = reference.answer([], tokens, positions)
     measured = [
-        sensitivity.measure(reference, [], tokens, positions, answer, dtype)
+        sensitivity.measure(reference, [], tokens, positions, [], answer, dtype)
         for dtype in ("float32", "float16", "float16", "bfloat16")
     ]
     finer, one, same, coarser = measured

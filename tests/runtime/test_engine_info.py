@@ -48,8 +48,8 @@ def engine(tiny: tuple[Path, GraphContract], tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        (without("format"), ["built by another version of kvforge: it has format None, this one reads 1 and 2"]),
-        (having(format=3), ["built by another version of kvforge: it has format 3, this one reads 1 and 2"]),
+        (without("format"), ["built by another version of kvforge: it has format None, this one reads 1, 2, 3"]),
+        (having(format=4), ["built by another version of kvforge: it has format 4, this one reads 1, 2, 3"]),
         (lambda _: "[1]", ["built by another version of kvforge"]),
         (
             having(kind="onnx_runtime"),

@@ -6,7 +6,7 @@ import pytest
 from pipeline.core.contract import contract_for
 from pipeline.runtime.quantized_cache import numbers, stored
 
-CONTRACT = contract_for([((2, 5, 4), (2, 5, 4))], 9, "fp32", "last", {"batch": 1, "sequence": 1})
+CONTRACT = contract_for([{"key": (2, 5, 4), "value": (2, 5, 4)}], 9, "fp32", "last", {"batch": 1, "sequence": 1})
 SCALES = [[0.5, 1.0, 0.25, 3.0], [2.0, 0.1, 1.0, 0.7]]
 KEY = "past_key_values.0.key"
 

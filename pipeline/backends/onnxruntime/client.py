@@ -75,7 +75,10 @@ def _over_tokens(node: ir.Node) -> bool:
 
 
 def _cache_problems(contract: GraphContract) -> Iterator[Problem]:
-    """Clients make all caches of one size, from three numbers."""
+    """Clients make all caches of one size, from three numbers, and states by names of their own."""
+    if contract.states:
+        what = f"the model keeps {len(contract.states)} states besides keys and values, which clients do not make"
+        yield Problem(what, "engine.kind", SMALL_FIX)
     shapes = sorted({cache.shape[1:] for cache in contract.caches}, key=str)
     if len(shapes) > 1:
         found = " and ".join(" x ".join(map(str, shape)) for shape in shapes)

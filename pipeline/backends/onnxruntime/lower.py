@@ -12,6 +12,7 @@ import onnx_ir as ir
 from pipeline.backends.onnxruntime.attention import DOMAIN, AttentionLowering
 from pipeline.backends.onnxruntime.experts import ExpertsLowering
 from pipeline.backends.onnxruntime.linear import Activations, LinearLowering
+from pipeline.backends.onnxruntime.recurrence import lower_recurrence
 from pipeline.graph.attention import AttentionForm
 from pipeline.graph.editor import Editor, attribute, logit_projections, producer_if
 
@@ -34,6 +35,7 @@ def lower(model: ir.Model, *, int8_activations: bool, cuda: bool = False, window
     rewrites: list[tuple[str, Callable[[ir.Node], None]]] = [
         ("Attention", (lambda node: _lengths(editor, node)) if cuda else attention.lower),
         ("Loop", (lambda _: None) if cuda else ExpertsLowering(editor, int8_activations=int8_activations).lower),
+        ("Scan", lambda node: lower_recurrence(editor, node)),
         ("RMSNormalization", lambda node: _skip_norm(editor, node)),
         ("Mul", lambda node: _silu(editor, node)),
         ("MatMul", lambda node: linear.lower(node, of_head if node in heads else of_layers)),

@@ -184,7 +184,10 @@ def _short(text: str) -> str:
 def _described(api: TensorRT, raw: Any, contract: GraphContract | None = None) -> dict[str, Any]:
     """Describe a tensor of the network for engine.json; an output with the input that it shares its memory with."""
     row = {"name": raw.name, "dtype": api.numpy_type(raw.dtype), "shape": list(raw.shape)}
-    return row if contract is None else row | {"alias": contract.aliases.get(raw.name)}
+    if contract is None:
+        return row
+    past = contract.aliases.get(raw.name)
+    return row | {"alias": None if past in contract.rules else past}
 
 
 def _progress(trt: Any) -> Any:

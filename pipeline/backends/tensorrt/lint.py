@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from pipeline.backends.tensorrt.network import Parsed, has_kernel, inputs, layers, outputs
@@ -184,14 +185,14 @@ def _caches(view: _View) -> Iterator[str]:
             yield f"{layer.name} writes from {start}, not from cache_position"
         if layer.cache_mode != view.api.trt.KVCacheMode.LINEAR:
             yield f"{layer.name} writes {layer.cache_mode.name}, not LINEAR"
-    for name in view.contract.aliases:
-        if len(written.get(name, [])) != 1:
+    for name, past in view.contract.aliases.items():
+        if past not in view.contract.rules and len(written.get(name, [])) != 1:
             yield f"{name} is written by {', '.join(written.get(name, [])) or 'no cache update'}: it must be one"
 
 
 def _types(view: _View) -> Iterator[str]:
     """Products with weights, attention and cache compute in the declared type."""
-    want, wide = view.contract.caches[0].dtype, _wide(view.graph)
+    want, wide = view.contract.compute, _wide(view.graph)
     for layer in view.layers:
         if layer.type.name not in COMPUTE:
             continue
@@ -254,8 +255,10 @@ def _frozen(has: int | str, want: int | str) -> bool:
 
 
 def _weights(view: _View) -> Iterator[str]:
-    """Every weight that the graph's nodes read is a constant of the network, of the same size and type."""
+    """Every weight that the graph's nodes read is a constant of the network, or a convolution's own, of the same size
+    and type."""
     found = {layer.name: layer for layer in view.layers if layer.type.name == "CONSTANT"}
+    convolved = dict(_convolved(view))
     read = onnx_file.names_read(view.graph)
     missing = total = 0
     for weight in view.graph.initializer:
@@ -263,7 +266,14 @@ def _weights(view: _View) -> Iterator[str]:
             continue
         count = int(np.prod(weight.dims))
         total += count
-        layer = found.get(weight.name)
+        layer, wanted = found.get(weight.name), BY_ONNX[weight.data_type].name
+        if weight.name in convolved:
+            numbers = convolved[weight.name]
+            missing += count - numbers.size
+            if (numbers.size, str(numbers.dtype)) != (count, wanted):
+                what = f"{numbers.size} numbers of {numbers.dtype}, in the graph {count} of {wanted}"
+                yield f"the convolution with {weight.name} holds {what}"
+            continue
         if layer is None:
             missing += count
             yield f"weight {weight.name} of {count} numbers is not in the network"
@@ -273,11 +283,18 @@ def _weights(view: _View) -> Iterator[str]:
             missing += count - has
             yield f"{layer.name} holds {has} numbers, in the graph {count}"
         kind = view.api.numpy_type(layer.get_output(0).dtype)
-        wanted = BY_ONNX[weight.data_type].name
         if kind != wanted:
             yield f"{layer.name} is {kind}, in the graph {wanted}"
     if missing:
         yield f"the network holds {total - missing} weights, the graph {total}"
+
+
+def _convolved(view: _View) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+    """The name of each weight and bias of a convolution in the graph, and the numbers that the layer holds."""
+    made = {layer.name: layer for layer in view.layers if layer.type.name == "CONVOLUTION"}
+    for node in view.graph.node:
+        if node.op_type == "Conv" and node.name in made:
+            yield from zip(node.input[1:], (made[node.name].kernel, made[node.name].bias), strict=False)
 
 
 def _same_shape(has: tuple[int | str, ...], want: tuple[int | str, ...]) -> bool:

@@ -35,12 +35,12 @@ def prepare(model: ir.Model, *, lengths: bool) -> None:
     lost = [Problem(f"{node.name}: {what}", "engine.kind", fix) for node, what, fix in _unkept(editor)]
     if lost:
         raise UserError(lost)
-    rewrite = _Attentions(editor)
+    rewrite, recurrent = _Attentions(editor), bool(editor.nodes("Scan"))
     for node in editor.nodes("Attention"):
         query, value = (dimension(node.inputs[i], 3) for i in (QUERY, VALUE))
         odd = query % HEAD_STEP or query != value
         form = AttentionForm.of(node)
-        if form.softcap or odd or Sink.of(node) is not None or _is_added(form.mask):
+        if recurrent or form.softcap or odd or Sink.of(node) is not None or _is_added(form.mask):
             rewrite.decompose(node)
             continue
         rewrite.scale(node)

@@ -33,7 +33,7 @@ FIXES = {
     Category.CONFIGURATION: "correct the configuration; its defaults need not fit together",
     Category.PACKAGES: "install them in this environment, in versions that go with its transformers",
     Category.INPUTS: "choose the checkpoint of its text model, if there is one",
-    Category.RECURRENT: "choose a model all of whose layers keep keys and values",
+    Category.RECURRENT: "choose a model with recurrences of a kind that docs/models.md names",
     Category.INDEXER: "choose a model all of whose layers keep keys and values",
     Category.OWN_CACHE: "choose a model all of whose layers keep keys and values",
     Category.POSITIONS: "choose a model whose forward takes position_ids",
@@ -42,7 +42,7 @@ FIXES = {
     Category.TRACING: "choose another model or version of transformers; KVFORGE_TRACEBACK=1 shows where it fails",
 }
 
-STATES = {"cache_params", "state"}  # parameters of recurrent models, in place of a cache
+STATES = {"state"}  # parameters of recurrent models, in place of a cache of transformers
 
 
 def unsupported(architecture: str, why: str, category: Category) -> Refusal:

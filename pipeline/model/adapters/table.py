@@ -12,6 +12,8 @@ from pipeline.model.adapters.positions import give_positions
 from pipeline.model.adapters.sparsity import compute_quantiles
 from pipeline.model.adapters.temperature import scale_by_own_position
 from pipeline.model.adapters.windows import replace_tables
+from pipeline.model.states.griffin import keep_block_states
+from pipeline.model.states.recurrences import keep_states
 
 # Each looks for a property of the model's modules and does nothing where it is absent. It changes this model's modules
 # only, never a class or a function of transformers: the original runs beside it as the reference.
@@ -24,6 +26,8 @@ ADAPTERS: tuple[Callable[[PreTrainedModel], None], ...] = (
     adapt_experts,
     replace_tables,
     give_positions,
+    keep_states,
+    keep_block_states,
 )
 
 

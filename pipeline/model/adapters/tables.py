@@ -39,8 +39,3 @@ def has_alibi(model: PreTrainedModel) -> bool:
     if chosen is not None:
         return bool(chosen)
     return any("alibi" in name for module in model.modules() for name in dir(type(module)))
-
-
-def reads_positions(model: PreTrainedModel) -> bool:
-    """Whether the wrapped model reads position_ids."""
-    return not has_alibi(model)

@@ -47,10 +47,10 @@ def _refusal(model: PreTrainedModel, device: str) -> UserError | None:
     try:
         with torch.device(device), torch.no_grad():
             _text_alone(model)
-            shapes = cache_shapes(model, SLOTS)
-            past = [torch.zeros(BATCH, *shape) for layer in shapes for shape in layer]
+            layers = cache_shapes(model, SLOTS)
+            past = [torch.zeros(BATCH, *shape) for layer in layers for shape in layer.values()]
             ids = torch.zeros(BATCH, SEQUENCE, dtype=torch.int64)
-            Decoder(model, "last").eval()(ids, ids, ids, ids[:, 0], past)
+            Decoder(model, "last", layers).eval()(ids, ids, ids, ids[:, 0], past)
     except UserError as error:
         return error
     return None

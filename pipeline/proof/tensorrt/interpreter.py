@@ -22,6 +22,7 @@ from pipeline.core.arrays import Array
 from pipeline.core.contract import LOGITS, GraphContract
 from pipeline.core.profiles import Profiles
 from pipeline.proof.tensorrt.layers import LAYERS, Value, rounded
+from pipeline.proof.tensorrt.loops import BOUNDARIES, OUTPUT, Loop
 from pipeline.runtime import engine_info, tensorrt_api
 from pipeline.runtime.session import Runtime, Session
 
@@ -39,16 +40,14 @@ class Interpreter(Runtime):
         found = {layer.name: layer for layer in layers(parsed.api, parsed.network)}
         if len(found) != parsed.network.num_layers:
             raise NotImplementedError("two layers have one name")
-        unknown = {kind for layer in found.values() if (kind := type(layer).__name__) not in {CONSTANT, *LAYERS}}
+        known = {CONSTANT, *BOUNDARIES, *LAYERS}
+        unknown = {kind for layer in found.values() if (kind := type(layer).__name__) not in known}
         if unknown:
             raise NotImplementedError(f"no interpretation of {', '.join(sorted(unknown))}")
-        makers = {tensor.name: layer.name for layer in found.values() for tensor in outputs(layer)}
-        before = {name: {makers[t] for t in self._reads(layer) if t in makers} for name, layer in found.items()}
         self._constants: Values = {}
         self._layers: list[Any] = []
-        for name in TopologicalSorter(before).static_order():
-            layer = found[name]
-            if self._constants.keys() >= set(self._reads(layer)):
+        for layer in self._ordered(self._with_loops(list(found.values()))):
+            if not isinstance(layer, Loop) and self._constants.keys() >= set(self._reads(layer)):
                 self._compute(layer, self._constants)
             else:
                 self._layers.append(layer)
@@ -65,10 +64,42 @@ class Interpreter(Runtime):
         """All outputs, by name."""
         values = self._constants | feeds
         for layer, done in zip(self._layers, self._done, strict=True):
-            self._compute(layer, values)
+            if isinstance(layer, Loop):
+                layer.run(values, self._compute)
+            else:
+                self._compute(layer, values)
             for name in done:
                 del values[name]
         return {name: values[name] for name in self._wanted}
+
+    def _with_loops(self, found: list[Any]) -> list[Any]:
+        """The layers, with each loop as one in place of its own: those at its boundary, and all between what its
+        iterators and recurrences give and what its outputs take."""
+        boundaries: dict[str, list[Any]] = {}
+        for layer in found:
+            if type(layer).__name__ in BOUNDARIES:
+                boundaries.setdefault(layer.loop.name, []).append(layer)
+        plain = [layer for layer in found if type(layer).__name__ not in BOUNDARIES]
+        loops = []
+        for boundary in boundaries.values():
+            inside = {t.name for layer in boundary if type(layer).__name__ != OUTPUT for t in outputs(layer)}
+            body: list[Any] = []
+            for layer in self._ordered(plain):
+                if inside & set(self._reads(layer)):
+                    body.append(layer)
+                    inside |= {tensor.name for tensor in outputs(layer)}
+            plain = [layer for layer in plain if layer not in body]
+            loops.append(Loop(self._parsed.api.trt, boundary, body))
+        return [*plain, *loops]
+
+    def _ordered(self, found: list[Any]) -> list[Any]:
+        """Layers in an order in which each comes after those that make what it reads."""
+        makers = {name: number for number, layer in enumerate(found) for name in self._writes(layer)}
+        before = {
+            number: {makers[name] for name in self._reads(layer) if name in makers}
+            for number, layer in enumerate(found)
+        }
+        return [found[number] for number in TopologicalSorter(before).static_order()]
 
     @torch.inference_mode()
     def _compute(self, layer: Any, values: Values) -> None:
@@ -88,7 +119,14 @@ class Interpreter(Runtime):
             numbers = numbers.astype(np.int8 if "int" in str(numbers.dtype) else np.float32)
         return torch.from_numpy(numbers.copy()).reshape(tuple(layer.shape))
 
+    def _writes(self, layer: Any) -> list[str]:
+        return layer.writes if isinstance(layer, Loop) else [tensor.name for tensor in outputs(layer)]
+
     def _reads(self, layer: Any) -> list[str]:
+        if isinstance(layer, Loop):
+            made = {name for inner in layer.body for name in self._writes(inner)}
+            made |= {now for _, _, now in (*layer.iterators, *layer.states)}
+            return [*layer.reads, *(name for inner in layer.body for name in self._reads(inner) if name not in made)]
         return [tensor.name for tensor in operands(self._parsed.api, layer) if tensor is not None]
 
 
@@ -100,7 +138,8 @@ class InterpretedSession(Session):
         self._runtime = runtime
 
     def _run(self, feeds: dict[str, Array]) -> Array:
-        caches = {tensor.name: cache for tensor, cache in zip(self.contract.caches, self.caches, strict=True)}
+        tensors, arrays = (*self.contract.caches, *self.contract.states), (*self.caches, *self.states)
+        caches = {tensor.name: cache for tensor, cache in zip(tensors, arrays, strict=True)}
         given = {name: torch.from_numpy(value) for name, value in feeds.items()}
         given |= {name: torch.from_numpy(cache.astype("float32")) for name, cache in caches.items()}
         found = self._runtime.run(given)

@@ -42,6 +42,16 @@ def _shape(_trt: Any, _layer: Any, value: Value) -> Value:
     return torch.tensor(value.shape, dtype=torch.int64)
 
 
+def _convolution(_trt: Any, layer: Any, value: Value, *_: Value | None) -> Value:
+    """Over two axes, without padding; the weights are the layer's own."""
+    if any((*layer.padding_nd, *layer.pre_padding, *layer.post_padding)) or set(layer.stride_nd) != {1}:
+        raise NotImplementedError("a convolution with padding or strides")
+    shape = (layer.num_output_maps, value.shape[1] // layer.num_groups, *layer.kernel_size_nd)
+    weight = torch.from_numpy(layer.kernel.copy()).float().reshape(shape)
+    bias = torch.from_numpy(layer.bias.copy()).float() if layer.bias.size else None
+    return functional.conv2d(value, weight, bias, dilation=tuple(layer.dilation_nd), groups=layer.num_groups)
+
+
 def _squeeze(_trt: Any, _layer: Any, value: Value, axes: Value | None = None) -> Value:
     return value.squeeze() if axes is None else value.squeeze(tuple(axes.reshape(-1).tolist()))
 
@@ -294,6 +304,7 @@ LAYERS: dict[str, Callable[..., Value | tuple[Value, ...]]] = {
     "IAttentionOutputLayer": _same,
     "ICastLayer": _same,
     "IConcatenationLayer": _concatenation,
+    "IConvolutionLayer": _convolution,
     "ICumulativeLayer": _cumulative,
     "IDequantizeLayer": _dequantize,
     "IEinsumLayer": _einsum,

@@ -79,6 +79,14 @@ def test_caches_of_several_sizes_are_refused(client: Point) -> None:
     assert rest
 
 
+def test_states_are_refused(client: Point) -> None:
+    """Clients make keys and values alone."""
+    contract = replace(client[1], rules={client[1].caches[0].name: "shift"})
+    empty = ir.Model(ir.Graph([], [], nodes=[]), ir_version=11)
+    with pytest.raises(UserError, match="the model keeps 1 states besides keys and values, which clients do not make"):
+        to_clients(empty, contract)
+
+
 def test_standard_attention_is_refused(tiny: Point) -> None:
     """A head_dim without a kernel, latent attention: the portable graph's operators would stay."""
     portable = ir.load(tiny[0] / layout.SIMPLIFIED / layout.MODEL)

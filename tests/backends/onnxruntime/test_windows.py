@@ -79,7 +79,7 @@ def test_a_mask_is_a_window_or_not(name: str, monkeypatch: pytest.MonkeyPatch) -
     assert windows.sliding_window(editor, mask, CACHE) == window
 
 
-@pytest.mark.parametrize("architecture", ["gemma2", "gemma3_text"])
+@pytest.mark.parametrize("architecture", ["gemma3_text"])
 def test_an_engine_has_windows_in_place_of_masks(architecture: str, tmp_path: Path) -> None:
     """Layers without a window have none; nothing that made the masks is left."""
     contract = build_once(tmp_path, [], model=random_model(architecture))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.model.adapters.tables import has_alibi, reads_positions, tables
+from pipeline.model.adapters.tables import has_alibi, tables
 from tests.support.architectures import wider_model
 
 
@@ -12,7 +12,6 @@ def test_first_rows(kind: str, first: int) -> None:
     model = wider_model(kind)
     assert [table.first for table in tables(model)] == [first]
     assert not has_alibi(model)
-    assert reads_positions(model)
 
 
 @pytest.mark.parametrize("kind", ["bloom", "mpt", "falcon, alibi"])
@@ -20,5 +19,4 @@ def test_alibi_reads_no_positions(kind: str) -> None:
     """Slots stand for them. Falcon has it or not, by its configuration."""
     model = wider_model(kind)
     assert has_alibi(model)
-    assert not reads_positions(model)
-    assert reads_positions(wider_model("falcon"))
+    assert not has_alibi(wider_model("falcon"))

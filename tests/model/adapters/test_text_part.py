@@ -70,7 +70,7 @@ def test_logits_are_those_of_the_whole_model(kind: str, tmp_path: Path) -> None:
     assert left_out
     assert not [name for name in names if "vision" in name or "visual" in name or "projector" in name]
     assert not any(name.startswith(tuple(left_out)) for name in names)
-    past = [torch.zeros(1, *shape) for layer in cache_shapes(original, 16) for shape in layer]
+    past = [torch.zeros(1, *shape) for layer in cache_shapes(original, 16) for shape in layer.values()]
     ids = torch.tensor([PROMPT])
     arguments = (ids, torch.ones_like(ids), torch.arange(len(PROMPT))[None], torch.zeros(1, dtype=torch.int64), past)
     with torch.no_grad():

@@ -1,0 +1,1 @@
+"""States other than keys and values: convolutions and recurrences over the sequence."""
