@@ -293,8 +293,9 @@ def _convolved(view: _View) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """The name of each weight and bias of a convolution in the graph, and the numbers that the layer holds."""
     made = {layer.name: layer for layer in view.layers if layer.type.name == "CONVOLUTION"}
     for node in view.graph.node:
-        if node.op_type == "Conv" and node.name in made:
-            yield from zip(node.input[1:], (made[node.name].kernel, made[node.name].bias), strict=False)
+        layer = made.get(node.name)
+        if node.op_type == "Conv" and layer is not None:
+            yield from zip(node.input[1:], (layer.kernel, layer.bias), strict=False)
 
 
 def _same_shape(has: tuple[int | str, ...], want: tuple[int | str, ...]) -> bool:

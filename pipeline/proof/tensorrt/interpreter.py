@@ -63,11 +63,11 @@ class Interpreter(Runtime):
     def run(self, feeds: Values) -> Values:
         """All outputs, by name."""
         values = self._constants | feeds
-        for layer, done in zip(self._layers, self._done, strict=True):
-            if isinstance(layer, Loop):
-                layer.run(values, self._compute)
+        for each, done in zip(self._layers, self._done, strict=True):
+            if isinstance(each, Loop):
+                each.run(values, self._compute)
             else:
-                self._compute(layer, values)
+                self._compute(each, values)
             for name in done:
                 del values[name]
         return {name: values[name] for name in self._wanted}
@@ -119,15 +119,17 @@ class Interpreter(Runtime):
             numbers = numbers.astype(np.int8 if "int" in str(numbers.dtype) else np.float32)
         return torch.from_numpy(numbers.copy()).reshape(tuple(layer.shape))
 
-    def _writes(self, layer: Any) -> list[str]:
-        return layer.writes if isinstance(layer, Loop) else [tensor.name for tensor in outputs(layer)]
+    def _writes(self, each: Any) -> list[str]:
+        """The names of what a layer or a loop makes."""
+        return each.writes if isinstance(each, Loop) else [tensor.name for tensor in outputs(each)]
 
-    def _reads(self, layer: Any) -> list[str]:
-        if isinstance(layer, Loop):
-            made = {name for inner in layer.body for name in self._writes(inner)}
-            made |= {now for _, _, now in (*layer.iterators, *layer.states)}
-            return [*layer.reads, *(name for inner in layer.body for name in self._reads(inner) if name not in made)]
-        return [tensor.name for tensor in operands(self._parsed.api, layer) if tensor is not None]
+    def _reads(self, each: Any) -> list[str]:
+        """The names of what a layer or a loop takes from others."""
+        if isinstance(each, Loop):
+            made = {name for inner in each.body for name in self._writes(inner)}
+            made |= {now for _, _, now in (*each.iterators, *each.states)}
+            return [*each.reads, *(name for inner in each.body for name in self._reads(inner) if name not in made)]
+        return [tensor.name for tensor in operands(self._parsed.api, each) if tensor is not None]
 
 
 class InterpretedSession(Session):

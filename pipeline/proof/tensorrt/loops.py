@@ -22,26 +22,19 @@ class Loop:
     def __init__(self, trt: Any, boundary: Sequence[Any], body: Sequence[Any]) -> None:
         of_kind = {kind: [layer for layer in boundary if type(layer).__name__ == kind] for kind in BOUNDARIES}
         (limit,) = of_kind[LIMIT]
-        if limit.kind != trt.TripLimit.COUNT or any(layer.reverse for layer in of_kind[ITERATOR]):
+        if limit.kind != trt.TripLimit.COUNT or any(iterator.reverse for iterator in of_kind[ITERATOR]):
             raise NotImplementedError("a loop that is not over all elements in their order")
-        self.name = limit.loop.name
-        self.trips = limit.get_input(0).name
-        self.iterators = [
-            (layer.get_input(0).name, layer.axis, layer.get_output(0).name) for layer in of_kind[ITERATOR]
-        ]
-        self.states = [
-            (layer.get_input(0).name, layer.get_input(1).name, layer.get_output(0).name)
-            for layer in of_kind[RECURRENCE]
-        ]
+        self.trips = _input(limit, 0)
+        self.iterators = [(_input(iterator, 0), iterator.axis, _output(iterator)) for iterator in of_kind[ITERATOR]]
+        self.states = [(_input(layer, 0), _input(layer, 1), _output(layer)) for layer in of_kind[RECURRENCE]]
         self.last, self.joined = [], []
-        for layer in of_kind[OUTPUT]:
-            value, out = layer.get_input(0).name, layer.get_output(0).name
-            if layer.kind == trt.LoopOutput.LAST_VALUE:
-                self.last.append((value, out))
-            elif layer.kind == trt.LoopOutput.CONCATENATE:
-                self.joined.append((value, layer.axis, out))
+        for result in of_kind[OUTPUT]:
+            if result.kind == trt.LoopOutput.LAST_VALUE:
+                self.last.append((_input(result, 0), _output(result)))
+            elif result.kind == trt.LoopOutput.CONCATENATE:
+                self.joined.append((_input(result, 0), result.axis, _output(result)))
             else:
-                raise NotImplementedError(f"a loop output of kind {layer.kind}")
+                raise NotImplementedError(f"a loop output of kind {result.kind}")
         self.body = list(body)
 
     @property
@@ -71,3 +64,13 @@ class Loop:
             inside |= {now: inside[after] for _, after, now in self.states}
         values |= {out: inside[name] for name, out in self.last}
         values |= {out: torch.stack(p, axis) for p, (_, axis, out) in zip(pieces, self.joined, strict=True)}
+
+
+def _input(layer: Any, index: int) -> str:
+    """The name of one of a layer's inputs."""
+    return str(layer.get_input(index).name)
+
+
+def _output(layer: Any) -> str:
+    """The name of a layer's output."""
+    return str(layer.get_output(0).name)
