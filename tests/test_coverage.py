@@ -105,11 +105,11 @@ def test_what_is_refused_is_refused_for_both_engines(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "engines"), [("gpt2", ["onnxruntime"]), ("qwen3_5_text", list(ENGINES))])
+@pytest.mark.parametrize(("kind", "engines"), [("gpt2", ["onnxruntime"]), ("mamba", list(ENGINES))])
 def test_a_type_is_built_and_verified(
     kind: str, engines: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All stages and all cases: of one engine, and of both for a hybrid, whose recurrence is a loop in TensorRT."""
+    """All stages and all cases: of one engine, and of both for Mamba, whose recurrence is a loop in TensorRT."""
     if "tensorrt_rtx" in engines:
         rtx()
     monkeypatch.setattr(attempt, "ENGINES", {engine: ENGINES[engine] for engine in engines})

@@ -31,15 +31,12 @@ TENSORRT = "another TensorRT-RTX"
 PACKAGES = {ONNXRUNTIME: "onnxruntime", TENSORRT: "tensorrt-rtx-cu13-bindings"}
 TABLE = {
     "nothing": ("", ""),
-    "a comment in conf/": ("compose", "compose"),
     # another limit, the same result: nothing follows
     "simplify.timeout_s=500": ("compose simplify", "compose"),
     "a comment in simplify.py": ("simplify", ""),
     # every stage that imports from the folder runs once more; their outputs are equal, so bench does not follow
     "a comment in graph/": ("export simplify quantize engine verify", ""),
     "precision=int8": ("compose quantize+", "compose"),
-    # nothing is quantized, so how is no matter
-    "quantize.block_size=64": ("compose quantize", "compose"),
     ONNXRUNTIME: ("quantize+", ""),
     # the engine of ONNX Runtime comes out as it was: nothing follows
     TENSORRT: ("engine", ""),
@@ -48,7 +45,6 @@ TABLE = {
 }
 EDITS = {  # file, old text, new text
     "nothing": ("conf/config.yaml", "", ""),  # written again as it is
-    "a comment in conf/": ("conf/precision/fp32.yaml", "compute: fp32", "compute: fp32  # a comment"),
     "a comment in simplify.py": ("pipeline/simplify.py", "import difflib", "import difflib  # a comment"),
     "a comment in graph/": ("pipeline/graph/pack.py", "import numpy", "# a comment\nimport numpy"),
     "another gate in conf/": ("conf/config.yaml", "kl: 1e-6", "kl: 1e-5"),
