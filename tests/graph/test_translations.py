@@ -118,6 +118,7 @@ def test_attention_has_one_of_the_two_forms(masked: bool, sinks: bool) -> None:
     query, cache, new = (torch.randn(size) for size in sizes.values())
     position, mask = torch.tensor([0, 5]), torch.rand(2, 1, 3, 16) > 0.3
     mask &= torch.arange(16) < 3  # of both rows' used slots
+    mask[..., 0] = True  # a token that sees no slot has no answer
     axes = tuple({0: BATCH} | ({2: SEQUENCE} if i in (0, 2, 4) else {}) for i in range(5))
     module, args = Attends(masked, sinks), (query, cache, new, position, mask)
     model = exported(module, args, axes)
