@@ -65,12 +65,11 @@ def network() -> Iterator[None]:
 
 
 def down() -> None:
-    """End everything on the hosts, and remove them, and Ray's note of the cluster, which others would connect to."""
+    """End everything on the hosts, and remove them."""
     for name in HOSTS:
         kill(name)
         sh("ip", "netns", "del", name, check=False)
     sh("ip", "link", "del", "kvbr", check=False)
-    (Path(tempfile.gettempdir()) / "ray/ray_current_cluster").unlink(missing_ok=True)
 
 
 def kill(name: str) -> None:

@@ -50,11 +50,13 @@ def overrides(launcher: str, needs: Needs, given: Sequence[str]) -> list[str]:
     memory = int(needs.memory * SPARE)  # 0: not known, and the launcher's default holds
     ray: dict[str, int] = {"+hydra.launcher.ray.remote.memory": memory} if memory else {}
     slurm: dict[str, int] = {"hydra.launcher.mem_gb": math.ceil(memory / GB)} if memory else {}
-    own: dict[str, dict[str, int]] = {
+    # of this machine alone: it would connect to a cluster that runs, or to one that has ended without a word
+    here = {"hydra.launcher.ray.init.address": "local"}
+    own: dict[str, dict[str, int] | dict[str, int | str]] = {
         "joblib": {"hydra.launcher.n_jobs": needs.at_once},
         "submitit_local": {"hydra.sweeper.max_batch_size": needs.at_once},  # it starts all jobs of a batch at once
         "submitit_slurm": slurm | {"hydra.launcher.cpus_per_task": CORES_OF_A_NODE},
-        "ray": ray | {"+hydra.launcher.ray.remote.num_cpus": needs.cores_each},
+        "ray": here | ray | {"+hydra.launcher.ray.remote.num_cpus": needs.cores_each},
         "ray_cluster": ray | {"+hydra.launcher.ray.remote.num_cpus": CORES_OF_A_NODE},
     }
     keys = {text.lstrip("+").partition("=")[0] for text in given}

@@ -42,7 +42,10 @@ def test_each_launcher_is_told_in_its_own_keys() -> None:
     assert overrides("submitit_local", needs, []) == ["hydra.sweeper.max_batch_size=4"]
     assert "hydra.launcher.mem_gb=4" in overrides("submitit_slurm", needs, [])
     ray = overrides("ray", needs, ["+hydra.launcher.ray.remote.num_cpus=3"])
-    assert ray == [f"+hydra.launcher.ray.remote.memory={int(3 * GB * 1.15)}"]
+    here, memory = "hydra.launcher.ray.init.address=local", f"+hydra.launcher.ray.remote.memory={int(3 * GB * 1.15)}"
+    assert ray == [here, memory]
+    assert here not in overrides("ray", needs, ["hydra.launcher.ray.init.address=10.0.0.1:6379"])
+    assert here not in overrides("ray_cluster", needs, [])
     assert "+hydra.launcher.ray.remote.num_cpus=2" in overrides("ray_cluster", needs, [])
     assert overrides("another", needs, []) == []
     unknown = Needs(0, 64 * GB, 8, 4)
