@@ -5,18 +5,15 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from torch.export import ExportedProgram
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from pipeline import wrap
 from pipeline.checkpoint import loading
 from pipeline.core import layout
-from pipeline.core.contract import contract_for
 from pipeline.core.errors import UserError
 from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Model, section
@@ -34,13 +31,8 @@ from tests.support.architectures import (
     small_model,
     wider_model,
 )
-from tests.support.gates import held
+from tests.support.decoders import CACHE, GATES, failures
 from tests.support.points import build_once
-
-GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
-AXES = {"batch": 4, "sequence": 32}
-CACHE = 64
-
 
 QUICK = ("llama", "gemma2", "phi3", "gpt2", "opt", "stablelm", "granite", "starcoder2")
 
@@ -67,16 +59,7 @@ def test_traced_wrapper_equals_the_original(architecture: str, logits: str, tmp_
 @pytest.mark.parametrize("architecture", mostly_slow(ATTENTIONS, "granite_swa", "llama4_text", "gemma4_text"))
 def test_decoder_equals_the_original(architecture: str) -> None:
     """Every case of verify on the decoder as it is, for what attention may have beyond the models above."""
-    model = small_model(architecture)
-    layers = decoder.cache_shapes(model, CACHE)
-    contract = contract_for(layers, model.config.vocab_size, "fp32", "last", AXES)
-    program = SimpleNamespace(module=lambda: decoder.Decoder(model, "last"))
-    runtime = Torch(cast(ExportedProgram, program), contract, Profiles.of_axes(contract))
-    answers = ReferenceAnswers(Reference(small_model(architecture)), contract, seed=0)
-    cases = catalog(runtime.profiles, CACHE)
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
-    assert not failures
-    assert len(cases) == 13
+    assert not failures(small_model(architecture), small_model(architecture))
 
 
 def test_attention_of_an_unknown_form_is_refused() -> None:

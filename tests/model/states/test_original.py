@@ -1,32 +1,21 @@
 """Hybrids, recurrent models and indexers: the decoder equals the original, states included."""
 
-from types import SimpleNamespace
-from typing import cast
-
 import pytest
-from torch.export import ExportedProgram
 from transformers import PreTrainedModel
 
 from benchmarks.coverage.configurations import tiny
 from pipeline.checkpoint import loading
 from pipeline.core.contract import REPLACE, SHIFT, contract_for
-from pipeline.core.profiles import Profiles
 from pipeline.core.schema import Model, Source
-from pipeline.model.decoder import Decoder, cache_shapes
-from pipeline.proof.cases import catalog
-from pipeline.proof.compare import ReferenceAnswers, run_case
-from pipeline.proof.reference import Reference
-from pipeline.runtime.torch import Torch
+from pipeline.model.decoder import cache_shapes
 from tests.support.architectures import mostly_slow
-from tests.support.gates import held
+from tests.support.decoders import CACHE, failures
 
 KINDS = (
     *("lfm2", "qwen3_5_text", "kimi_linear", "olmo_hybrid", "mamba2", "falcon_h1", "nemotron_h", "zamba2", "mamba"),
     *("zamba", "jamba", "recurrent_gemma", "deepseek_v32", "glm_moe_dsa"),
 )
 QUICK = ("lfm2", "qwen3_5_text", "zamba2", "mamba", "recurrent_gemma", "deepseek_v32")
-GATES = held(logits_error=1e-4, kl=1e-8, cache_error=1e-4)
-CACHE = 64
 
 
 def made(kind: str) -> PreTrainedModel:
@@ -37,17 +26,7 @@ def made(kind: str) -> PreTrainedModel:
 @pytest.mark.parametrize("kind", mostly_slow(KINDS, *QUICK))
 def test_decoder_equals_the_original(kind: str) -> None:
     """Every case of verify: states after ragged steps, chunks and an idle row."""
-    model = made(kind)
-    layers = cache_shapes(model, CACHE)
-    axes = {"batch": 4, "sequence": 32}
-    contract = contract_for(layers, 256, "fp32", "last", axes, cache_size=CACHE)
-    program = SimpleNamespace(module=lambda: Decoder(model, "last", layers))
-    runtime = Torch(cast(ExportedProgram, program), contract, Profiles.of_axes(contract))
-    answers = ReferenceAnswers(Reference(made(kind)), contract, seed=0)
-    cases = catalog(runtime.profiles, CACHE)
-    failures = {c.name: failed for c in cases if (failed := run_case(c, runtime, answers, GATES).failures)}
-    assert not failures
-    assert len(cases) == 13
+    assert not failures(made(kind), made(kind))
 
 
 @pytest.mark.parametrize(
